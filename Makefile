@@ -1,0 +1,31 @@
+# The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
+
+.PHONY: help build test demo demo-down bench-idle ci
+
+help:
+	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
+	@echo 'make demo-down     remove all of it'
+	@echo 'make test          the whole test suite; the tests on real containerd take root'
+	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
+	@echo 'make build         the release binary, target/release/garrison'
+	@echo 'make ci            everything a change has to pass'
+
+build:
+	tests/env/packages.sh build
+	cargo build --release
+
+test:
+	tests/env/test.sh
+
+demo:
+	@tests/env/demo.sh up
+
+demo-down:
+	@tests/env/demo.sh down
+
+bench-idle: SECONDS = 60
+bench-idle:
+	@tests/bench/idle.sh $(SECONDS)
+
+ci:
+	.ci/run

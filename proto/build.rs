@@ -1,0 +1,26 @@
+//! Compiles the fleet protocol, and stamps the build with its time.
+
+use std::env;
+use std::error::Error;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const FLEET: &str = "garrison/fleet/v1/fleet.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    // Messages and clients. `link::server` serves the calls itself, since it sends bytes encoded once for all sessions.
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_transport(false)
+        .bytes(".")
+        .btree_map(".")
+        .compile_fds(protox::compile([FLEET], ["proto"])?)?;
+
+    println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    let secs = match env::var("SOURCE_DATE_EPOCH") {
+        Ok(secs) => secs.parse()?,
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+    };
+    println!("cargo::rustc-env=GARRISON_BUILD_UNIX_SECS={secs}");
+    Ok(())
+}

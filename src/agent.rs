@@ -1,0 +1,281 @@
+//! The node's agent: decides which DaemonSet pods belong on this host and realizes them through its container runtime.
+//!
+//! ```text
+//! files ───┐                       ┌─▶ workers (one a pod) ─▶ plan ─▶ execute ─▶ CRI, host
+//! link ────┼─▶ roster ─▶ ledger    │        │ status, events
+//! node ────┤     ▲  └──────────────┘        │
+//! observer ┘     └──────────────────────────┘
+//! ```
+//!
+//! - `roster` owns what this node has to have, and the ledger; everything else sends it inputs.
+//! - `worker` owns one pod; `execute` carries out its steps; `images` shares pulls; `prepare` readies newer revisions.
+//! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests, `streams` sends logs.
+//!
+//! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::api::bundle::Bundle;
+use crate::config::AgentSettings;
+use crate::cri::labels::Owner;
+use crate::cri::{CriError, Runtime, RuntimeSettings};
+use crate::host::cgroups::Cgroups;
+use crate::host::facts::Facts;
+use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
+use crate::host::{FileError, cni, facts, resolv};
+use crate::link::BadToken;
+use crate::link::EventReport;
+use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
+use crate::link::tls::{Credentials, TlsError};
+use crate::model::{PodKey, Uid};
+use crate::plan::events::PodEvent;
+use crate::podspec::{self, CgroupDriver, HostFacts, Pod};
+
+mod clock;
+mod desired;
+mod execute;
+mod explain;
+mod files;
+mod images;
+mod join;
+mod manifest;
+mod node;
+mod observer;
+mod prepare;
+mod roster;
+mod session;
+mod streams;
+mod words;
+mod worker;
+
+pub use explain::{ExplainError, explain};
+pub use manifest::ManifestError;
+
+use clock::Clock;
+use images::Images;
+use join::Joined;
+use roster::{Input, LinkEnd, Roster};
+
+/// How many inputs may wait for the roster; senders wait beyond that.
+const INPUTS: usize = 256;
+/// Where a runtime looks for its CNI configuration that does not say.
+const CNI_CONF_DIR: &str = "/etc/cni/net.d";
+/// Where most others and Debian put CNI plugins.
+const CNI_BIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The node's ledger.
+    #[error("cannot use the node's ledger")]
+    Ledger(#[source] LedgerError),
+    /// The host does not tell what has to be known of it.
+    #[error("cannot learn about this host")]
+    Host(#[source] FileError),
+    /// The runtime's endpoint cannot be used at all.
+    #[error("cannot use the container runtime")]
+    Runtime(#[source] CriError),
+    /// The bridge network.
+    #[error("cannot give the runtime a network")]
+    Cni(#[source] cni::CniError),
+    /// The node's key or certificate on disk.
+    #[error("cannot use the node's credentials")]
+    Credentials(#[source] TlsError),
+    /// A host that is not enrolled yet, and nothing to enrol it with.
+    #[error(
+        "this host is not enrolled; make a token on the control host with garrison token, and give it with --token"
+    )]
+    NoToken,
+    /// The token is none.
+    #[error("--token")]
+    Token(#[source] BadToken),
+    /// Control does not take this host.
+    #[error("this host cannot be enrolled")]
+    Enroll(#[source] ClientError),
+    /// The ledger belongs to another node.
+    #[error(
+        "the ledger in {dir} is of node {known}, this host is to be {wanted}; a node's name is fixed once it has one: use --node-name {known}, or another --state-dir"
+    )]
+    OtherName {
+        /// The state directory.
+        dir: PathBuf,
+        /// In the ledger.
+        known: String,
+        /// As asked.
+        wanted: String,
+    },
+}
+
+/// What every task of the agent shares. Nothing in it changes while the agent lives.
+struct Shared {
+    settings: AgentSettings,
+    facts: Facts,
+    host: HostFacts,
+    cgroups: Cgroups,
+    runtime: Runtime,
+    images: Images,
+    clock: Clock,
+}
+
+impl Shared {
+    /// The pod of a record. Only a revision this version cannot realize has none.
+    fn resolve(&self, record: &PodRecord, bundle: &Bundle) -> Result<Pod, String> {
+        podspec::resolve(bundle, &record.key, &self.host).map_err(|invalid| invalid.to_string())
+    }
+
+    /// A pod of the bundle that will never be, to see what it would need.
+    fn sample(&self, bundle: &Bundle) -> Result<Pod, String> {
+        let key = PodKey { namespace: bundle.namespace.clone(), name: bundle.name.clone(), uid: Uid::from("none") };
+        podspec::resolve(bundle, &key, &self.host).map_err(|invalid| invalid.to_string())
+    }
+
+    fn pod_event(&self, pod: &Pod, event: PodEvent) -> EventReport {
+        let now = Timestamp::now();
+        EventReport {
+            kind: "Pod".to_owned(),
+            namespace: pod.key.namespace.clone(),
+            name: pod.key.name.clone(),
+            uid: pod.key.uid.clone(),
+            field_path: event.field_path,
+            warning: event.warning,
+            reason: event.reason.to_owned(),
+            message: event.message,
+            first_at: now,
+            last_at: now,
+            count: 1,
+        }
+    }
+}
+
+/// Runs the agent until `stop` says so. Its pods run on.
+///
+/// # Errors
+/// [`AgentError`] when it cannot begin. A runtime that is not there yet is waited for, and so is control.
+pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Result<(), AgentError> {
+    let Opened { ledger, mut contents, notes } = Ledger::open(&settings.state_dir).map_err(AgentError::Ledger)?;
+    for note in notes {
+        tracing::error!(note, "the ledger was damaged");
+    }
+    let facts = facts::collect(&settings.root_dir).map_err(AgentError::Host)?;
+    let Joined { identity, credentials } = join::join(&settings, &facts, &mut contents).await?;
+    let runtime = Runtime::connect(&settings.runtime_endpoint).map_err(AgentError::Runtime)?;
+    // A runtime that is not there yet tells nothing; the defaults are containerd's own.
+    let runtime_settings = runtime.settings().await.unwrap_or_default();
+    if settings.install_cni {
+        install_network(&settings, &runtime_settings)?;
+    }
+    let shared = Arc::new(share(settings, facts, &identity, (runtime, &runtime_settings))?);
+    if shared.settings.control.is_none() {
+        contents.node.labels = node::labels(&identity.name, &shared.facts);
+        contents.node.labels.extend(shared.settings.node_labels.clone());
+        contents.node.taints.clone_from(&shared.settings.register_with_taints);
+    }
+
+    let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
+    let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
+    let owner = Owner { fleet: identity.fleet.clone(), node: identity.uid.clone() };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
+    tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+    if let Some(folder) = shared.settings.manifests.clone() {
+        let inputs_tx = inputs_tx.clone();
+        tasks.spawn(async move {
+            if let Err(error) = files::run(folder, inputs_tx).await {
+                tracing::error!(%error, "the folder of manifests cannot be watched; raise fs.inotify.max_user_instances");
+            }
+        });
+    }
+    let link = match (credentials, shared.settings.control.clone()) {
+        (Some(credentials), Some(control)) => {
+            Some(start_link(&shared, control, credentials, &contents, &inputs_tx, &mut tasks))
+        }
+        _ => None,
+    };
+    let roster = Roster::new(shared, identity, (ledger, contents), link, inputs_tx);
+    tokio::select! {
+        () = roster.run(inputs_rx) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    Ok(())
+}
+
+/// Gives the runtime a bridge network if it has none at all. `runtime` is what it says of itself, if it answers.
+fn install_network(settings: &AgentSettings, runtime: &RuntimeSettings) -> Result<(), AgentError> {
+    let bin_dir = CNI_BIN_DIRS.iter().map(PathBuf::from).find(|dir| dir.join("bridge").exists());
+    let bin_dir = runtime.cni_bin_dir.clone().or(bin_dir).unwrap_or_else(|| CNI_BIN_DIRS[0].into());
+    let conf_dir = settings.cni_conf_dir.clone().or_else(|| runtime.cni_conf_dir.clone());
+    let conf_dir = conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into());
+    if let Some(file) = cni::install(&conf_dir, &bin_dir).map_err(AgentError::Cni)? {
+        tracing::info!(file = %file.display(), "the runtime had no network; it has a bridge now");
+    }
+    Ok(())
+}
+
+/// Dials control, and passes on to the roster what is heard of it.
+fn start_link(
+    shared: &Shared,
+    control: String,
+    credentials: Credentials,
+    contents: &Contents,
+    inputs_tx: &mpsc::Sender<Input>,
+    tasks: &mut JoinSet<()>,
+) -> LinkEnd {
+    let LinkHandle { up_tx, mut incoming_rx, tunnels, .. } = client::spawn(ClientSettings {
+        control,
+        state_dir: shared.settings.state_dir.clone(),
+        credentials,
+        machine_id: shared.facts.machine_id.clone(),
+        last_seen: contents.last_seen,
+    });
+    let inputs_tx = inputs_tx.clone();
+    tasks.spawn(async move {
+        while let Some(incoming) = incoming_rx.recv().await {
+            let input = match incoming {
+                Incoming::Dialling(hello_tx) => Input::Hello(hello_tx),
+                Incoming::Down(down) => Input::Down(Box::new(down)),
+                Incoming::Lost(why) => {
+                    tracing::info!(why, "no session with control");
+                    Input::Disconnected
+                }
+            };
+            if inputs_tx.send(input).await.is_err() {
+                return;
+            }
+        }
+    });
+    LinkEnd { up_tx, tunnels }
+}
+
+fn share(
+    settings: AgentSettings,
+    facts: Facts,
+    identity: &Identity,
+    (runtime, runtime_settings): (Runtime, &RuntimeSettings),
+) -> Result<Shared, AgentError> {
+    let cgroups = Cgroups::detect().map_err(AgentError::Host)?;
+    let host = HostFacts {
+        fleet: identity.fleet.clone(),
+        node_name: identity.name.clone(),
+        node_uid: identity.uid.clone(),
+        ips: settings.node_ip.map_or_else(|| facts.addresses.clone(), |ip| vec![ip]),
+        resolver: resolv::host().map_err(AgentError::Host)?,
+        cgroup_driver: runtime_settings.cgroup_driver.unwrap_or(CgroupDriver::Cgroupfs),
+        cgroup_root: settings.cgroup_root.clone(),
+        cgroup_v2: cgroups.is_v2(),
+        swap_limits: cgroups.limits_swap(),
+        hugepage_sizes: facts.hugepage_sizes.clone(),
+        memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
+        allocatable: facts::allocatable(&facts.capacity),
+        root_dir: settings.root_dir.clone(),
+        log_root: settings.pod_logs_dir.clone(),
+    };
+    Ok(Shared { images: Images::new(runtime.clone()), clock: Clock::new(), settings, facts, host, cgroups, runtime })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! The agent's clock: one that only moves forward for all delays, the wall clock for what is shown.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::host::ledger::Ending;
+use crate::model::Moment;
+
+/// Counts from the agent's start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(super) fn now(self) -> Moment {
+        Moment(self.start.elapsed())
+    }
+
+    /// Waits until `moment`; for ever if there is none. Cancel-safe.
+    pub(super) async fn sleep_until(self, moment: Option<Moment>) {
+        match moment {
+            Some(moment) => tokio::time::sleep_until(self.start + moment.0).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// When a pod's last container is killed at the latest.
+    ///
+    /// A wall clock that was set back, or far forward, since the end began does not stretch the grace period, and leaves
+    /// none at worst.
+    pub(super) fn deadline(self, ending: &Ending) -> Moment {
+        let grace = Duration::from_secs(ending.grace_period_secs.into());
+        let passed = Duration::try_from(Timestamp::now().duration_since(ending.since)).unwrap_or_default();
+        self.now() + grace.saturating_sub(passed)
+    }
+}

@@ -1,0 +1,336 @@
+//! What this node is told, taken over into the ledger's contents.
+//!
+//! Manifests, blobs, answers and files come in; [`Contents`] change. No input or output happens here: the roster passes the
+//! messages in, writes the contents to disk afterwards, and sends what is asked for.
+//!
+//! A manifest is taken over entry by entry, as its blobs arrive, so a slow link makes progress. Nothing is ever taken
+//! away because it is not mentioned: control's answers name what was deleted, and a file has to be missing from the very
+//! folder that held it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::api::bundle::Bundle;
+use crate::api::field::Path;
+use crate::error::Chain;
+use crate::host::ledger::{Contents, DaemonSetRecord, FolderId, RevisionRecord, blob_hash};
+use crate::link::{Answer, BlobChunk, Entry, Manifest, NeededBlob, Reason};
+use crate::model::{BlobHash, Position, RevisionHash, Source, Uid};
+use crate::podspec::unsupported;
+
+/// A bundle is far smaller; more than this is not asked of a node's memory.
+const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// What is being taken over, and what was understood of it.
+#[derive(Debug, Default)]
+pub(super) struct Desired {
+    manifest: Option<Manifest>,
+    /// The beginnings of blobs.
+    arriving: HashMap<BlobHash, Vec<u8>>,
+    /// Blobs that came and are not on disk yet.
+    arrived: HashMap<BlobHash, Bytes>,
+    /// Every bundle the contents name, decoded once.
+    bundles: HashMap<BlobHash, Arc<Bundle>>,
+    /// Revisions this agent cannot realize, by DaemonSet; the pod it has stays.
+    refused: HashMap<Uid, Refused>,
+    /// DaemonSets control has no record of: nothing about them changes.
+    unknown: HashSet<Uid>,
+}
+
+/// A revision that was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Refused {
+    pub(super) seq: u64,
+    hash: BlobHash,
+    pub(super) revision: RevisionHash,
+    pub(super) reasons: Vec<Reason>,
+}
+
+/// What came of taking over what is here.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Taken {
+    /// The contents changed, or a blob they name is to be written again.
+    pub(super) changed: bool,
+    /// Where the manifest leads, once it is taken over wholly.
+    pub(super) whole: Option<Position>,
+}
+
+/// What the folder of manifests holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Folder {
+    pub(super) id: FolderId,
+    /// One for each DaemonSet; the uid is not set, a file has none.
+    pub(super) sets: Vec<Bundle>,
+    /// Files that could not be read as manifests; while there are any, nothing is taken away.
+    pub(super) troubles: Vec<String>,
+}
+
+impl Desired {
+    /// A bundle that the contents name; none if its blob was lost.
+    pub(super) fn bundle(&self, hash: &BlobHash) -> Option<&Arc<Bundle>> {
+        self.bundles.get(hash)
+    }
+
+    /// Whether the newest revision of a DaemonSet is not taken over.
+    pub(super) fn is_refused(&self, daemonset: &Uid) -> bool {
+        self.refused.contains_key(daemonset)
+    }
+
+    /// Every revision that is not taken over, by DaemonSet; also of DaemonSets this node does not hold.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&Uid, &Refused)> {
+        self.refused.iter()
+    }
+
+    /// Whether control has no record of a DaemonSet this node holds.
+    pub(super) fn is_unknown(&self, daemonset: &Uid) -> bool {
+        self.unknown.contains(daemonset)
+    }
+
+    /// Puts in a bundle that was on disk already.
+    pub(super) fn loaded(&mut self, hash: BlobHash, content: &[u8]) -> Result<(), Vec<Reason>> {
+        let bundle = decode(content)?;
+        self.bundles.insert(hash, Arc::new(bundle));
+        Ok(())
+    }
+
+    /// Begins to take a manifest over; an older one that is not wholly taken over is dropped.
+    pub(super) fn manifest(&mut self, manifest: Manifest) {
+        let hashes: HashSet<_> = manifest.entries.iter().map(|entry| &entry.hash).collect();
+        self.arriving.retain(|hash, _| hashes.contains(hash));
+        self.arrived.retain(|hash, _| hashes.contains(hash));
+        let uids: HashSet<_> = manifest.entries.iter().map(|entry| &entry.uid).collect();
+        self.refused.retain(|uid, _| uids.contains(uid));
+        self.manifest = Some(manifest);
+    }
+
+    /// Forgets what only the session that has ended can complete. What arrived of blobs stays.
+    pub(super) fn session_ended(&mut self) {
+        self.manifest = None;
+    }
+
+    /// The blobs that are missing, from where to go on.
+    pub(super) fn needs(&self) -> Vec<NeededBlob> {
+        let missing: BTreeSet<_> = self.entries().map(|entry| &entry.hash).filter(|hash| !self.has(hash)).collect();
+        let offset = |hash: &BlobHash| self.arriving.get(hash).map_or(0, |begun| begun.len() as u64);
+        missing.into_iter().map(|hash| NeededBlob { hash: hash.clone(), offset: offset(hash) }).collect()
+    }
+
+    /// What is being taken over.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.manifest.iter().flat_map(|manifest| &manifest.entries)
+    }
+
+    fn has(&self, hash: &BlobHash) -> bool {
+        self.bundles.contains_key(hash)
+            || self.arrived.contains_key(hash)
+            || self.refused.values().any(|refused| refused.hash == *hash)
+    }
+
+    /// Takes a stretch of a blob that is being taken over. What does not continue what is here, or does not come to its
+    /// hash, is dropped and asked for anew.
+    pub(super) fn chunk(&mut self, chunk: BlobChunk) {
+        let is_named = self.entries().any(|entry| entry.hash == chunk.hash);
+        if !is_named || chunk.total == 0 || chunk.total > BLOB_BYTES_MAX || self.has(&chunk.hash) {
+            return;
+        }
+        let begun = self.arriving.entry(chunk.hash.clone()).or_default();
+        let Some(overlap) = (begun.len() as u64).checked_sub(chunk.offset) else { return };
+        let fresh = usize::try_from(overlap).ok().and_then(|overlap| chunk.data.get(overlap..));
+        begun.extend_from_slice(fresh.unwrap_or_default());
+        if begun.len() as u64 >= chunk.total {
+            let content = self.arriving.remove(&chunk.hash).map(Bytes::from).unwrap_or_default();
+            if blob_hash(&content) == chunk.hash {
+                self.arrived.insert(chunk.hash, content);
+            }
+        }
+    }
+
+    /// Takes over every entry whose blob is here.
+    pub(super) fn take(&mut self, contents: &mut Contents, new_blobs: &mut Vec<Bytes>) -> Taken {
+        let Some(manifest) = self.manifest.take() else { return Taken::default() };
+        let (mut whole, blobs_before) = (true, new_blobs.len());
+        let mut changed = false;
+        for Entry { uid, seq, hash, .. } in &manifest.entries {
+            if self.refused.get(uid).is_some_and(|refused| refused.hash == *hash) {
+                continue;
+            }
+            // Also what is held already is looked at: its blob may have been lost on disk.
+            match self.understand(hash, new_blobs) {
+                None => whole = false,
+                Some(Ok(bundle)) => {
+                    self.refused.remove(uid);
+                    if contents.daemonsets.get(uid).is_none_or(|set| set.newest.bundle != *hash) {
+                        adopt(contents, uid, Source::Link, *seq, hash, &bundle);
+                        changed = true;
+                    }
+                }
+                Some(Err((revision, reasons))) => {
+                    let refused = Refused { seq: *seq, hash: hash.clone(), revision, reasons };
+                    self.refused.insert(uid.clone(), refused);
+                }
+            }
+        }
+        let whole = whole.then_some(manifest.position);
+        match whole {
+            Some(position) => changed |= std::mem::replace(&mut contents.position, position) != position,
+            None => self.manifest = Some(manifest),
+        }
+        Taken { changed: changed || new_blobs.len() > blobs_before, whole }
+    }
+
+    /// The bundle of a blob that is here, or the revision it holds and why it is refused; `None` if it is not here.
+    fn understand(&mut self, hash: &BlobHash, new_blobs: &mut Vec<Bytes>) -> Option<Result<Arc<Bundle>, Refusal>> {
+        if let Some(bundle) = self.bundles.get(hash) {
+            return Some(Ok(bundle.clone()));
+        }
+        let content = self.arrived.remove(hash)?;
+        Some(match self.loaded(hash.clone(), &content) {
+            Ok(()) => {
+                new_blobs.push(content);
+                Ok(self.bundles[hash].clone())
+            }
+            Err(reasons) => Err((revision(&content), reasons)),
+        })
+    }
+
+    /// Takes control's answers about DaemonSets this node holds.
+    pub(super) fn answers(&mut self, contents: &mut Contents, answers: Vec<(Uid, Answer)>) {
+        for (uid, answer) in answers {
+            match answer {
+                Answer::Present => {
+                    self.unknown.remove(&uid);
+                }
+                Answer::Unknown => {
+                    self.unknown.insert(uid);
+                }
+                Answer::Deleted { orphan, .. } => {
+                    self.unknown.remove(&uid);
+                    self.refused.remove(&uid);
+                    // A manifest from before the deletion must not bring it back.
+                    if let Some(manifest) = &mut self.manifest {
+                        manifest.entries.retain(|entry| entry.uid != uid);
+                    }
+                    if orphan {
+                        contents.pods.values_mut().filter(|pod| pod.daemonset.as_ref() == Some(&uid)).for_each(|pod| {
+                            pod.daemonset = None;
+                        });
+                    }
+                    if let Some(set) = contents.daemonsets.get_mut(&uid) {
+                        set.deleted = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what the folder of manifests holds. `mint` makes uids.
+    ///
+    /// A folder without any manifest in the place of another takes nothing away: it may be a mount that is late.
+    pub(super) fn folder(
+        &mut self,
+        contents: &mut Contents,
+        folder: &Folder,
+        new_blobs: &mut Vec<Bytes>,
+        mint: &mut dyn FnMut() -> Uid,
+    ) -> Result<(), String> {
+        let replaced = contents.folder.is_some_and(|known| known != folder.id);
+        if replaced && folder.sets.is_empty() {
+            return Err(
+                "the folder of manifests is another one than before and empty; nothing is taken away".to_owned()
+            );
+        }
+        contents.folder = Some(folder.id);
+        let known: BTreeMap<_, _> = contents
+            .daemonsets
+            .iter()
+            .filter(|(_, set)| set.source == Source::Files && !set.deleted)
+            .map(|(uid, set)| (set.key.clone(), uid.clone()))
+            .collect();
+        let mut troubles = folder.troubles.clone();
+        for set in &folder.sets {
+            let uid = known.get(&set.key()).cloned().unwrap_or_else(&mut *mint);
+            let content = Bytes::from(Bundle { uid: uid.clone(), ..set.clone() }.encode());
+            let hash = blob_hash(&content);
+            self.arrived.insert(hash.clone(), content);
+            match self.understand(&hash, new_blobs) {
+                Some(Ok(bundle)) => adopt(contents, &uid, Source::Files, 0, &hash, &bundle),
+                Some(Err((_, reasons))) => troubles.extend(reasons.into_iter().map(|reason| reason.message)),
+                None => {}
+            }
+            self.arrived.remove(&hash);
+        }
+        if troubles.is_empty() {
+            let there: HashSet<_> = folder.sets.iter().map(Bundle::key).collect();
+            let gone = known.iter().filter(|(key, _)| !there.contains(key)).map(|(_, uid)| uid);
+            for uid in gone {
+                if let Some(set) = contents.daemonsets.get_mut(uid) {
+                    set.deleted = true;
+                }
+            }
+            return Ok(());
+        }
+        Err(troubles.join("; "))
+    }
+
+    /// Drops bundles that nothing names any more.
+    pub(super) fn forget(&mut self, contents: &Contents) {
+        let named = contents.bundles();
+        self.bundles.retain(|hash, _| named.contains(hash));
+    }
+}
+
+/// A revision, and why it is refused.
+type Refusal = (RevisionHash, Vec<Reason>);
+
+/// Writes a DaemonSet's newest revision into the contents.
+fn adopt(contents: &mut Contents, uid: &Uid, source: Source, seq: u64, hash: &BlobHash, bundle: &Bundle) {
+    let newest = RevisionRecord { hash: bundle.revision.clone(), bundle: hash.clone() };
+    let key = bundle.key();
+    contents
+        .daemonsets
+        .entry(uid.clone())
+        .and_modify(|set| {
+            // The same revision under another bundle (an update strategy, minReadySeconds) replaces no pod.
+            if let Some(permitted) = set.permitted.as_mut().filter(|permitted| permitted.hash == newest.hash) {
+                permitted.bundle.clone_from(&newest.bundle);
+            }
+            set.newest = newest.clone();
+            set.seq = seq;
+        })
+        .or_insert_with(|| DaemonSetRecord {
+            key,
+            source,
+            seq,
+            newest,
+            permitted: None,
+            taken: None,
+            rejected: BTreeSet::new(),
+            deleted: false,
+        });
+}
+
+/// Reads a bundle, and makes sure that this agent can realize all of it.
+fn decode(content: &[u8]) -> Result<Bundle, Vec<Reason>> {
+    let reason = |message: String, field: String| Reason { reason: "Refused".to_owned(), message, field };
+    let bundle = Bundle::decode(content).map_err(|error| vec![reason(Chain(&error).to_string(), String::new())])?;
+    let errors = unsupported(&bundle.template, &Path::default());
+    if errors.is_empty() {
+        return Ok(bundle);
+    }
+    Err(errors.iter().map(|error| reason(error.to_string(), error.field.to_string())).collect())
+}
+
+/// The revision that a bundle names, however little else of it is understood.
+fn revision(content: &[u8]) -> RevisionHash {
+    #[derive(Deserialize)]
+    struct Named {
+        revision: RevisionHash,
+    }
+    serde_json::from_slice::<Named>(content).map_or_else(|_| "unknown".into(), |named| named.revision)
+}
+
+#[cfg(test)]
+mod tests;

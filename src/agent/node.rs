@@ -1,0 +1,201 @@
+//! The Node as its agent reports it: facts of the host, conditions from the runtime's status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::{mpsc, watch};
+
+use super::Shared;
+use super::roster::{Input, NodeState};
+use crate::cri::{RuntimeCondition, RuntimeStatus, RuntimeVersion};
+use crate::host::facts::Facts;
+use crate::link::NodeReport;
+use crate::model::NodeName;
+
+/// How often an unchanged status is reported, as the kubelet's `nodeStatusReportFrequency`.
+const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// The version of Kubernetes whose behaviour the agent follows, with our own.
+const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
+
+/// Runs until the roster is gone: reports the node after each change of the runtime's status, and now and then.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut status_rx: watch::Receiver<Result<RuntimeStatus, String>>,
+    inputs_tx: mpsc::Sender<Input>,
+) {
+    let mut version = None;
+    let mut known: Vec<NodeCondition> = Vec::new();
+    loop {
+        let status = status_rx.borrow_and_update().clone();
+        if status.is_ok() {
+            // Asked each time: the runtime may have been upgraded.
+            version = shared.runtime.version().await.ok().or(version);
+        }
+        let (ready, conditions) = conditions(&status, &known, Timestamp::now());
+        let report = NodeReport {
+            labels: labels(&shared.settings.node_name, &shared.facts),
+            status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone()))
+                .expect("a status is JSON: its map keys are strings")
+                .into(),
+        };
+        known = conditions;
+        if inputs_tx.send(Input::Node(NodeState { report, ready })).await.is_err() {
+            return;
+        }
+        // Both arms only wait.
+        tokio::select! {
+            changed = status_rx.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(REPORT_INTERVAL) => {}
+        }
+    }
+}
+
+/// The labels every kubelet gives its node.
+pub(super) fn labels(name: &NodeName, facts: &Facts) -> BTreeMap<String, String> {
+    let (os, arch) = ("linux", facts.architecture);
+    let labels = [
+        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/os", os),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", os),
+        ("beta.kubernetes.io/arch", arch),
+    ];
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// The node's conditions, and whether it is ready. A condition that did not change keeps its transition time.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/nodestatus/setters.go`. Pressure is not judged yet and reported as absent.
+fn conditions(
+    status: &Result<RuntimeStatus, String>,
+    known: &[NodeCondition],
+    now: Timestamp,
+) -> (bool, Vec<NodeCondition>) {
+    let trouble = match status {
+        Err(error) => Some(format!("container runtime is down: {error}")),
+        Ok(status) if !status.runtime_ready.ready => {
+            Some(format!("container runtime is not ready: {}", words("RuntimeReady", &status.runtime_ready)))
+        }
+        Ok(status) if !status.network_ready.ready => {
+            Some(format!("container runtime network not ready: {}", words("NetworkReady", &status.network_ready)))
+        }
+        Ok(_) => None,
+    };
+    let ready = trouble.is_none();
+    let rows = [
+        ("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
+        ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
+        ("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        match trouble {
+            None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+            Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
+        },
+    ];
+    let condition = |(type_, holds, reason, message): (&str, bool, &str, String)| {
+        let status = if holds { "True" } else { "False" };
+        let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
+        NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            last_heartbeat_time: Some(Time(whole_seconds(now))),
+            last_transition_time: same
+                .and_then(|known| known.last_transition_time.clone())
+                .or_else(|| Some(Time(whole_seconds(now)))),
+        }
+    };
+    (ready, rows.into_iter().map(condition).collect())
+}
+
+/// As the kubelet writes a runtime condition.
+fn words(name: &str, condition: &RuntimeCondition) -> String {
+    format!("{name}=false reason:{} message:{}", condition.reason, condition.message)
+}
+
+fn node_status(shared: &Shared, version: Option<&RuntimeVersion>, conditions: Vec<NodeCondition>) -> NodeStatus {
+    let facts = &shared.facts;
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let ips = shared.host.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
+    NodeStatus {
+        addresses: Some(ips.chain([address("Hostname", facts.hostname.clone())]).collect()),
+        capacity: Some(quantities(&facts.capacity)),
+        allocatable: Some(quantities(&shared.host.allocatable)),
+        conditions: Some(conditions),
+        daemon_endpoints: Some(NodeDaemonEndpoints::default()),
+        node_info: Some(NodeSystemInfo {
+            machine_id: facts.machine_id.clone(),
+            system_uuid: facts.system_uuid.clone(),
+            boot_id: facts.boot_id.clone(),
+            kernel_version: facts.kernel_version.clone(),
+            os_image: facts.os_image.clone(),
+            container_runtime_version: version.map(|v| format!("{}://{}", v.name, v.version)).unwrap_or_default(),
+            kubelet_version: KUBELET_VERSION.to_owned(),
+            operating_system: "linux".to_owned(),
+            architecture: facts.architecture.to_owned(),
+            ..NodeSystemInfo::default()
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+/// Amounts as the API writes them: whole processors, memory in Ki, others plain.
+fn quantities(amounts: &BTreeMap<String, u64>) -> BTreeMap<String, Quantity> {
+    let text = |name: &str, amount: u64| match name {
+        "cpu" if amount.is_multiple_of(1000) => (amount / 1000).to_string(),
+        "cpu" => format!("{amount}m"),
+        "memory" => format!("{}Ki", amount / 1024),
+        _ => amount.to_string(),
+    };
+    amounts.iter().map(|(name, amount)| (name.clone(), Quantity(text(name, *amount)))).collect()
+}
+
+/// Times in a status have whole seconds.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(network_ready: bool) -> Result<RuntimeStatus, String> {
+        let ready = RuntimeCondition { ready: true, ..RuntimeCondition::default() };
+        let not = RuntimeCondition {
+            ready: false,
+            reason: "NetworkPluginNotReady".into(),
+            message: "cni plugin not initialized".into(),
+        };
+        Ok(RuntimeStatus { runtime_ready: ready.clone(), network_ready: if network_ready { ready } else { not } })
+    }
+
+    fn ready_of(conditions: &[NodeCondition]) -> (&str, &str, &str, Timestamp) {
+        let ready = conditions.last().unwrap();
+        let text = |field: &Option<String>| -> &'static str { field.clone().unwrap().leak() };
+        let since = ready.last_transition_time.as_ref().unwrap().0;
+        (if ready.status == "True" { "True" } else { "False" }, text(&ready.reason), text(&ready.message), since)
+    }
+
+    #[test]
+    fn the_node_is_as_ready_as_its_runtime() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (ready, first) = conditions(&status(true), &[], at(1));
+        assert!(ready);
+        assert_eq!(ready_of(&first), ("True", "KubeletReady", "kubelet is posting ready status", at(1)));
+
+        let (ready, second) = conditions(&Err("no such file".into()), &first, at(2));
+        assert!(!ready);
+        let down = "container runtime is down: no such file";
+        assert_eq!(ready_of(&second), ("False", "KubeletNotReady", down, at(2)));
+
+        let (_, third) = conditions(&status(false), &second, at(3));
+        let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized";
+        assert_eq!(ready_of(&third), ("False", "KubeletNotReady", network, at(2)));
+        assert_eq!(third[0].last_transition_time.as_ref().unwrap().0, at(1));
+    }
+}

@@ -1,0 +1,75 @@
+//! Watching the runtime: which pods changed, which are there at all, and whether it is well.
+//!
+//! It follows the runtime's events and passes on hints. Whenever events may have been missed, and now and then as a safety
+//! net, it lists everything of ours. No state is kept and nothing is decided; an unreachable runtime is waited for.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::agent::Shared;
+use crate::agent::roster::Input;
+use crate::cri::labels::Owner;
+use crate::cri::{RuntimeEvent, RuntimeStatus};
+use crate::error::Chain;
+
+/// The safety net: how long a change may stay unseen if its event was lost.
+const LIST_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a runtime that is not ready is asked again: it tells nobody when its network comes.
+const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Runs until the roster is gone. `status_tx` tells how the runtime is: its status, or why there is none.
+pub(super) async fn run(
+    shared: std::sync::Arc<Shared>,
+    owner: Owner,
+    inputs_tx: mpsc::Sender<Input>,
+    status_tx: watch::Sender<Result<RuntimeStatus, String>>,
+) {
+    let mut events = shared.runtime.events();
+    let mut list_at = Some(shared.clock.now());
+    loop {
+        // Both arms are cancel-safe: `recv` takes one whole item, the other only waits.
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = shared.clock.sleep_until(list_at) => Some(RuntimeEvent::Missed),
+        };
+        let sent = match event {
+            None => return,
+            Some(RuntimeEvent::Changed(uid)) => inputs_tx.send(Input::Changed(uid)).await,
+            // What is gone without a name was removed by its own worker, or the list shows it.
+            Some(RuntimeEvent::Gone(_)) => Ok(()),
+            Some(RuntimeEvent::Missed) => {
+                let looked = look(&shared, &owner, &inputs_tx, &status_tx).await;
+                let ready = status_tx.borrow().as_ref().is_ok_and(RuntimeStatus::is_ready);
+                let interval = if ready { LIST_INTERVAL } else { UNREADY_INTERVAL };
+                list_at = Some(shared.clock.now() + interval);
+                looked
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Looks at everything at once.
+async fn look(
+    shared: &Shared,
+    owner: &Owner,
+    inputs_tx: &mpsc::Sender<Input>,
+    status_tx: &watch::Sender<Result<RuntimeStatus, String>>,
+) -> Result<(), mpsc::error::SendError<Input>> {
+    let status = shared.runtime.status().await.map_err(|error| Chain(&error).to_string());
+    status_tx.send_if_modified(|known| {
+        let changes = *known != status;
+        *known = status;
+        changes
+    });
+    match shared.runtime.list(owner).await {
+        Ok(pods) => inputs_tx.send(Input::Listed(pods.into_keys().collect())).await,
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "cannot list the runtime's pods");
+            Ok(())
+        }
+    }
+}

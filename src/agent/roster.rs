@@ -1,0 +1,370 @@
+//! The node's roster: the one task that owns what this node has to have.
+//!
+//! It owns the ledger's contents and the workers. Everything that changes them comes in as an [`Input`]; a pass then brings
+//! contents, disk, workers and control into line:
+//!
+//! ```text
+//! inputs ─▶ intake ─▶ judge, place (pure) ─▶ commit to disk ─▶ workers, reports, acknowledgements
+//! ```
+//!
+//! Nothing is done, said or acknowledged before it is on disk. A pass never fails: a disk that refuses is tried again, and
+//! until then no pod is made or ended; those on disk are cared for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::desired::{Desired, Folder};
+use super::session::Session;
+use super::worker::{self, Assignment, FromPod, PodView, WorkerHandle};
+use crate::error::Chain;
+use crate::fit::{self, Admitted};
+use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
+use crate::link::client::Tunnels;
+use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
+use crate::model::{Moment, RevisionHash, Uid};
+use crate::podspec::{CgroupDriver, Pod, QosClass};
+
+mod intake;
+mod judge;
+mod report;
+
+/// The pause before a commit that failed is tried again.
+const COMMIT_RETRY: Duration = Duration::from_secs(5);
+/// How many inputs one pass takes in before it looks at them.
+const INPUTS_PER_PASS: usize = 64;
+
+/// Everything that can change what this node has to have.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The folder of manifests was read.
+    Folder(Result<Folder, String>),
+    /// Control said something.
+    Down(Box<Down>),
+    /// The link is about to dial and wants to know what to say first.
+    Hello(oneshot::Sender<Hello>),
+    /// The session ended.
+    Disconnected,
+    /// A worker said something.
+    Pod(FromPod),
+    /// The runtime has news of a pod.
+    Changed(Uid),
+    /// The runtime was looked at as a whole: these pods of ours are in it, and any may have changed.
+    Listed(HashSet<Uid>),
+    /// A revision was prepared, or cannot be.
+    Prepared {
+        /// The DaemonSet.
+        daemonset: Uid,
+        /// The revision.
+        revision: RevisionHash,
+        /// What came of it.
+        outcome: Result<(), Reason>,
+    },
+    /// The node's own state changed.
+    Node(NodeState),
+    /// Something to tell the users.
+    Event(EventReport),
+}
+
+/// The node as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeState {
+    /// For control.
+    pub(super) report: NodeReport,
+    /// Condition `Ready` is true.
+    pub(super) ready: bool,
+}
+
+/// How far this node has come with a revision it does not run yet. Dropping it ends the task.
+#[derive(Debug)]
+struct Preparation {
+    revision: RevisionHash,
+    /// `None` while it goes on.
+    outcome: Option<Result<(), Reason>>,
+    /// When one that failed is tried again.
+    retry_at: Option<Moment>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Preparation {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The roster's end of the link.
+pub(super) struct LinkEnd {
+    pub(super) up_tx: mpsc::Sender<Up>,
+    pub(super) tunnels: Tunnels,
+}
+
+pub(super) struct Roster {
+    shared: Arc<Shared>,
+    identity: Identity,
+    /// Away while a thread writes it.
+    ledger: Option<Ledger>,
+    contents: Contents,
+    /// The contents differ from what is on disk.
+    dirty: bool,
+    /// The pods on disk, but for those that are gone since: what workers are told of.
+    saved: BTreeMap<Uid, PodRecord>,
+    new_blobs: Vec<Bytes>,
+    /// Said once the contents are on disk.
+    after_commit: Vec<Up>,
+    /// Answered once the contents are on disk.
+    hello_tx: Option<oneshot::Sender<Hello>>,
+    /// When a commit that failed is tried again.
+    commit_retry_at: Option<Moment>,
+    desired: Desired,
+    session: Session,
+    tunnels: Option<Tunnels>,
+    node: Option<NodeState>,
+    /// Pods of ours that were in the runtime when it was first looked at; none before.
+    found: Option<HashSet<Uid>>,
+    /// Pods came or went, or what they may use changed.
+    restaff: bool,
+    /// What Burstable pods asked for when the cgroups were last weighed, in millicores.
+    burstable_millis: Option<u64>,
+    workers: HashMap<Uid, WorkerHandle>,
+    views: HashMap<Uid, PodView>,
+    /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
+    unseen: HashSet<Uid>,
+    preparations: HashMap<Uid, Preparation>,
+    /// Leads back here, for workers and preparations.
+    inputs_tx: mpsc::Sender<Input>,
+}
+
+impl Roster {
+    /// A roster of what the ledger holds. `link` leads to control, if there is one; `inputs_tx` leads back here.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        identity: Identity,
+        (ledger, contents): (Ledger, Contents),
+        link: Option<LinkEnd>,
+        inputs_tx: mpsc::Sender<Input>,
+    ) -> Self {
+        let (up_tx, tunnels) = link.map(|link| (link.up_tx, link.tunnels)).unzip();
+        let mut roster = Self {
+            tunnels,
+            shared,
+            identity,
+            ledger: Some(ledger),
+            saved: contents.pods.clone(),
+            unseen: contents.pods.keys().cloned().collect(),
+            contents,
+            dirty: true,
+            new_blobs: Vec::new(),
+            after_commit: Vec::new(),
+            hello_tx: None,
+            commit_retry_at: None,
+            desired: Desired::default(),
+            session: Session::new(up_tx),
+            node: None,
+            found: None,
+            restaff: true,
+            burstable_millis: None,
+            workers: HashMap::new(),
+            views: HashMap::new(),
+            preparations: HashMap::new(),
+            inputs_tx,
+        };
+        roster.load_bundles();
+        roster
+    }
+
+    /// Decodes what is on disk. What was lost costs its pods' next incarnation, nothing that runs.
+    fn load_bundles(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        for hash in self.contents.bundles() {
+            let error = match ledger.blob(&hash) {
+                Ok(content) => self.desired.loaded(hash.clone(), &content).err().map(|reasons| join(&reasons)),
+                Err(error) => Some(Chain(&error).to_string()),
+            };
+            if let Some(error) = error {
+                tracing::error!(%hash, error, "a revision in the ledger cannot be used");
+            }
+        }
+    }
+
+    /// Runs until `inputs` is closed. The workers stop with it; their pods run on.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            self.pass().await;
+            let wake_at = self.wake_at();
+            // Every arm is cancel-safe: `recv` takes one whole item, the others only wait.
+            tokio::select! {
+                input = inputs.recv() => {
+                    let Some(input) = input else { return };
+                    self.take(input);
+                    for _ in 1..INPUTS_PER_PASS {
+                        let Ok(input) = inputs.try_recv() else { break };
+                        self.take(input);
+                    }
+                }
+                () = self.session.writable() => {}
+                () = self.shared.clock.sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Brings everything into line with what was taken in.
+    async fn pass(&mut self) {
+        self.judge_and_place();
+        if !self.dirty || self.commit().await {
+            self.tell();
+        }
+        if std::mem::take(&mut self.restaff) {
+            self.staff();
+        }
+        self.session.flush();
+    }
+
+    /// Says what waited for the disk.
+    fn tell(&mut self) {
+        for up in std::mem::take(&mut self.after_commit) {
+            self.session.say(up);
+        }
+        if let Some(hello_tx) = self.hello_tx.take() {
+            self.session.greeted();
+            // The link may have given up waiting; it asks again.
+            drop(hello_tx.send(self.hello()));
+        }
+        self.report();
+    }
+
+    /// When the next pass is due if nothing comes in. What is due already was seen to, or there is no need for it any more.
+    fn wake_at(&self) -> Option<Moment> {
+        let now = self.shared.clock.now();
+        let retries = self.preparations.values().filter_map(|preparation| preparation.retry_at);
+        retries.chain(self.commit_retry_at).filter(|due| *due > now).min()
+    }
+
+    /// Writes the contents to disk; says whether they are there.
+    async fn commit(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        if self.commit_retry_at.is_some_and(|due| due > now) {
+            return false;
+        }
+        self.contents.last_seen = self.contents.last_seen.max(Some(Timestamp::now()));
+        match self.write().await {
+            Ok(()) => {
+                self.commit_retry_at = None;
+                self.dirty = false;
+                self.saved.clone_from(&self.contents.pods);
+                self.restaff = true;
+                self.new_blobs.clear();
+                self.desired.forget(&self.contents);
+                true
+            }
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                tracing::error!(error, "the ledger cannot be written; no pod is made or ended until it can");
+                self.commit_retry_at = Some(now + COMMIT_RETRY);
+                false
+            }
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), LedgerError> {
+        let mut ledger = self.ledger.take().expect("it is only away within this function");
+        let (snapshot, blobs) = (self.contents.snapshot(), self.new_blobs.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let result = ledger.commit(&snapshot, &blobs);
+            (ledger, result)
+        });
+        let (ledger, result) = written.await.expect("writing the ledger does not panic, and nothing cancels it");
+        self.ledger = Some(ledger);
+        result
+    }
+
+    /// Gives every pod of the ledger its worker and tells each what is wanted.
+    fn staff(&mut self) {
+        // Before the runtime was looked at, nobody knows which pods hold resources already.
+        let Some(found) = &self.found else { return };
+        let holds = |record: &PodRecord| {
+            let uid = &record.key.uid;
+            self.workers.get(uid).map_or_else(|| found.contains(uid), WorkerHandle::was_admitted)
+        };
+        // Pods that hold what they use keep it; the others are admitted in the order they were made.
+        let mut records: Vec<_> = self.saved.values().map(|record| (holds(record), record.clone())).collect();
+        records.sort_by_key(|(holds, record)| (!holds, record.created_at));
+        let mut admitted: Vec<Arc<Pod>> = Vec::new();
+        for (holds, record) in records {
+            let Some(pod) = self.pod(&record) else { continue };
+            let beside: Vec<_> =
+                admitted.iter().map(|pod| Admitted { key: &pod.key, requests: &pod.requests }).collect();
+            let fits = fit::admit(&pod.requests, &beside, &self.shared.host.allocatable);
+            let assignment = match (&record.ending, fits) {
+                (Some(ending), _) => Assignment::Stop(ending.clone()),
+                (None, Err(rejection)) if !holds => Assignment::Wait(rejection),
+                (None, _) => Assignment::Run,
+            };
+            if !matches!(assignment, Assignment::Wait(_)) {
+                admitted.push(pod.clone());
+            }
+            self.assign(&record, pod, assignment);
+        }
+        self.weigh(&admitted);
+    }
+
+    /// Gives the classes of pods their share of the processors, when what Burstable pods ask for has changed.
+    fn weigh(&mut self, admitted: &[Arc<Pod>]) {
+        let host = &self.shared.host;
+        let cpu = |amounts: &BTreeMap<String, u64>| amounts.get("cpu").copied().unwrap_or(0);
+        let burstable = admitted.iter().filter(|pod| pod.qos == QosClass::Burstable);
+        let asked = burstable.map(|pod| cpu(&pod.requests.resources)).sum();
+        if host.cgroup_driver == CgroupDriver::Systemd || self.burstable_millis.replace(asked) == Some(asked) {
+            return;
+        }
+        let (cgroups, root, all) = (self.shared.cgroups.clone(), host.cgroup_root.clone(), cpu(&host.allocatable));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cgroups.weigh_classes(&root, all, asked) {
+                tracing::warn!(error = %Chain(&error), "the cgroups of the pods' classes cannot be weighed");
+            }
+        });
+    }
+
+    /// The pod of a record; none if its revision was lost and it has to be left as it is.
+    fn pod(&self, record: &PodRecord) -> Option<Arc<Pod>> {
+        if let Some(worker) = self.workers.get(&record.key.uid) {
+            return Some(worker.pod.clone());
+        }
+        let bundle = self.desired.bundle(&record.revision.bundle)?;
+        match self.shared.resolve(record, bundle) {
+            Ok(pod) => Some(Arc::new(pod)),
+            Err(error) => {
+                tracing::error!(pod = %record.key, error, "the pod cannot be resolved");
+                None
+            }
+        }
+    }
+
+    fn assign(&mut self, record: &PodRecord, pod: Arc<Pod>, assignment: Assignment) {
+        let uid = pod.key.uid.clone();
+        if let Some(worker) = self.workers.get(&uid) {
+            worker.assignment.send_if_modified(|current| {
+                let changes = *current != assignment;
+                *current = assignment;
+                changes
+            });
+            return;
+        }
+        tracing::info!(pod = %pod.key, uid = %uid, ?assignment, "pod taken on");
+        let bundle = self.desired.bundle(&record.revision.bundle);
+        let min_ready = bundle.and_then(|bundle| u64::try_from(bundle.min_ready_seconds).ok()).unwrap_or(0);
+        let pod = (pod, record.created_at, Duration::from_secs(min_ready));
+        let worker = worker::spawn(self.shared.clone(), pod, assignment, self.inputs_tx.clone());
+        self.workers.insert(uid, worker);
+    }
+}
+
+/// All that was against something, in one line.
+fn join(reasons: &[Reason]) -> String {
+    reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,226 @@
+//! Taking inputs in: what each does to the contents, the session and the workers. Nothing is written or sent here.
+
+use jiff::Timestamp;
+
+use super::judge::grace_period_secs;
+use super::{Input, Roster};
+use crate::agent::desired::Folder;
+use crate::agent::streams;
+use crate::agent::worker::FromPod;
+use crate::host::ledger::{Ending, NodeIntent, PodRecord};
+use crate::link::{
+    Ack, Ask, CommandId, Down, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up, Welcome,
+};
+use crate::model::{RevisionHash, Source, Uid};
+
+/// How long after a preparation failed the next one begins.
+const PREPARE_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Roster {
+    pub(super) fn take(&mut self, input: Input) {
+        match input {
+            Input::Folder(folder) => self.take_folder(folder),
+            Input::Down(down) => self.take_down(*down),
+            Input::Hello(hello_tx) => {
+                self.contents.session += 1;
+                self.contents.session_nonce = uuid::Uuid::new_v4().simple().to_string();
+                self.dirty = true;
+                self.hello_tx = Some(hello_tx);
+            }
+            Input::Disconnected => {
+                self.session.closed();
+                self.desired.session_ended();
+            }
+            Input::Pod(FromPod::Status(uid, view)) => {
+                self.session.pod_changed(&uid);
+                self.unseen.remove(&uid);
+                self.views.insert(uid, *view);
+            }
+            Input::Pod(FromPod::Gone(uid)) => self.pod_is_gone(&uid),
+            Input::Changed(uid) => {
+                if let Some(worker) = self.workers.get(&uid) {
+                    worker.hint.notify_one();
+                }
+            }
+            Input::Listed(found) => {
+                if self.found.is_none() {
+                    for uid in found.iter().filter(|uid| !self.contents.pods.contains_key(*uid)) {
+                        tracing::warn!(%uid, "a pod of this node is not in its ledger; it is left alone");
+                    }
+                    self.restaff = true;
+                    self.found = Some(found);
+                }
+                self.workers.values().for_each(|worker| worker.hint.notify_one());
+            }
+            Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),
+            Input::Node(node) => {
+                self.session.say(Up::Node(node.report.clone()));
+                self.node = Some(node);
+            }
+            Input::Event(event) => self.session.event(event),
+        }
+    }
+
+    fn take_folder(&mut self, folder: Result<Folder, String>) {
+        let taken = folder.and_then(|folder| {
+            self.dirty = true;
+            let mut mint = || Uid(uuid::Uuid::new_v4().to_string());
+            self.desired.folder(&mut self.contents, &folder, &mut self.new_blobs, &mut mint)
+        });
+        if let Err(error) = taken {
+            tracing::warn!(error, "the manifests hold: nothing is taken away until they can be read");
+        }
+    }
+
+    fn take_down(&mut self, down: Down) {
+        if is_intent(&down) && !self.session.takes_intent() {
+            return;
+        }
+        match down {
+            Down::Welcome(welcome) => self.welcome(welcome),
+            Down::Manifest(manifest) => {
+                self.desired.manifest(manifest);
+                self.take_over();
+                self.say_needs();
+            }
+            Down::Blob(chunk) => {
+                self.desired.chunk(chunk);
+                self.take_over();
+            }
+            Down::Answers(answers) => {
+                self.desired.answers(&mut self.contents, answers.answers);
+                self.dirty = true;
+                self.after_commit.push(Up::Ack(Ack::Position(answers.position)));
+            }
+            Down::Node(change) => {
+                let (labels, taints, unschedulable) = (change.labels, change.taints, change.unschedulable);
+                let intent = NodeIntent { labels, taints, unschedulable };
+                self.dirty |= self.contents.node != intent;
+                self.contents.node = intent;
+            }
+            Down::Permit(permit) => self.session.permit(permit),
+            Down::Pod { id, command } => self.command(id, &command),
+            Down::OpenTunnel { id, tunnel } => {
+                if let Some(tunnels) = &self.tunnels {
+                    streams::open(tunnels, id, &tunnel, self.workers.get(&tunnel.pod));
+                }
+            }
+            Down::Removed { id, .. } => self.removed(id),
+            Down::Wanted(pods) => pods.iter().for_each(|pod| self.session.pod_changed(pod)),
+            // This agent asks for no objects and has no posted pods.
+            Down::Assigned(_) | Down::KeepAlive => {}
+        }
+    }
+
+    fn welcome(&mut self, welcome: Welcome) {
+        match &welcome.reception {
+            Reception::Accepted => tracing::info!(fleet = %welcome.fleet, "control welcomes this node"),
+            Reception::AdoptOnly(why) => tracing::warn!(why, "nothing is updated until this node is in step again"),
+            Reception::Hold { message, .. } => {
+                tracing::warn!(why = message, "on hold: what runs goes on, nothing new is taken");
+            }
+        }
+        self.session.opened(welcome.reception);
+        if let Some(node) = &self.node {
+            self.session.say(Up::Node(node.report.clone()));
+        }
+    }
+
+    /// Takes over what has arrived of the manifest.
+    fn take_over(&mut self) {
+        let taken = self.desired.take(&mut self.contents, &mut self.new_blobs);
+        self.dirty |= taken.changed;
+        self.after_commit.extend(taken.whole.map(|position| Up::Ack(Ack::Position(position))));
+    }
+
+    fn say_needs(&mut self) {
+        let blobs = self.desired.needs();
+        if !blobs.is_empty() {
+            self.session.say(Up::Needs(crate::link::Needs { blobs, objects: Vec::new() }));
+        }
+    }
+
+    /// A command about one pod. It is acknowledged once it is on disk; the pod's last report says when it is gone.
+    fn command(&mut self, id: CommandId, command: &PodCommand) {
+        let grace_period_secs = match command.action {
+            PodAction::Delete { grace_period_secs, .. } => grace_period_secs,
+            PodAction::Fail { .. } => 0,
+        };
+        if let Some(record) = self.contents.pods.get_mut(&command.uid) {
+            end(record, grace_period_secs);
+            self.session.pod_changed(&command.uid);
+        } else {
+            // It is gone already; its last report may have been lost with the session before.
+            tracing::debug!(pod = %command.uid, "told to end a pod that is not here");
+        }
+        self.dirty = true;
+        self.after_commit.push(Up::Ack(Ack::Command { id, outcome: Outcome::Done }));
+    }
+
+    /// The Node was removed: everything learnt from control ends. Files stay in force.
+    fn removed(&mut self, id: CommandId) {
+        tracing::warn!("this node was removed from its fleet; its daemons end");
+        let linked = self.contents.daemonsets.values_mut().filter(|set| set.source == Source::Link);
+        linked.for_each(|set| set.deleted = true);
+        // Those whose DaemonSet was taken from over them, too.
+        for record in self.contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
+            let bundle = self.desired.bundle(&record.revision.bundle);
+            end(record, grace_period_secs(bundle));
+            self.session.pod_changed(&record.key.uid);
+        }
+        self.dirty = true;
+        self.after_commit.push(Up::Ack(Ack::Command { id, outcome: Outcome::Done }));
+    }
+
+    /// Nothing is left of a pod: its record goes, and its DaemonSet may have another.
+    fn pod_is_gone(&mut self, uid: &Uid) {
+        self.workers.remove(uid);
+        self.saved.remove(uid);
+        self.unseen.remove(uid);
+        let view = self.views.remove(uid);
+        if let Some(record) = self.contents.pods.remove(uid) {
+            tracing::info!(pod = %record.key, "pod is gone");
+            let report = PodReport { gone: true, ..super::report::pod_report(&record, view.as_ref()) };
+            self.after_commit.push(Up::Pods(vec![report]));
+            self.dirty = true;
+        }
+        self.restaff = true;
+    }
+
+    fn prepared(&mut self, daemonset: Uid, revision: RevisionHash, outcome: Result<(), Reason>) {
+        let retry_at = self.shared.clock.now() + PREPARE_RETRY;
+        let current = self.preparations.get_mut(&daemonset).filter(|current| current.revision == revision);
+        // What was overtaken in the meantime matters to nobody.
+        let Some(preparation) = current else { return };
+        preparation.retry_at = outcome.is_err().then_some(retry_at);
+        preparation.outcome = Some(outcome.clone());
+        if let Err(reason) = outcome {
+            tracing::warn!(%daemonset, %revision, reason = reason.message, "the newer revision would not work here");
+            self.session.ask(Ask { daemonset, revision, prepared: Err(reason) });
+        }
+    }
+}
+
+/// Whether a message says what should be true, so that a node on hold must not take it.
+fn is_intent(down: &Down) -> bool {
+    matches!(
+        down,
+        Down::Manifest(_)
+            | Down::Blob(_)
+            | Down::Answers(_)
+            | Down::Node(_)
+            | Down::Permit(_)
+            | Down::Pod { .. }
+            | Down::Removed { .. }
+            | Down::Assigned(_)
+    )
+}
+
+/// Marks a pod as ending. A shorter grace period than before holds, a longer one does not.
+pub(super) fn end(record: &mut PodRecord, grace_period_secs: u32) {
+    let since = Timestamp::now();
+    match &mut record.ending {
+        Some(ending) => ending.grace_period_secs = ending.grace_period_secs.min(grace_period_secs),
+        ending => *ending = Some(Ending { since, grace_period_secs }),
+    }
+}

@@ -1,0 +1,318 @@
+//! Judging every DaemonSet and placing its pods: the decide layer is asked, its moves change the contents.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::intake::end;
+use super::{Input, Preparation, Roster};
+use crate::agent::prepare::prepare;
+use crate::agent::worker::WorkerHandle;
+use crate::api::bundle::{Bundle, UpdateStrategy};
+use crate::eligibility::{self, NodeFacts};
+use crate::fit::{self, Admitted};
+use crate::host::ledger::{DaemonSetRecord, PodRecord};
+use crate::link::{self, Ack, Ask, Reason, Up, Verdict};
+use crate::model::{ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
+use crate::placement::{self, Move, Prepared, Set, Standing, place};
+
+/// Taints that stand for conditions. The node judges by its own conditions, not by what control made of its reports.
+const CONDITION_TAINTS: [&str; 6] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+    "node.kubernetes.io/memory-pressure",
+    "node.kubernetes.io/disk-pressure",
+    "node.kubernetes.io/pid-pressure",
+    "node.kubernetes.io/network-unavailable",
+];
+/// What upstream's generated names are made of: no vowels, no look-alikes.
+const NAME_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Random characters at the end of a pod's name.
+const NAME_RANDOM: usize = 10;
+/// A pod's name is a host's name in places, 63 characters at most.
+const NAME_MAX: usize = 63;
+
+impl Roster {
+    /// Asks for every DaemonSet what is to be done, and puts it into the contents.
+    pub(super) fn judge_and_place(&mut self) {
+        self.give_up_outdated();
+        self.say_refused();
+        let taints = self.taints();
+        let files: HashSet<ObjectKey> = self
+            .contents
+            .daemonsets
+            .values()
+            .filter(|set| set.source == Source::Files && !set.deleted)
+            .map(|set| set.key.clone())
+            .collect();
+        let uids: Vec<_> = self.contents.daemonsets.keys().cloned().collect();
+        for uid in uids {
+            let set = &self.contents.daemonsets[&uid];
+            let shadowed = set.source == Source::Link && files.contains(&set.key);
+            let (standing, reasons) = self.judge(set, &taints, shadowed);
+            self.say_verdict(&uid, standing, reasons);
+            if self.is_held(&uid, standing) {
+                continue;
+            }
+            // Taking a permit makes the old pod's end the next move, so it is asked twice.
+            while self.place(&uid, standing) {}
+        }
+    }
+
+    /// Ends preparing what is not the newest revision any more.
+    fn give_up_outdated(&mut self) {
+        let newest = |uid: &Uid| self.contents.daemonsets.get(uid).map(|set| &set.newest.hash);
+        self.preparations.retain(|uid, preparation| newest(uid) == Some(&preparation.revision));
+    }
+
+    /// The user's taints and those of this node's own conditions.
+    fn taints(&self) -> Vec<Taint> {
+        let users = self.contents.node.taints.iter().filter(|taint| !CONDITION_TAINTS.contains(&taint.key.as_str()));
+        let not_ready =
+            Taint { key: CONDITION_TAINTS[0].to_owned(), value: String::new(), effect: TaintEffect::NoSchedule };
+        let ready = self.node.as_ref().is_some_and(|node| node.ready);
+        users.cloned().chain((!ready).then_some(not_ready)).collect()
+    }
+
+    fn judge(&self, set: &DaemonSetRecord, taints: &[Taint], shadowed: bool) -> (Standing, Vec<Reason>) {
+        if set.deleted {
+            return (Standing::Deleted, Vec::new());
+        }
+        if shadowed {
+            let message = "a manifest on this host has the same namespace and name".to_owned();
+            return (Standing::Leaves, vec![reason("ShadowedByManifest", message)]);
+        }
+        let Some(bundle) = self.desired.bundle(&set.newest.bundle) else {
+            let message =
+                "the revision in this node's ledger is damaged; waiting for control to send it again".to_owned();
+            return (Standing::Stays, vec![reason("RevisionLost", message)]);
+        };
+        let node = NodeFacts { name: &self.identity.name, labels: &self.contents.node.labels, taints };
+        match eligibility::judge(&node, &bundle.template) {
+            Err(error) => (Standing::Stays, vec![reason("BadSelector", error.to_string())]),
+            Ok(verdict) => {
+                let standing = match (verdict.runs, verdict.stays) {
+                    (true, _) => Standing::Runs,
+                    (false, true) => Standing::Stays,
+                    (false, false) => Standing::Leaves,
+                };
+                (standing, verdict.reasons.iter().map(|against| reason("NotEligible", against.to_string())).collect())
+            }
+        }
+    }
+
+    fn say_verdict(&mut self, uid: &Uid, standing: Standing, reasons: Vec<Reason>) {
+        let standing = match standing {
+            _ if self.desired.is_refused(uid) => return,
+            Standing::Deleted => return,
+            Standing::Runs => link::Standing::Runs,
+            Standing::Stays => link::Standing::Stays,
+            Standing::Leaves => link::Standing::Leaves,
+        };
+        let set = &self.contents.daemonsets[uid];
+        self.session.verdict(Verdict {
+            daemonset: uid.clone(),
+            seq: set.seq,
+            revision: set.newest.hash.clone(),
+            standing,
+            reasons,
+            rejected: set.rejected.iter().cloned().collect(),
+        });
+    }
+
+    /// Says which revisions this agent cannot realize.
+    fn say_refused(&mut self) {
+        for (uid, refused) in self.desired.refused() {
+            let rejected = self.contents.daemonsets.get(uid).map(|set| set.rejected.iter().cloned().collect());
+            self.session.verdict(Verdict {
+                daemonset: uid.clone(),
+                seq: refused.seq,
+                revision: refused.revision.clone(),
+                standing: link::Standing::Refused,
+                reasons: refused.reasons.clone(),
+                rejected: rejected.unwrap_or_default(),
+            });
+        }
+    }
+
+    /// Whether nothing is decided about a DaemonSet because control has no record of it: what is here stays. A pod that was
+    /// lost is made again, and a deletion from before is seen through.
+    fn is_held(&self, uid: &Uid, standing: Standing) -> bool {
+        let has_pod = || self.contents.pods.values().any(|pod| pod.daemonset.as_ref() == Some(uid));
+        self.desired.is_unknown(uid)
+            && match standing {
+                Standing::Deleted => false,
+                Standing::Runs => has_pod(),
+                Standing::Stays | Standing::Leaves => true,
+            }
+    }
+
+    /// Makes the moves of one DaemonSet; true if there are more to ask for.
+    fn place(&mut self, uid: &Uid, standing: Standing) -> bool {
+        let Some(set) = self.contents.daemonsets.get(uid) else { return false };
+        let mut records: Vec<_> =
+            self.contents.pods.values().filter(|pod| pod.daemonset.as_ref() == Some(uid)).collect();
+        records.sort_by_key(|pod| pod.created_at);
+        let pods: Vec<_> = records
+            .iter()
+            .map(|pod| placement::Pod { uid: &pod.key.uid, revision: &pod.revision.hash, ending: pod.ending.is_some() })
+            .collect();
+        let newest = &set.newest.hash;
+        let on_delete = self
+            .desired
+            .bundle(&set.newest.bundle)
+            .is_some_and(|bundle| bundle.update_strategy == UpdateStrategy::OnDelete);
+        let moves = place(
+            &Set {
+                source: set.source,
+                standing,
+                newest,
+                permitted: set.permitted.as_ref().map(|permitted| &permitted.hash),
+                on_delete,
+                prepared: self.how_far(uid, set),
+                granted: self.session.granted(uid, newest),
+            },
+            &pods,
+        );
+        let mut again = false;
+        for one in moves {
+            again |= matches!(one, Move::Take(_));
+            self.make(uid, one);
+        }
+        again
+    }
+
+    fn how_far(&self, uid: &Uid, set: &DaemonSetRecord) -> Prepared {
+        let now = self.shared.clock.now();
+        match self.preparations.get(uid) {
+            None => Prepared::No,
+            Some(Preparation { outcome: Some(Ok(())), .. }) if self.session.asked(uid, &set.newest.hash) => {
+                Prepared::Asked
+            }
+            Some(Preparation { outcome: Some(Ok(())), .. }) => Prepared::Yes,
+            Some(Preparation { retry_at: Some(due), .. }) if *due <= now => Prepared::No,
+            Some(_) => Prepared::NotYet,
+        }
+    }
+
+    fn make(&mut self, uid: &Uid, one: Move) {
+        let Some(set) = self.contents.daemonsets.get_mut(uid) else { return };
+        match one {
+            Move::Create(revision) => {
+                let revision = match &set.permitted {
+                    Some(permitted) if permitted.hash == revision => permitted.clone(),
+                    _ => {
+                        // The permit was for another revision.
+                        set.taken = None;
+                        set.newest.clone()
+                    }
+                };
+                set.permitted = Some(revision.clone());
+                let key = PodKey {
+                    namespace: set.key.namespace.clone(),
+                    name: pod_name(&set.key.name, uuid::Uuid::new_v4().as_u128()),
+                    uid: Uid(uuid::Uuid::new_v4().to_string()),
+                };
+                let record = PodRecord {
+                    key: key.clone(),
+                    daemonset: Some(uid.clone()),
+                    revision,
+                    created_at: Timestamp::now(),
+                    ending: None,
+                };
+                self.session.pod_changed(&key.uid);
+                self.contents.pods.insert(key.uid, record);
+                self.dirty = true;
+            }
+            Move::End(pod, why) => {
+                if let Some(record) = self.contents.pods.get_mut(&pod) {
+                    tracing::info!(pod = %record.key, ?why, "pod ends");
+                    end(record, grace_period_secs(self.desired.bundle(&record.revision.bundle)));
+                    self.session.pod_changed(&pod);
+                    self.dirty = true;
+                }
+            }
+            Move::Prepare => self.begin_to_prepare(uid),
+            Move::Ask => {
+                let ask = Ask { daemonset: uid.clone(), revision: set.newest.hash.clone(), prepared: Ok(()) };
+                self.session.ask(ask);
+            }
+            Move::Take(number) => {
+                set.permitted = Some(set.newest.clone());
+                set.taken = number;
+                self.after_commit.extend(number.map(|number| Up::Ack(Ack::Taken(number))));
+                self.dirty = true;
+            }
+            Move::Forget => {
+                self.contents.daemonsets.remove(uid);
+                self.preparations.remove(uid);
+                self.dirty = true;
+            }
+        }
+    }
+
+    fn begin_to_prepare(&mut self, uid: &Uid) {
+        let set = &self.contents.daemonsets[uid];
+        let Some(bundle) = self.desired.bundle(&set.newest.bundle).cloned() else { return };
+        let (daemonset, revision) = (uid.clone(), set.newest.hash.clone());
+        let fits = self.would_fit(uid, &bundle);
+        let (shared, inputs_tx) = (self.shared.clone(), self.inputs_tx.clone());
+        let task = tokio::spawn(async move {
+            let revision = bundle.revision.clone();
+            let outcome = match fits {
+                Ok(()) => prepare(&shared, &bundle).await,
+                against => against,
+            };
+            // A roster that is gone has ended this task already, or is about to.
+            drop(inputs_tx.send(Input::Prepared { daemonset, revision, outcome }).await);
+        });
+        self.preparations.insert(uid.clone(), Preparation { revision, outcome: None, retry_at: None, task });
+    }
+
+    /// Whether a revision's pod would find room, once those that the DaemonSet has here now have made some.
+    fn would_fit(&self, uid: &Uid, bundle: &Bundle) -> Result<(), Reason> {
+        let pod = self.shared.sample(bundle).map_err(|message| reason("Unrealizable", message))?;
+        let of_others = |worker: &&WorkerHandle| worker.pod.origin.daemonset.as_ref() != Some(uid);
+        let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(of_others);
+        let admitted: Vec<_> =
+            admitted.map(|worker| Admitted { key: &worker.pod.key, requests: &worker.pod.requests }).collect();
+        fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable)
+            .map_err(|rejection| reason(&rejection.reason, rejection.message))
+    }
+}
+
+fn reason(reason: &str, message: String) -> Reason {
+    Reason { reason: reason.to_owned(), message, field: String::new() }
+}
+
+/// `terminationGracePeriodSeconds` of the template, which is defaulted; the same default where the revision was lost.
+pub(super) fn grace_period_secs(bundle: Option<&Arc<Bundle>>) -> u32 {
+    let spec = bundle.and_then(|bundle| bundle.template.spec.as_ref());
+    let seconds = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    u32::try_from(seconds).unwrap_or(0)
+}
+
+/// The DaemonSet's name, cut where it is too long, `-` and ten characters of `random`.
+fn pod_name(daemonset: &str, mut random: u128) -> String {
+    let base: String = daemonset.chars().take(NAME_MAX - NAME_RANDOM - 1).collect();
+    let mut name = format!("{base}-");
+    for _ in 0..NAME_RANDOM {
+        let letter = NAME_LETTERS[usize::try_from(random % 27).expect("below 27")];
+        name.push(char::from(letter));
+        random /= 27;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_name_is_its_daemonsets_and_ten_characters() {
+        assert_eq!(pod_name("fluentd", 0), "fluentd-bbbbbbbbbb");
+        assert_eq!(pod_name("fluentd", 28), "fluentd-ccbbbbbbbb");
+        assert_eq!(pod_name(&"x".repeat(80), u128::MAX).len(), NAME_MAX);
+    }
+}

@@ -1,0 +1,377 @@
+//! The agent's tasks over a runtime in memory, with control's end of the link in the test's hands.
+//!
+//! A [`Host`] is what outlives an agent: disk and runtime. An [`Agent`] is one life of it; it ends with tokio's runtime.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::roster::{Input, LinkEnd, Roster};
+use super::*;
+use crate::host::ledger::blob_hash;
+use crate::link::client::Tunnels;
+use crate::link::{
+    Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
+};
+use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position, Taint};
+use crate::testing::fake_cri::FakeCri;
+use crate::testing::wait::{LIMIT, eventually};
+
+mod crash;
+mod disk;
+mod intent;
+mod trouble;
+mod updates;
+
+/// What control has no reason to change in these tests.
+const FLEET: &str = "fleet";
+const NODE: &str = "node-uid";
+
+/// A machine: what an agent finds when it starts.
+struct Host {
+    dir: TempDir,
+    cri: FakeCri,
+}
+
+/// An agent that runs, and control's end of its link.
+struct Agent {
+    inputs_tx: mpsc::Sender<Input>,
+    up_rx: mpsc::Receiver<Up>,
+    /// What was said and not asked for yet.
+    heard: VecDeque<Up>,
+    tasks: JoinSet<()>,
+}
+
+/// A pod as the runtime has it.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    revision: String,
+    uid: Uid,
+    observed: ObservedPod,
+}
+
+impl Host {
+    /// One with nothing on it, its images in reach.
+    fn new() -> Self {
+        let cri = FakeCri::new();
+        for image in ["one", "two"] {
+            cri.serve_image(&reference(image));
+        }
+        Self { dir: tempfile::tempdir().unwrap(), cri }
+    }
+
+    /// Starts an agent as [`super::run`] does, but for the link.
+    fn start(&self) -> Agent {
+        let Opened { ledger, contents, .. } = Ledger::open(self.dir.path()).unwrap();
+        let shared = Arc::new(self.shared());
+        let identity = Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() };
+        let owner = self.owner();
+        let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
+        let (up_tx, up_rx) = mpsc::channel(8);
+        let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
+        tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+        let link = LinkEnd { up_tx, tunnels: Tunnels::closed() };
+        let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
+        tasks.spawn(roster.run(inputs_rx));
+        Agent { inputs_tx, up_rx, heard: VecDeque::new(), tasks }
+    }
+
+    fn shared(&self) -> Shared {
+        let path = |name: &str| self.dir.path().join(name);
+        let settings = AgentSettings {
+            state_dir: self.dir.path().to_owned(),
+            runtime_endpoint: "unix:///fake/cri.sock".to_owned(),
+            node_name: "node-1".into(),
+            node_labels: BTreeMap::new(),
+            register_with_taints: Vec::new(),
+            node_ip: None,
+            manifests: None,
+            root_dir: path("root"),
+            pod_logs_dir: path("logs/pods"),
+            cgroup_root: "/".to_owned(),
+            cni_conf_dir: None,
+            install_cni: false,
+            control: Some("control:6443".to_owned()),
+            token: None,
+        };
+        let facts = Facts {
+            hostname: "node-1".to_owned(),
+            machine_id: "machine".to_owned(),
+            system_uuid: "machine".to_owned(),
+            boot_id: "boot".to_owned(),
+            kernel_version: "6.1".to_owned(),
+            os_image: "Linux".to_owned(),
+            architecture: "amd64",
+            addresses: Vec::new(),
+            capacity: BTreeMap::new(),
+            swap_bytes: 0,
+            hugepage_sizes: Vec::new(),
+        };
+        let mut host = podspec::tests::host();
+        // With this driver pods' cgroups are systemd's to make: tests make none, and need not be root.
+        host.cgroup_driver = CgroupDriver::Systemd;
+        (host.fleet, host.node_uid) = (FLEET.into(), NODE.into());
+        host.allocatable.insert("pods".to_owned(), 10);
+        (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
+        let runtime = self.cri.runtime();
+        let cgroups = Cgroups::detect().unwrap();
+        Shared { images: Images::new(runtime.clone()), clock: Clock::new(), settings, facts, host, cgroups, runtime }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { fleet: FLEET.into(), node: NODE.into() }
+    }
+
+    /// What is on disk.
+    fn ledger(&self) -> Contents {
+        Ledger::open(self.dir.path()).unwrap().contents
+    }
+
+    /// The pods in the runtime, by name of their DaemonSets.
+    async fn pods(&self) -> BTreeMap<String, Vec<Seen>> {
+        let mut pods: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (uid, owned) in self.cri.runtime().list(&self.owner()).await.unwrap() {
+            let set = owned.labels.origin.daemonset.unwrap().0;
+            let revision = owned.labels.origin.revision.0;
+            pods.entry(set).or_default().push(Seen { revision, uid, observed: owned.pod });
+        }
+        pods
+    }
+
+    /// Waits until exactly one pod of a DaemonSet is there, of this revision, and runs.
+    async fn runs(&self, set: &str, revision: &str) -> Seen {
+        eventually(&format!("{set} to run in revision {revision}"), async || {
+            let [pod] = <[Seen; 1]>::try_from(self.pods().await.remove(set)?).ok()?;
+            (pod.revision == revision && pod.running().is_some()).then_some(pod)
+        })
+        .await
+    }
+
+    /// Waits until nothing is left of a DaemonSet's pods, neither in the runtime nor on disk.
+    async fn lacks(&self, set: &str) {
+        eventually(&format!("nothing to be left of {set}"), async || {
+            let pods = self.ledger().pods;
+            let on_disk = pods.values().any(|pod| pod.daemonset == Some(uid(set)));
+            (!on_disk && !self.pods().await.contains_key(set)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for a call to the runtime.
+    async fn asked_for(&self, method: &str) {
+        let called = async || self.cri.calls().iter().any(|call| call.method == method).then_some(());
+        eventually(&format!("a call of {method}"), called).await;
+    }
+
+    /// Directories of pods and their logs that are still there.
+    fn left_behind(&self) -> Vec<String> {
+        let entries = |dir: &str| std::fs::read_dir(self.dir.path().join(dir)).into_iter().flatten().flatten();
+        let all = ["root/pods", "logs/pods", "logs/containers"].into_iter().flat_map(entries);
+        all.map(|entry| entry.path().display().to_string()).collect()
+    }
+}
+
+impl Seen {
+    /// The container that runs.
+    fn running(&self) -> Option<ContainerId> {
+        let running = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Running { .. });
+        self.observed.containers.iter().find(|one| running(&one.phase)).map(|one| one.id.clone())
+    }
+}
+
+impl Agent {
+    /// Opens a session in which all is well.
+    async fn connect(&mut self) -> Hello {
+        self.connect_as(Reception::Accepted).await
+    }
+
+    async fn connect_as(&mut self, reception: Reception) -> Hello {
+        let hello = self.hello().await;
+        self.welcome(reception).await;
+        hello
+    }
+
+    /// The link is about to dial.
+    async fn hello(&mut self) -> Hello {
+        let (hello_tx, hello_rx) = oneshot::channel();
+        self.input(Input::Hello(hello_tx)).await;
+        tokio::time::timeout(LIMIT, hello_rx).await.expect("a hello in time").unwrap()
+    }
+
+    async fn welcome(&mut self, reception: Reception) {
+        self.down(Down::Welcome(Welcome {
+            protocol: 1,
+            fleet: FLEET.into(),
+            era: 1,
+            ca_bundle: Vec::new(),
+            node_uid: NODE.into(),
+            reception,
+            keep_alive_secs: 30,
+            silence_secs: 50,
+        }))
+        .await;
+    }
+
+    async fn disconnect(&mut self) {
+        self.input(Input::Disconnected).await;
+        self.settle().await;
+        // As the link does.
+        self.heard.clear();
+        while self.up_rx.try_recv().is_ok() {}
+    }
+
+    /// Ends the agent while nothing is under way.
+    async fn stop(mut self) {
+        self.settle().await;
+        self.tasks.shutdown().await;
+    }
+
+    async fn input(&self, input: Input) {
+        self.inputs_tx.send(input).await.unwrap();
+    }
+
+    async fn down(&self, down: Down) {
+        self.input(Input::Down(Box::new(down))).await;
+    }
+
+    /// Says what DaemonSets there are and gives what the agent needs, until it has taken that over.
+    async fn apply(&mut self, seq: u64, sets: &[Bundle]) {
+        self.down(manifest(seq, sets)).await;
+        loop {
+            let up = self.next("an acknowledgement of the manifest").await;
+            match &up {
+                Up::Ack(Ack::Position(taken)) if *taken == position(seq) => return,
+                Up::Needs(needs) => {
+                    for needed in &needs.blobs {
+                        let content = sets.iter().map(content).find(|content| blob_hash(content) == needed.hash);
+                        self.down(chunk(&content.unwrap(), needed.offset..)).await;
+                    }
+                }
+                _ => self.heard.push_back(up),
+            }
+        }
+    }
+
+    /// Says of a DaemonSet that it was deleted, or whatever control knows of it.
+    async fn answer(&mut self, seq: u64, set: &str, answer: Answer) {
+        self.down(Down::Answers(Answers { position: position(seq), answers: vec![(uid(set), answer)] })).await;
+        self.hears("an acknowledgement of the answers", |up| {
+            (*up == Up::Ack(Ack::Position(position(seq)))).then_some(())
+        })
+        .await;
+    }
+
+    async fn node(&self, labels: &[(&str, &str)], taints: &[&str]) {
+        let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let labels = labels.iter().map(text).collect();
+        let taints = taints.iter().map(|taint| taint.parse::<Taint>().unwrap()).collect();
+        self.down(Down::Node(NodeChange { position: position(1), labels, taints, unschedulable: false })).await;
+    }
+
+    /// Waits for a message, and takes it; others wait to be asked for.
+    async fn hears<T>(&mut self, what: &str, mut wanted: impl FnMut(&Up) -> Option<T>) -> T {
+        for index in 0..self.heard.len() {
+            if let Some(found) = wanted(&self.heard[index]) {
+                self.heard.remove(index);
+                return found;
+            }
+        }
+        loop {
+            let up = self.next(what).await;
+            if let Some(found) = wanted(&up) {
+                return found;
+            }
+            self.heard.push_back(up);
+        }
+    }
+
+    /// Waits for a report of a DaemonSet's pod that is as wanted.
+    async fn reports(&mut self, what: &str, set: &str, wanted: impl Fn(&PodReport, &Value) -> bool) -> PodReport {
+        self.hears(what, |up| {
+            let Up::Pods(reports) = up else { return None };
+            let mut of_set = reports.iter().filter(|report| report.daemonset == Some(uid(set)));
+            of_set.find(|report| wanted(report, &serde_json::from_slice(&report.status).unwrap())).cloned()
+        })
+        .await
+    }
+
+    async fn next(&mut self, what: &str) -> Up {
+        let next = tokio::time::timeout(LIMIT, self.up_rx.recv()).await;
+        let next = next.unwrap_or_else(|_| panic!("gave up waiting for {what}; heard {:#?}", self.heard));
+        next.expect("the roster runs")
+    }
+
+    /// Lets everything happen that does not wait for time: the paused clock moves only when nothing else does.
+    async fn settle(&mut self) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while let Ok(up) = self.up_rx.try_recv() {
+            self.heard.push_back(up);
+        }
+    }
+}
+
+/// The DaemonSet of this name with one container of an image, which names the revision.
+fn set(name: &str, image: &str) -> Bundle {
+    set_with(name, image, &json!({}))
+}
+
+/// The same with fields laid over its pods' spec.
+fn set_with(name: &str, image: &str, spec: &Value) -> Bundle {
+    let container = json!({ "name": "main", "image": reference(image), "imagePullPolicy": "IfNotPresent" });
+    let mut whole = json!({ "containers": [container], "terminationGracePeriodSeconds": 5 });
+    for (field, value) in spec.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "format": 1, "uid": name, "namespace": "default", "name": name, "generation": 1, "revision": image,
+        "templateGeneration": 1, "template": { "metadata": { "labels": { "app": name } }, "spec": whole },
+        "minReadySeconds": 0, "updateStrategy": "rollingUpdate", "priority": 0,
+    }))
+    .unwrap()
+}
+
+/// The same with port 8080 of the host.
+fn with_host_port(mut set: Bundle) -> Bundle {
+    let ports = json!([{ "containerPort": 80, "hostPort": 8080, "protocol": "TCP" }]);
+    set.template.spec.as_mut().unwrap().containers[0].ports = serde_json::from_value(ports).unwrap();
+    set
+}
+
+fn reference(image: &str) -> String {
+    format!("registry.example/{image}:1")
+}
+
+fn uid(set: &str) -> Uid {
+    set.into()
+}
+
+fn position(seq: u64) -> Position {
+    Position { era: 1, seq }
+}
+
+fn content(set: &Bundle) -> Bytes {
+    set.encode().into()
+}
+
+fn hash(set: &Bundle) -> BlobHash {
+    blob_hash(&content(set))
+}
+
+fn manifest(seq: u64, sets: &[Bundle]) -> Down {
+    let entry = |set: &Bundle| Entry { uid: set.uid.clone(), kind: Kind::DaemonSet, seq, hash: hash(set) };
+    Down::Manifest(Manifest { position: position(seq), entries: sets.iter().map(entry).collect() })
+}
+
+/// What of a blob lies in a range of its bytes.
+fn chunk(content: &Bytes, range: std::ops::RangeFrom<u64>) -> Down {
+    let data = content.slice(usize::try_from(range.start).unwrap()..);
+    Down::Blob(BlobChunk { hash: blob_hash(content), offset: range.start, total: content.len() as u64, data })
+}

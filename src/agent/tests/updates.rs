@@ -1,0 +1,156 @@
+//! Replacing a running pod: prepare, ask, be granted, take.
+
+use super::*;
+use crate::link::{Ask, Permit, Reason};
+use crate::model::{PermitNumber, RevisionHash};
+
+impl Agent {
+    /// What came of preparing a revision of `web`.
+    pub(super) async fn asks(&mut self, revision: &str) -> Result<(), Reason> {
+        let revision = RevisionHash::from(revision);
+        self.hears(&format!("what came of preparing {revision}"), |up| match up {
+            Up::Ask(Ask { revision: asked, prepared, .. }) if *asked == revision => Some(prepared.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(super) async fn permit(&self, number: u64, revision: &str, void: bool) {
+        let (number, daemonset) = (PermitNumber(number), uid("web"));
+        self.down(Down::Permit(Permit { number, daemonset, revision: revision.into(), void })).await;
+    }
+}
+
+/// A host whose `web` runs in revision one.
+async fn running() -> (Host, Agent, Seen) {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one")]).await;
+    let pod = host.runs("web", "one").await;
+    host.cri.take_changes();
+    (host, agent, pod)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_stops_before_the_permit_is_on_disk() {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[set("web", "two")]).await;
+    assert_eq!(agent.asks("two").await, Ok(()));
+    agent.settle().await;
+    assert_eq!(host.cri.take_changes(), ["PullImage"]);
+    assert!(!agent.heard.iter().any(|up| matches!(up, Up::Ask(_))), "it asks once");
+
+    host.cri.hold("StopContainer");
+    agent.permit(7, "two", false).await;
+    host.asked_for("StopContainer").await;
+    let taken = host.ledger().daemonsets[&uid("web")].taken;
+    assert_eq!(taken, Some(PermitNumber(7)));
+    agent
+        .hears("the permit to be acknowledged", |up| (*up == Up::Ack(Ack::Taken(PermitNumber(7)))).then_some(()))
+        .await;
+    host.cri.release("StopContainer");
+    let new = host.runs("web", "two").await;
+    assert_ne!(new.uid, old.uid);
+    let expected =
+        ["StopContainer", "StopPodSandbox", "RemovePodSandbox", "RunPodSandbox", "CreateContainer", "StartContainer"];
+    assert_eq!(host.cri.take_changes(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_is_void_with_the_end_of_its_session() {
+    let (host, mut agent, old) = running().await;
+    host.cri.hold("PullImage");
+    agent.apply(2, &[set("web", "two")]).await;
+    agent.permit(7, "two", false).await;
+    agent.disconnect().await;
+    host.cri.release("PullImage");
+    agent.settle().await;
+    assert_eq!(host.runs("web", "one").await, old);
+
+    let hello = agent.connect().await;
+    assert_eq!(hello.permits, []);
+    assert_eq!(agent.asks("two").await, Ok(()), "it asks again, though it had prepared before");
+    agent.permit(8, "other", false).await;
+    agent.permit(9, "two", false).await;
+    agent.permit(9, "two", true).await;
+    agent.settle().await;
+    let mut taken: Vec<_> = agent.heard.iter().filter(|up| matches!(up, Up::Ack(Ack::Taken(_)))).collect();
+    // Nine may have been taken before its end was heard of, and then it holds.
+    taken.retain(|up| **up != Up::Ack(Ack::Taken(PermitNumber(9))));
+    assert_eq!(taken, Vec::<&Up>::new());
+    agent.permit(10, "two", false).await;
+    host.runs("web", "two").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_had_is_told_and_takes_nothing_down() {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[set("web", "missing")]).await;
+    let reason = agent.asks("missing").await.unwrap_err();
+    assert_eq!(reason.reason, "ErrImagePull");
+    assert!(reason.message.contains("registry.example/missing:1"), "{reason:?}");
+    agent.permit(7, "missing", false).await;
+    agent.settle().await;
+    assert_eq!(host.runs("web", "one").await, old);
+
+    // The user takes it back; the next attempt falls due and finds nothing to prepare.
+    agent.apply(3, &[set("web", "one")]).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(host.runs("web", "one").await, old);
+
+    agent.apply(4, &[set("web", "missing")]).await;
+    agent.asks("missing").await.unwrap_err();
+    host.cri.serve_image(&reference("missing"));
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(agent.asks("missing").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_would_not_fit_is_told_and_takes_nothing_down() {
+    let (host, mut agent, old) = running().await;
+    let (log, web) = (with_host_port(set("log", "one")), with_host_port(set("web", "two")));
+    agent.apply(2, std::slice::from_ref(&log)).await;
+    host.runs("log", "one").await;
+    agent.apply(3, &[log.clone(), web]).await;
+    let reason = agent.asks("two").await.unwrap_err();
+    assert_eq!(reason.reason, "NodePorts");
+    assert_eq!(host.runs("web", "one").await, old);
+
+    // Its own pod's port is free by then.
+    agent.apply(4, &[with_host_port(set("log", "two"))]).await;
+    assert_eq!(agent.asks("two").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_is_overtaken_while_it_is_prepared_is_given_up() {
+    let (host, mut agent, _) = running().await;
+    host.cri.serve_image(&reference("three"));
+    host.cri.hold("PullImage");
+    agent.apply(2, &[set("web", "two")]).await;
+    host.asked_for("PullImage").await;
+    agent.apply(3, &[set("web", "three")]).await;
+    host.cri.release("PullImage");
+    assert_eq!(agent.asks("three").await, Ok(()));
+    agent.settle().await;
+    assert!(!agent.heard.iter().any(|up| matches!(up, Up::Ask(_))), "{:?}", agent.heard);
+    agent.permit(7, "three", false).await;
+    host.runs("web", "three").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_is_asked_of_the_runtime_once() {
+    let (host, mut agent, old) = running().await;
+    host.cri.hold("StopContainer");
+    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    host.asked_for("StopContainer").await;
+    // Each writes the ledger and tells every worker anew what is wanted of it.
+    for seq in 3..6 {
+        agent.apply(seq, &[]).await;
+        agent.settle().await;
+    }
+    host.cri.release("StopContainer");
+    host.lacks("web").await;
+    let changes = host.cri.take_changes();
+    assert_eq!(changes, ["StopContainer", "StopPodSandbox", "RemovePodSandbox"], "of {}", old.uid);
+}

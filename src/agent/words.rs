@@ -1,0 +1,49 @@
+//! The last words of containers that have ended, read from their termination logs or their logs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::Chain;
+use crate::host::{dirs, logs};
+use crate::model::{ContainerId, ContainerPhase, ObservedContainer, ObservedPod};
+use crate::plan::last_words::{LOG_LINES_MAX, join, log_tail, needs_log};
+use crate::podspec::{Container, Pod};
+
+/// What each ended instance had to say, so that its files are read once.
+pub(super) type Words = HashMap<ContainerId, String>;
+
+/// Adds their words to the messages of all containers that have ended.
+pub(super) async fn add(pod: &Arc<Pod>, observed: &mut ObservedPod, words: &mut Words) {
+    words.retain(|id, _| observed.containers.iter().any(|instance| instance.id == *id));
+    for instance in &mut observed.containers {
+        let Some(index) = pod.containers.iter().position(|container| container.name == instance.name) else { continue };
+        if matches!(instance.phase, ContainerPhase::Exited { .. }) && !words.contains_key(&instance.id) {
+            let said = read(pod, &pod.containers[index], instance).await;
+            words.insert(instance.id.clone(), said);
+        }
+        if let ContainerPhase::Exited { message, .. } = &mut instance.phase {
+            *message = join(message, &words[&instance.id]);
+        }
+    }
+}
+
+async fn read(pod: &Arc<Pod>, container: &Container, instance: &ObservedContainer) -> String {
+    let file = pod.termination_log(container, instance.attempt);
+    let read = tokio::task::spawn_blocking(move || dirs::termination_message(&file));
+    let said = read.await.expect("reading a file does not panic").unwrap_or_else(|error| {
+        tracing::warn!(pod = %pod.key, error = %Chain(&error), "the termination message cannot be read");
+        String::new()
+    });
+    let ContainerPhase::Exited { exit_code, reason, .. } = &instance.phase else { return said };
+    if !needs_log(container.termination_message_policy, *exit_code, reason, &said) {
+        return said;
+    }
+    let options = logs::LogOptions { tail_lines: Some(LOG_LINES_MAX as u64), ..logs::LogOptions::default() };
+    let path = pod.log_dir.join(container.log_path(instance.attempt));
+    let mut chunks = logs::stream(path, &options, None::<std::future::Ready<()>>);
+    let mut text = Vec::new();
+    while let Some(Ok(chunk)) = chunks.recv().await {
+        text.extend_from_slice(&chunk);
+    }
+    log_tail(&String::from_utf8_lossy(&text)).to_owned()
+}

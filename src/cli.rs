@@ -1,0 +1,143 @@
+//! The command line, as typed by the user. What the values mean together is `config`'s.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Stations Kubernetes DaemonSets on every host of a fleet, without a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "garrison", version, propagate_version = true, max_term_width = 120)]
+pub struct Cli {
+    /// What is logged: a level (error, warn, info, debug, trace) or target=level pairs
+    #[arg(long, global = true, env = "GARRISON_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The roles and the small commands beside them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this host's agent: it decides which DaemonSets belong here and realizes their pods through containerd
+    Agent(AgentFlags),
+    /// Run the control endpoint: the Kubernetes API for kubectl, and gRPC for agents
+    Control(ControlFlags),
+    /// Run agent and control endpoint in one process on this host, with defaults for everything
+    Up(UpFlags),
+    /// Say for each DaemonSet whether its pod runs on this host, with every reason; works offline
+    Explain(ExplainFlags),
+}
+
+/// Flags that each role has.
+#[derive(Debug, Args)]
+pub struct CommonFlags {
+    /// Configuration file (YAML; flags win over it, unknown keys are errors)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for everything garrison keeps [default: /var/lib/garrison]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Flags of the agent's side.
+#[derive(Debug, Args)]
+pub struct NodeFlags {
+    /// The container runtime's CRI socket [default: unix:///run/containerd/containerd.sock]
+    #[arg(long, value_name = "URL")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Name of this host's Node; fixed once it is enrolled [default: the hostname]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Labels the Node is registered with
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+    /// Taints the Node is registered with
+    #[arg(long, value_name = "KEY=VALUE:EFFECT,...", value_delimiter = ',')]
+    pub register_with_taints: Vec<String>,
+    /// Address the Node reports as its InternalIP [default: that of the default route]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Folder with DaemonSet manifests to run besides, or without, a control endpoint; it is watched
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Folder for pods' files, laid out as kubelet's [default: /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub root_dir: Option<PathBuf>,
+    /// Folder for pods' logs [default: /var/log/pods]
+    #[arg(long, value_name = "DIR")]
+    pub pod_logs_dir: Option<PathBuf>,
+    /// Cgroup below which pods' cgroups are made [default: the root]
+    #[arg(long, value_name = "CGROUP")]
+    pub cgroup_root: Option<String>,
+    /// Folder where the runtime looks for CNI configuration [default: as the runtime says]
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+}
+
+/// Flags of `garrison agent`.
+#[derive(Debug, Args)]
+pub struct AgentFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Flags of the agent's side.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// The control endpoint to dial
+    #[arg(long, value_name = "HOST:PORT")]
+    pub control: Option<String>,
+    /// Join token, needed until this host is enrolled: what join.token in control's state folder holds; - reads standard input
+    #[arg(long, value_name = "TOKEN", env = "GARRISON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Give the runtime a bridge network when it has no CNI configuration
+    #[arg(long)]
+    pub install_cni: bool,
+}
+
+/// Flags of `garrison control`.
+#[derive(Debug, Args)]
+pub struct ControlFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Address to serve kubectl and agents on [default: 0.0.0.0:6443; for up 127.0.0.1:6443]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Further names and addresses under which this endpoint is reached; they go into its certificate
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub names: Vec<String>,
+}
+
+/// Flags of `garrison up`.
+#[derive(Debug, Args)]
+pub struct UpFlags {
+    /// Flags of the control endpoint.
+    #[command(flatten)]
+    pub control: ControlFlags,
+    /// Flags of the agent's side.
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+/// Flags of `garrison explain`.
+#[derive(Debug, Args)]
+pub struct ExplainFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Manifest to judge instead of what this host already knows; - reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,250 @@
+//! From a configuration file and flags to checked settings. Pure: the caller reads the file.
+//!
+//! A flag wins over the file, the file over the default. Each default is a constant here.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cli::{ControlFlags, NodeFlags};
+use crate::model::{BadTaint, NodeName, Taint};
+
+/// Default of `stateDir`.
+pub const STATE_DIR: &str = "/var/lib/garrison";
+/// Default of `containerRuntimeEndpoint`; containerd's own default.
+pub const RUNTIME_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
+/// Default of `rootDir`: kubelet's, since daemons mount paths below it.
+pub const ROOT_DIR: &str = "/var/lib/kubelet";
+/// Default of `podLogsDir`: kubelet's, since log collectors read it.
+pub const POD_LOGS_DIR: &str = "/var/log/pods";
+/// Port of the control endpoint, as kube-apiserver's.
+pub const PORT: u16 = 6443;
+
+/// The configuration file: what it may say, nothing checked yet. Keys are kubelet's where it has them.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct File {
+    /// Folder for everything garrison keeps.
+    pub state_dir: Option<PathBuf>,
+    /// The runtime's CRI socket.
+    pub container_runtime_endpoint: Option<String>,
+    /// Name of this host's Node.
+    pub node_name: Option<String>,
+    /// Labels the Node is registered with.
+    pub node_labels: BTreeMap<String, String>,
+    /// Taints the Node is registered with, each `key=value:Effect`.
+    pub register_with_taints: Vec<String>,
+    /// Address the Node reports.
+    pub node_ip: Option<IpAddr>,
+    /// Folder with DaemonSet manifests.
+    pub manifests: Option<PathBuf>,
+    /// Folder for pods' files.
+    pub root_dir: Option<PathBuf>,
+    /// Folder for pods' logs.
+    pub pod_logs_dir: Option<PathBuf>,
+    /// Cgroup below which pods' cgroups are made.
+    pub cgroup_root: Option<String>,
+    /// Folder where the runtime looks for CNI configuration.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Give the runtime a bridge network when it has none.
+    pub install_cni: Option<bool>,
+    /// The control endpoint an agent dials.
+    pub control: Option<String>,
+    /// Address the control endpoint serves on.
+    pub listen: Option<String>,
+    /// Further names of the control endpoint.
+    pub names: Vec<String>,
+}
+
+/// What an agent runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// Folder for ledger and credentials.
+    pub state_dir: PathBuf,
+    /// `unix://` and an absolute path.
+    pub runtime_endpoint: String,
+    /// Name to register under.
+    pub node_name: NodeName,
+    /// Labels the host gives itself.
+    pub node_labels: BTreeMap<String, String>,
+    /// Taints the host gives itself.
+    pub register_with_taints: Vec<Taint>,
+    /// Address to report; none is that of the default route.
+    pub node_ip: Option<IpAddr>,
+    /// Folder with manifests; none means that all come from control.
+    pub manifests: Option<PathBuf>,
+    /// kubelet's root directory.
+    pub root_dir: PathBuf,
+    /// `/var/log/pods`.
+    pub pod_logs_dir: PathBuf,
+    /// Absolute cgroup path, `/` for the root.
+    pub cgroup_root: String,
+    /// The runtime's CNI configuration; none is where the runtime says it looks.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Whether to install a bridge network where there is none.
+    pub install_cni: bool,
+    /// `host:port` of control; none for an agent that works alone.
+    pub control: Option<String>,
+    /// Join token for a host that is not enrolled yet.
+    pub token: Option<String>,
+}
+
+/// What a control endpoint runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Folder for store, certificates and `admin.kubeconfig`.
+    pub state_dir: PathBuf,
+    /// Where to serve; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names and addresses for the server's certificate, beside `localhost`, the hostname and the listening address.
+    pub names: Vec<String>,
+}
+
+/// What is wrong with the settings, by the name the user gave it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is no YAML of this shape.
+    #[error("configuration file {path} is not usable")]
+    File {
+        /// As given with `--config`.
+        path: PathBuf,
+        /// What is wrong, and where.
+        #[source]
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A label is not `key=value`.
+    #[error("--node-labels: {text:?} is not a label; write key=value")]
+    Label {
+        /// As typed.
+        text: String,
+    },
+    /// A taint does not parse.
+    #[error("--register-with-taints")]
+    Taint(#[source] BadTaint),
+    /// The runtime endpoint is no unix socket.
+    #[error("--container-runtime-endpoint: {text:?} is not a socket; write unix:///run/containerd/containerd.sock")]
+    Endpoint {
+        /// As typed.
+        text: String,
+    },
+    /// The address to listen on does not parse.
+    #[error("--listen: {text:?} is not an address; write IP:PORT, such as 127.0.0.1:6443")]
+    Listen {
+        /// As typed.
+        text: String,
+    },
+    /// The node name is not usable as an object's name.
+    #[error("--node-name: {name:?} is not a node name; use lower-case letters, digits, '-' and '.', 253 at most")]
+    NodeName {
+        /// As typed, or the hostname.
+        name: String,
+    },
+    /// A path that has to be absolute is not.
+    #[error("{flag}: {path} is relative; give an absolute path")]
+    Relative {
+        /// The flag's name.
+        flag: &'static str,
+        /// As typed.
+        path: PathBuf,
+    },
+    /// An agent with nothing to run from.
+    #[error("the agent has no source of DaemonSets; give --control HOST:PORT, --manifests DIR, or both")]
+    NoSource,
+}
+
+/// Reads the text of a configuration file; an empty file is one that says nothing.
+///
+/// # Errors
+/// [`ConfigError::File`] for anything but known keys with values of the right type.
+pub fn parse_file(path: &Path, text: &str) -> Result<File, ConfigError> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(File::default());
+    }
+    serde_saphyr::from_str(text).map_err(|source| ConfigError::File { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// The state directory that flags and file ask for.
+pub fn state_dir(flag: Option<PathBuf>, file: &File) -> PathBuf {
+    flag.or_else(|| file.state_dir.clone()).unwrap_or_else(|| STATE_DIR.into())
+}
+
+/// Settles what an agent runs with. `hostname` is the default of the node's name.
+///
+/// # Errors
+/// [`ConfigError`] naming the first flag that cannot be used.
+pub fn agent(
+    flags: NodeFlags,
+    state_dir: PathBuf,
+    install_cni: Option<bool>,
+    control: Option<String>,
+    file: File,
+    hostname: &str,
+) -> Result<AgentSettings, ConfigError> {
+    let node_name = flags.node_name.or(file.node_name).unwrap_or_else(|| hostname.to_lowercase());
+    if !is_subdomain(&node_name) {
+        return Err(ConfigError::NodeName { name: node_name });
+    }
+    let text = flags.container_runtime_endpoint.or(file.container_runtime_endpoint);
+    let runtime_endpoint = text.unwrap_or_else(|| RUNTIME_ENDPOINT.to_owned());
+    if !runtime_endpoint.strip_prefix("unix://").is_some_and(|path| path.starts_with('/')) {
+        return Err(ConfigError::Endpoint { text: runtime_endpoint });
+    }
+    let mut node_labels = file.node_labels;
+    for text in flags.node_labels {
+        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label { text: text.clone() })?;
+        node_labels.insert(key.to_owned(), value.to_owned());
+    }
+    let taints =
+        if flags.register_with_taints.is_empty() { file.register_with_taints } else { flags.register_with_taints };
+    let cni_conf_dir = flags.cni_conf_dir.or(file.cni_conf_dir);
+    let register_with_taints = taints.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    let or_default =
+        |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.or(file).unwrap_or(default.into());
+    Ok(AgentSettings {
+        state_dir: absolute("--state-dir", state_dir)?,
+        runtime_endpoint,
+        node_name: node_name.into(),
+        node_labels,
+        register_with_taints: register_with_taints.map_err(ConfigError::Taint)?,
+        node_ip: flags.node_ip.or(file.node_ip),
+        manifests: flags.manifests.or(file.manifests),
+        root_dir: absolute("--root-dir", or_default(flags.root_dir, file.root_dir, ROOT_DIR))?,
+        pod_logs_dir: absolute("--pod-logs-dir", or_default(flags.pod_logs_dir, file.pod_logs_dir, POD_LOGS_DIR))?,
+        cgroup_root: flags.cgroup_root.or(file.cgroup_root).unwrap_or_else(|| "/".to_owned()),
+        cni_conf_dir: cni_conf_dir.map(|dir| absolute("--cni-conf-dir", dir)).transpose()?,
+        install_cni: install_cni.or(file.install_cni).unwrap_or(false),
+        control: control.or(file.control),
+        token: None,
+    })
+}
+
+/// Settles what a control endpoint runs with. `default_ip` is where it listens if nothing is said.
+///
+/// # Errors
+/// [`ConfigError`] naming the first flag that cannot be used.
+pub fn control(flags: ControlFlags, file: &File, default_ip: Ipv4Addr) -> Result<ControlSettings, ConfigError> {
+    let listen = match flags.listen.or_else(|| file.listen.clone()) {
+        None => SocketAddr::from((default_ip, PORT)),
+        Some(text) => text.parse().map_err(|_| ConfigError::Listen { text })?,
+    };
+    let names = if flags.names.is_empty() { file.names.clone() } else { flags.names };
+    let state_dir = absolute("--state-dir", state_dir(flags.common.state_dir, file))?;
+    Ok(ControlSettings { state_dir, listen, names })
+}
+
+fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() { Ok(path) } else { Err(ConfigError::Relative { flag, path }) }
+}
+
+/// Whether a name is a DNS-1123 subdomain, as the API asks of a Node's name.
+fn is_subdomain(name: &str) -> bool {
+    let label = |label: &str| {
+        label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}

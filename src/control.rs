@@ -1,0 +1,17 @@
+//! The control endpoint: Kubernetes' REST API for people and tools, gRPC sessions for agents, one store below both.
+//!
+//! [`objects`] is the only way to the store: REST handlers and control's own loops read and write API objects through
+//! it. What a write means for a kind is decided by the pure [`registry`]; which kinds there are says [`kinds`].
+
+pub mod collector;
+pub mod endpoint;
+pub mod kinds;
+pub mod meta;
+pub mod objects;
+pub mod registry;
+pub mod removal;
+pub mod rest;
+pub mod sessions;
+pub mod streams;
+pub mod tokens;
+pub mod updates;

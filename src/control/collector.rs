@@ -1,0 +1,264 @@
+//! Clears up behind deletions: what a deleted object owned, what lived in a deleted namespace, the pods of a removed
+//! Node, events nobody will look at any more. Kubernetes' garbage collector, namespace controller and pod collector in
+//! one.
+//!
+//! One task. It sleeps until something was deleted, then reads what matters of all objects, asks the pure `plan` for the
+//! next steps, takes them, and asks again until there are none. It remembers nothing: what a crash left undone is found
+//! by the next pass.
+
+mod plan;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
+
+use super::kinds::{DAEMON_SET, EVENT, KINDS, Kind, NAMESPACE, NODE, POD};
+use super::meta;
+use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, Watcher, WriteOptions};
+use super::registry::Part;
+use super::removal::{self, DeleteOptions, FOREGROUND};
+use crate::error::Chain;
+use plan::{Facts, Step, plan};
+
+/// How often to look without cause: events grow old in silence.
+const PERIOD: Duration = Duration::from_secs(300);
+/// When to look again after something failed.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long deletions are gathered before they are worked out; they come in flocks.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long an event is kept. As upstream.
+const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
+/// How many objects are read at a time.
+const PAGE: usize = 500;
+/// How often in a row steps may call for further steps. A namespace takes three rounds.
+const ROUNDS: usize = 10;
+
+/// Runs until dropped.
+pub async fn run(objects: Objects) {
+    loop {
+        let mut causes = Causes::begin(&objects);
+        let (waiting, until) = match pass(&objects).await {
+            Ok(waiting) => (waiting, PERIOD),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "clearing up behind deletions failed, it is tried again");
+                (true, RETRY)
+            }
+        };
+        // An expired watch is a cause, too: deletions may have been missed.
+        let _ = causes.next(waiting, Instant::now() + until).await;
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+/// The deletions after the moment it was begun.
+struct Causes {
+    sets: Watcher,
+    pods: Watcher,
+    nodes: Watcher,
+    namespaces: Watcher,
+}
+
+impl Causes {
+    fn begin(objects: &Objects) -> Self {
+        let after = objects.revision();
+        let watch = |kind| objects.watch(kind, None, after);
+        Self { sets: watch(&DAEMON_SET), pods: watch(&POD), nodes: watch(&NODE), namespaces: watch(&NAMESPACE) }
+    }
+
+    /// Waits for a cause to look again, `until` at the latest. Pods going away are one only if somebody is `waiting` for that.
+    async fn next(&mut self, waiting: bool, until: Instant) -> Result<(), Expired> {
+        loop {
+            // All arms are cancel safe.
+            let found = tokio::select! {
+                events = self.sets.next() => events?.iter().any(|event| event.deleted || is_marked(event)),
+                events = self.namespaces.next() => events?.iter().any(|event| is_marked(event)),
+                events = self.nodes.next() => events?.iter().any(|event| event.deleted),
+                events = self.pods.next(), if waiting => events?.iter().any(|event| event.deleted),
+                () = sleep_until(until) => true,
+            };
+            if found {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn is_marked(event: &Event) -> bool {
+    serde_json::from_slice(&event.object).is_ok_and(|object: Value| meta::is_deleting(&object))
+}
+
+/// Looks and acts until there is nothing to do. Tells whether somebody waits for pods to go.
+async fn pass(objects: &Objects) -> Result<bool, ObjectError> {
+    for _ in 0..ROUNDS {
+        let facts = read(objects).await?;
+        let steps = plan(&facts);
+        if steps.is_empty() {
+            return Ok(facts.iter().any(|fact| fact.deleting && *fact.kind != POD));
+        }
+        for step in steps {
+            take(objects, step).await?;
+        }
+    }
+    Ok(true)
+}
+
+/// What matters of every object; old events are removed on the way.
+async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
+    let mut facts = Vec::new();
+    let oldest = Timestamp::now().saturating_sub(EVENT_TTL).unwrap_or(Timestamp::MIN);
+    for kind in KINDS.iter().copied() {
+        let mut next = None;
+        loop {
+            let page = objects.list(kind, ListOptions { limit: PAGE, next: next.as_deref(), ..ListOptions::default() });
+            let page = page.await?;
+            for object in &page.items {
+                if *kind == EVENT && last_seen(object) < oldest {
+                    take(objects, Step::remove(kind, object)).await?;
+                } else {
+                    facts.push(Facts::of(kind, object));
+                }
+            }
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// When an event was last seen; now, if it does not tell.
+fn last_seen(event: &Value) -> Timestamp {
+    let times = [
+        &event["series"]["lastObservedTime"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["metadata"]["creationTimestamp"],
+    ];
+    times.into_iter().find_map(|time| time.as_str()?.parse().ok()).unwrap_or_else(Timestamp::now)
+}
+
+async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
+    tracing::debug!(?step, "clearing up behind a deletion");
+    let done = match &step {
+        Step::Delete { kind, namespace, name } => {
+            objects.delete(kind, namespace, name, &DeleteOptions::default()).await.map(drop)
+        }
+        Step::End { namespace, name } => {
+            let end = |pod: Option<&Value>| Some(end(pod?));
+            objects.report(&POD, namespace, name, end).await.map(drop)
+        }
+        Step::Remove { kind, namespace, name, uid } => objects.remove(kind, namespace, name, uid).await,
+        Step::Release { namespace, name } => release(objects, &DAEMON_SET, namespace, name).await,
+    };
+    match done {
+        Err(ObjectError::NotFound { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+/// The pod as one that is ending: its node learns that from the deletion of the owner.
+fn end(pod: &Value) -> Value {
+    if meta::is_deleting(pod) {
+        return pod.clone();
+    }
+    removal::mark(pod.clone(), removal::grace_period_seconds(pod), Timestamp::now())
+}
+
+async fn release(objects: &Objects, kind: &'static Kind, namespace: &str, name: &str) -> Result<(), ObjectError> {
+    let change = |current: &Value| {
+        let mut object = current.clone();
+        let kept: Vec<Value> = meta::finalizers(current).filter(|name| *name != FOREGROUND).map(Value::from).collect();
+        meta::metadata_mut(&mut object).insert("finalizers".to_owned(), kept.into());
+        Ok::<_, ObjectError>(object)
+    };
+    objects.update(kind, namespace, name, Part::Main, WriteOptions::default(), change).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::kinds::{CONFIG_MAP, CONTROLLER_REVISION};
+    use crate::store::Memory;
+
+    const SET: &str = "set";
+
+    /// A DaemonSet with a revision and a pod on a node, in a namespace of its own.
+    async fn fleet() -> Objects {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        let create = async |kind, object| objects.create(kind, "n", object, WriteOptions::default()).await.unwrap();
+        create(&NAMESPACE, json!({"metadata": {"name": "n"}})).await;
+        create(&NODE, json!({"metadata": {"name": "one"}})).await;
+        create(&CONFIG_MAP, json!({"metadata": {"name": "map"}})).await;
+        let labels = json!({"app": "set"});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+        let set = create(&DAEMON_SET, json!({"metadata": {"name": SET}, "spec": spec})).await;
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": SET, "uid": meta::uid(&set)}]);
+        let metadata = json!({"name": "owned", "ownerReferences": owner});
+        create(&CONTROLLER_REVISION, json!({"metadata": metadata, "data": {}, "revision": 1})).await;
+        let pod = json!({"metadata": metadata, "spec": {"nodeName": "one", "containers": []}});
+        objects.report(&POD, "n", "owned", |_| Some(pod.clone())).await.unwrap();
+        objects
+    }
+
+    async fn count(objects: &Objects, kind: &'static Kind) -> usize {
+        let options = ListOptions { namespace: Some("n"), ..ListOptions::default() };
+        objects.list(kind, options).await.unwrap().items.len()
+    }
+
+    /// Waits until an object of a kind is deleted, or marked if `marked` says so.
+    async fn until(watcher: &mut Watcher, marked: bool) {
+        while !watcher.next().await.unwrap().iter().any(|event| event.deleted || marked && is_marked(event)) {}
+    }
+
+    async fn pod_ends(objects: &Objects) {
+        let pod = objects.get(&POD, "n", "owned").await.unwrap();
+        assert!(meta::is_deleting(&pod));
+        objects.remove(&POD, "n", "owned", &meta::uid(&pod).into()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_namespace_takes_everything_with_it_and_waits_for_pods() {
+        let objects = fleet().await;
+        let (mut pods, mut namespaces) =
+            (objects.watch(&POD, None, objects.revision()), objects.watch(&NAMESPACE, None, objects.revision()));
+        let collector = tokio::spawn(run(objects.clone()));
+        objects.delete(&NAMESPACE, "", "n", &DeleteOptions::default()).await.unwrap();
+        until(&mut pods, true).await;
+        assert_eq!(count(&objects, &DAEMON_SET).await, 0);
+        assert_eq!(objects.get(&NAMESPACE, "", "n").await.unwrap()["status"]["phase"], "Terminating");
+        let refused =
+            objects.create(&CONFIG_MAP, "n", json!({"metadata": {"name": "x"}}), WriteOptions::default()).await;
+        assert!(matches!(refused, Err(ObjectError::NamespaceTerminating { .. })));
+        pod_ends(&objects).await;
+        until(&mut namespaces, false).await;
+        let kinds = [&CONFIG_MAP, &CONTROLLER_REVISION, &POD];
+        for kind in kinds {
+            assert_eq!(count(&objects, kind).await, 0, "{}", kind.kind);
+        }
+        collector.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_foreground_deletion_ends_with_the_last_pod() {
+        let objects = fleet().await;
+        let (mut pods, mut sets) =
+            (objects.watch(&POD, None, objects.revision()), objects.watch(&DAEMON_SET, None, objects.revision()));
+        let collector = tokio::spawn(run(objects.clone()));
+        let options = DeleteOptions { propagation: removal::Propagation::Foreground, ..DeleteOptions::default() };
+        objects.delete(&DAEMON_SET, "n", SET, &options).await.unwrap();
+        until(&mut pods, true).await;
+        assert_eq!(count(&objects, &DAEMON_SET).await, 1);
+        pod_ends(&objects).await;
+        until(&mut sets, false).await;
+        assert_eq!(count(&objects, &CONTROLLER_REVISION).await, 0);
+        let (tombstones, _) = objects.tombstones().await.unwrap();
+        assert_eq!(tombstones.iter().map(|tombstone| tombstone.kind.as_str()).collect::<Vec<_>>(), ["DaemonSet"]);
+        collector.abort();
+    }
+}

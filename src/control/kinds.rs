@@ -1,0 +1,209 @@
+//! The kinds the API serves, as one table.
+//!
+//! Routing, discovery, OpenAPI, Table output, storage and sessions all read this table; a kind that is not in it does not
+//! exist. Plain data: what a write means for a kind is decided in [`registry`](super::registry).
+
+use crate::store::Persistence;
+
+/// The subresource that carries an object's observed half.
+pub const STATUS: &str = "status";
+
+/// One kind of API object.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Version within the group.
+    pub version: &'static str,
+    /// The name in `kind`, such as `DaemonSet`.
+    pub kind: &'static str,
+    /// The name in paths, such as `daemonsets`.
+    pub plural: &'static str,
+    /// The name for one, such as `daemonset`.
+    pub singular: &'static str,
+    /// What `kubectl` also accepts, such as `ds`.
+    pub short_names: &'static [&'static str],
+    /// Objects live in a namespace.
+    pub namespaced: bool,
+    /// Groups of kinds such as `all`.
+    pub categories: &'static [&'static str],
+    /// What may be done with it, in discovery's order.
+    pub verbs: &'static [&'static str],
+    /// Paths below one object.
+    pub subresources: &'static [Subresource],
+    /// Users' writes and deletions of it move the fleet's position: nodes act on this kind.
+    pub intent: bool,
+    /// How much a write to the object itself must survive; its status is never more than check-pointed.
+    pub persistence: Persistence,
+}
+
+/// A path below one object, such as `pods/log`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// The last path segment.
+    pub name: &'static str,
+    /// What may be done with it.
+    pub verbs: &'static [&'static str],
+}
+
+const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ALL_BUT_COLLECTIONS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const STATUS_ONLY: &[Subresource] = &[STATUS_SUBRESOURCE];
+const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: &["get", "patch", "update"] };
+
+/// What most kinds have in common: in the core group, namespaced, durable, nothing to nodes.
+const BASE: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    namespaced: true,
+    categories: &[],
+    verbs: ALL_VERBS,
+    subresources: &[],
+    intent: false,
+    persistence: Persistence::Durable,
+};
+
+/// A group of related objects' names.
+pub static NAMESPACE: Kind = Kind {
+    kind: "Namespace",
+    plural: "namespaces",
+    singular: "namespace",
+    short_names: &["ns"],
+    namespaced: false,
+    verbs: ALL_BUT_COLLECTIONS,
+    subresources: STATUS_ONLY,
+    ..BASE
+};
+
+/// A host with an agent.
+pub static NODE: Kind = Kind {
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    namespaced: false,
+    subresources: STATUS_ONLY,
+    intent: true,
+    ..BASE
+};
+
+/// What a node runs for a DaemonSet.
+pub static POD: Kind = Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[Subresource { name: "log", verbs: &["get"] }, STATUS_SUBRESOURCE],
+    intent: true,
+    ..BASE
+};
+
+/// Settings for pods.
+pub static CONFIG_MAP: Kind =
+    Kind { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: &["cm"], intent: true, ..BASE };
+
+/// Settings for pods that must not be seen.
+pub static SECRET: Kind = Kind { kind: "Secret", plural: "secrets", singular: "secret", intent: true, ..BASE };
+
+/// Who a pod is to the API.
+pub static SERVICE_ACCOUNT: Kind = Kind {
+    kind: "ServiceAccount",
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    short_names: &["sa"],
+    ..BASE
+};
+
+/// Something that happened to an object.
+pub static EVENT: Kind = Kind {
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    persistence: Persistence::Volatile,
+    ..BASE
+};
+
+/// One pod on every host it fits.
+pub static DAEMON_SET: Kind = Kind {
+    group: "apps",
+    kind: "DaemonSet",
+    plural: "daemonsets",
+    singular: "daemonset",
+    short_names: &["ds"],
+    categories: &["all"],
+    subresources: STATUS_ONLY,
+    intent: true,
+    ..BASE
+};
+
+/// A DaemonSet's template as it was at one time.
+pub static CONTROLLER_REVISION: Kind = Kind {
+    group: "apps",
+    kind: "ControllerRevision",
+    plural: "controllerrevisions",
+    singular: "controllerrevision",
+    ..BASE
+};
+
+/// All kinds, group by group, in the order of discovery.
+pub static KINDS: &[&Kind] =
+    &[&CONFIG_MAP, &EVENT, &NAMESPACE, &NODE, &POD, &SECRET, &SERVICE_ACCOUNT, &CONTROLLER_REVISION, &DAEMON_SET];
+
+impl Kind {
+    /// `apiVersion` of its objects: `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `kind` of a list of its objects.
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    /// The resource as error messages name it: `pods`, `daemonsets.apps`.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// The kind as error messages name it: `Pod`, `DaemonSet.apps`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    /// The subresource of this name, if the kind has it.
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+}
+
+/// The kind behind a path such as `/apis/{group}/{version}/{plural}`.
+pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}
+
+/// The kind an object says it is.
+pub fn by_name(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|candidate| candidate.kind == kind && candidate.api_version() == api_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_path_and_by_its_name() {
+        for kind in KINDS {
+            assert_eq!(by_path(kind.group, kind.version, kind.plural), Some(*kind));
+            assert_eq!(by_name(&kind.api_version(), kind.kind), Some(*kind));
+        }
+        assert_eq!(by_path("", "v1", "daemonsets"), None);
+        assert_eq!(by_name("apps/v1", "Pod"), None);
+        assert_eq!((DAEMON_SET.resource(), POD.resource()), ("daemonsets.apps".to_owned(), "pods".to_owned()));
+    }
+}

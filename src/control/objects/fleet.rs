@@ -1,0 +1,158 @@
+//! The record of the fleet: its id, and the eras of its store (design: position and era).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::records::{parse, record, unchanged};
+use super::{ObjectError, keys};
+use crate::model::{FleetId, Position};
+use crate::store::{Change, Condition, Entry, Store};
+
+/// How long to wait before the store is watched again after its watch broke.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// What a fleet is to those who belong to it. Part of the store's format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetRecord {
+    /// Made with the store.
+    pub id: FleetId,
+    /// At least one; the last is the present one.
+    pub eras: Vec<EraRecord>,
+}
+
+/// One history of the store, as long as it could prove that nothing it acknowledged was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EraRecord {
+    /// [`Position::era`]. It is the store's [`HistoryId`](crate::store::HistoryId) and not a count: two histories that
+    /// both grew out of the same back-up must not have the same era.
+    pub era: u64,
+    /// `seq` of the position when it began: intent beyond it that an earlier era knew is lost.
+    pub begins_at: u64,
+}
+
+impl FleetRecord {
+    /// The record of the fleet in `store` and where it stands, made if it has none. A store with another history than
+    /// that of the last era begins a new era here.
+    pub(super) async fn open(store: &dyn Store) -> Result<(Self, Position), ObjectError> {
+        let era = store.history().0;
+        let position = read_position(store).await?;
+        let seq = position.as_ref().map_or(0, |(_, position)| position.seq);
+        let found = store.get(keys::FLEET).await.map_err(ObjectError::Store)?;
+        let mut fleet = match &found {
+            Some(entry) => parse(&entry.key, &entry.value)?,
+            None => Self { id: FleetId(Uuid::new_v4().to_string()), eras: Vec::new() },
+        };
+        let here = Position { era, seq };
+        if fleet.eras.last().is_some_and(|last| last.era == era) {
+            return Ok((fleet, here));
+        }
+        fleet.eras.push(EraRecord { era, begins_at: seq });
+        let condition = |entry: Option<&Entry>, key: &str| {
+            entry.map_or_else(|| Condition::Absent { key: key.to_owned() }, unchanged)
+        };
+        let conditions = vec![
+            condition(found.as_ref(), keys::FLEET),
+            condition(position.as_ref().map(|(entry, _)| entry), keys::POSITION),
+        ];
+        let writes = vec![record(keys::FLEET.to_owned(), &fleet), record(keys::POSITION.to_owned(), &here)];
+        store.commit(conditions, writes).await.map_err(ObjectError::Store)?;
+        Ok((fleet, here))
+    }
+
+    /// Whether everything a node at `node` has taken over is known here, with `seq` the present one.
+    ///
+    /// A position of an earlier era is known up to where the next era began; one of an era that is not in the record is
+    /// not known at all. A node that has taken over nothing is always known.
+    pub fn accounts_for(&self, node: Position, seq: u64) -> bool {
+        if node == Position::default() {
+            return true;
+        }
+        let Some(index) = self.eras.iter().position(|record| record.era == node.era) else { return false };
+        let known = self.eras.get(index + 1).map_or(seq, |next| next.begins_at);
+        node.seq <= known
+    }
+}
+
+/// The position and its entry; none in a new store.
+pub(super) async fn read_position(store: &dyn Store) -> Result<Option<(Entry, Position)>, ObjectError> {
+    let Some(entry) = store.get(keys::POSITION).await.map_err(ObjectError::Store)? else { return Ok(None) };
+    let position = parse(&entry.key, &entry.value)?;
+    Ok(Some((entry, position)))
+}
+
+/// Passes on where the position stands, whenever it moves, until dropped.
+pub(super) async fn follow_position(store: Arc<dyn Store>, position_tx: watch::Sender<Position>) {
+    loop {
+        let watch = store.watch(keys::POSITION, store.revision()).await;
+        let mut changes = watch.unwrap_or_else(|error| stream::iter([Err(error)]).boxed());
+        // Read after the watch has begun, so that no move is missed in between.
+        let mut moved = read_position(&*store).await.ok().flatten().map(|(entry, _)| entry);
+        loop {
+            let position: Option<Position> = moved.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+            position_tx.send_if_modified(|known| {
+                let newer = position.filter(|position| position.seq > known.seq);
+                newer.map(|position| *known = position).is_some()
+            });
+            moved = match changes.next().await {
+                Some(Ok(Change::Put { entry, .. })) => Some(entry),
+                Some(Ok(_)) => None,
+                Some(Err(_)) | None => break,
+            };
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Memory;
+
+    #[tokio::test]
+    async fn a_fleet_is_made_once_and_keeps_its_era_with_its_history() {
+        let store = Memory::new();
+        let (made, position) = FleetRecord::open(&*store).await.unwrap();
+        assert_eq!(made.eras, [EraRecord { era: store.history().0, begins_at: 0 }]);
+        assert_eq!(position, Position { era: store.history().0, seq: 0 });
+        assert_eq!(FleetRecord::open(&*store).await.unwrap(), (made, position));
+    }
+
+    #[tokio::test]
+    async fn another_history_is_a_new_era_from_where_the_position_stands() {
+        let store = Memory::new();
+        let old = FleetRecord { id: "fleet".into(), eras: vec![EraRecord { era: 1, begins_at: 0 }] };
+        let position = record(keys::POSITION.to_owned(), &Position { era: 1, seq: 7 });
+        store.commit(vec![], vec![record(keys::FLEET.to_owned(), &old), position]).await.unwrap();
+        let (fleet, position) = FleetRecord::open(&*store).await.unwrap();
+        assert_eq!((fleet.id, position), (old.id, Position { era: store.history().0, seq: 7 }));
+        assert_eq!(fleet.eras[1], EraRecord { era: store.history().0, begins_at: 7 });
+        assert_eq!(read_position(&*store).await.unwrap().unwrap().1, position);
+    }
+
+    #[test]
+    fn what_an_earlier_era_knew_beyond_its_end_is_not_accounted_for() {
+        let era = |era, begins_at| EraRecord { era, begins_at };
+        let fleet = FleetRecord { id: "fleet".into(), eras: vec![era(11, 0), era(7, 5), era(9, 9)] };
+        let cases = [
+            ((0, 0), true),
+            ((11, 5), true),
+            ((11, 6), false),
+            ((7, 9), true),
+            ((7, 10), false),
+            ((9, 12), true),
+            ((9, 13), false),
+            ((8, 1), false),
+            ((0, 1), false),
+        ];
+        for ((era, seq), known) in cases {
+            assert_eq!(fleet.accounts_for(Position { era, seq }, 12), known, "era {era}, seq {seq}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Where everything lives in the store. Part of the store's format: version 1, frozen.
+//!
+//! | key | value |
+//! |---|---|
+//! | `/v1/{group}/{plural}/{namespace}/{name}` | a namespaced object; the core group is written `core` |
+//! | `/v1/{group}/{plural}/{name}` | a cluster-scoped object |
+//! | `/v1/_meta/position` | [`Position`](crate::model::Position): how far user intent has moved |
+//! | `/v1/_meta/fleet` | [`FleetRecord`](super::FleetRecord): the fleet's id and eras |
+//! | `/v1/_meta/members/{Node uid}` | [`MemberRecord`](super::MemberRecord): a node's credentials and last session |
+//! | `/v1/_meta/tokens/{id}` | [`TokenRecord`](crate::control::tokens::TokenRecord): a join token |
+//! | `/v1/_meta/permits/{DaemonSet uid}/{Node uid}` | [`PermitRecord`](super::PermitRecord) |
+//! | `/v1/_meta/permit` | [`PermitNumber`](crate::model::PermitNumber): the last one given out |
+//! | `/v1/_meta/tombstones/{uid}` | [`Tombstone`](super::Tombstone): a deletion nodes have not all acknowledged |
+//!
+//! An object's value is its JSON with `apiVersion` and `kind` but without `metadata.resourceVersion`: that is the
+//! revision of the entry. Names contain no `/`, so keys sort by namespace and name, as lists must be.
+
+use crate::control::kinds::Kind;
+
+/// Above every key of this format.
+pub const ROOT: &str = "/v1/";
+/// The record of the fleet's position.
+pub const POSITION: &str = "/v1/_meta/position";
+/// The record of the fleet.
+pub const FLEET: &str = "/v1/_meta/fleet";
+/// The last permit's number.
+pub const LAST_PERMIT: &str = "/v1/_meta/permit";
+/// Above every permit.
+pub const PERMITS: &str = "/v1/_meta/permits/";
+/// Above every tombstone.
+pub const TOMBSTONES: &str = "/v1/_meta/tombstones/";
+
+/// Above all objects of a kind, or of a kind in one namespace.
+pub fn prefix(kind: &Kind, namespace: Option<&str>) -> String {
+    let group = if kind.group.is_empty() { "core" } else { kind.group };
+    match namespace {
+        Some(namespace) => format!("{ROOT}{group}/{}/{namespace}/", kind.plural),
+        None => format!("{ROOT}{group}/{}/", kind.plural),
+    }
+}
+
+/// One object's key. `namespace` is ignored for cluster-scoped kinds.
+pub fn object(kind: &Kind, namespace: &str, name: &str) -> String {
+    prefix(kind, kind.namespaced.then_some(namespace)) + name
+}
+
+/// The key of a node's record.
+pub fn member(uid: &str) -> String {
+    format!("/v1/_meta/members/{uid}")
+}
+
+/// The key of a join token.
+pub fn token(id: &str) -> String {
+    format!("/v1/_meta/tokens/{id}")
+}
+
+/// One permit's key.
+pub fn permit(daemonset: &str, node: &str) -> String {
+    format!("{PERMITS}{daemonset}/{node}")
+}
+
+/// One tombstone's key.
+pub fn tombstone(uid: &str) -> String {
+    format!("{TOMBSTONES}{uid}")
+}

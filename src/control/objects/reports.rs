@@ -1,0 +1,122 @@
+//! Control's own writes: what nodes report and what control works out. No defaults, no rules, no move of the position.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::records::{put, unchanged, with_revision};
+use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
+use crate::control::kinds::{Kind, POD, STATUS};
+use crate::control::meta;
+use crate::control::registry::{self, Part};
+use crate::control::removal;
+use crate::model::Uid;
+use crate::store::{Condition, StoreError, Write};
+
+impl Objects {
+    /// Writes what control or a node knows: no defaults, no rules, no move of the position.
+    ///
+    /// `change` gets the current object, or nothing, and gives the new one, again for each try; nothing leaves it as it
+    /// is. A new object that comes with a uid is written as it is, others get what the server sets. New pods, and
+    /// changes of kinds with a status, are check-pointed; the rest is as persistent as its kind.
+    ///
+    /// # Errors
+    /// [`ObjectError::Deleted`] if the new object's uid has a tombstone: a pod deleted by force does not come back.
+    pub async fn report(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        change: impl Fn(Option<&Value>) -> Option<Value>,
+    ) -> Result<Option<Value>, ObjectError> {
+        let key = keys::object(kind, namespace, name);
+        for _ in 0..ATTEMPTS {
+            let (entry, current) = self.find(&key).await?.unzip();
+            let Some(mut object) = change(current.as_ref()) else { return Ok(current) };
+            let condition = match &entry {
+                Some(entry) => Condition::ModifiedAt { key: key.clone(), revision: entry.modified },
+                None => {
+                    // What a node minted is complete: its uid, and when it was made.
+                    if meta::uid(&object).is_empty() {
+                        let uid = Uuid::new_v4().to_string();
+                        registry::stamp(kind, namespace, &mut object, &uid, Timestamp::now());
+                    }
+                    Condition::Absent { key: key.clone() }
+                }
+            };
+            if current.as_ref() == Some(&object) {
+                return Ok(current);
+            }
+            let buried = keys::tombstone(meta::uid(&object));
+            let mut conditions = vec![condition];
+            if entry.is_none() {
+                conditions.push(Condition::Absent { key: buried.clone() });
+            }
+            // A pod is known to its node; anything else that is new is known here only.
+            let is_known = entry.is_some() || *kind == POD;
+            let part = if is_known && kind.subresource(STATUS).is_some() { Part::Status } else { Part::Main };
+            match self.inner.store.commit(conditions, vec![put(kind, part, &key, &object)]).await {
+                Ok(revision) => return Ok(Some(with_revision(object, revision))),
+                Err(StoreError::Conflict { key }) if key == buried => {
+                    return Err(ObjectError::Deleted { kind, name: name.to_owned() });
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(ObjectError::Store(error)),
+            }
+        }
+        Err(contended(kind, name))
+    }
+
+    /// Takes an object away because what it stood for is gone: a pod on its node's word, a dependent of a deleted
+    /// owner.
+    ///
+    /// Does nothing if the object is gone already or has another uid. An object with finalizers of users is marked and
+    /// stays until they are taken off. A pod's tombstone goes with it.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn remove(&self, kind: &'static Kind, namespace: &str, name: &str, uid: &Uid) -> Result<(), ObjectError> {
+        let key = keys::object(kind, namespace, name);
+        for _ in 0..ATTEMPTS {
+            let found = self.find(&key).await?.filter(|(_, object)| meta::uid(object) == uid.as_str());
+            let Some((entry, current)) = found else {
+                return self.acknowledge(uid).await;
+            };
+            let done = if meta::finalizers(&current).next().is_none() {
+                let mut writes = vec![Write::Delete { key: entry.key.clone() }];
+                if *kind == POD {
+                    writes.extend(self.buried(uid).await?);
+                }
+                self.commit(vec![unchanged(&entry)], writes, false, None).await?
+            } else {
+                let marked = removal::mark(current.clone(), 0, Timestamp::now());
+                if marked == current {
+                    return self.acknowledge(uid).await;
+                }
+                self.commit_one(&entry, put(kind, Part::Main, &key, &marked), false, None).await?
+            };
+            if done.is_some() {
+                return Ok(());
+            }
+        }
+        Err(contended(kind, name))
+    }
+
+    /// Drops a tombstone: every node it concerns has acted on it.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`].
+    pub async fn acknowledge(&self, uid: &Uid) -> Result<(), ObjectError> {
+        if let Some(write) = self.buried(uid).await? {
+            self.inner.store.commit(Vec::new(), vec![write]).await.map_err(ObjectError::Store)?;
+        }
+        Ok(())
+    }
+
+    /// The write that drops a tombstone, if there is one.
+    async fn buried(&self, uid: &Uid) -> Result<Option<Write>, ObjectError> {
+        let key = keys::tombstone(uid.as_str());
+        let found = self.inner.store.get(&key).await.map_err(ObjectError::Store)?;
+        Ok(found.map(|_| Write::Delete { key }))
+    }
+}

@@ -1,0 +1,136 @@
+use futures_util::future::join_all;
+
+use super::*;
+use crate::control::kinds::{CONFIG_MAP, DAEMON_SET, EVENT, NODE, POD, SERVICE_ACCOUNT};
+use crate::control::meta;
+use crate::control::registry::Part;
+use crate::control::removal::DeleteOptions;
+use crate::model::Uid;
+use crate::store::{Memory, Persistence, Write};
+
+fn config_map(name: &str, bytes: usize) -> Value {
+    json!({"metadata": {"name": name}, "data": {"a": "x".repeat(bytes)}})
+}
+
+async fn create(objects: &Objects, kind: &'static Kind, object: Value) -> Result<Value, ObjectError> {
+    objects.create(kind, "default", object, WriteOptions::default()).await
+}
+
+#[tokio::test]
+async fn writers_that_race_all_get_their_turn() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let mut position = objects.position();
+    let begun = position.borrow().seq;
+    let count = 50;
+    let created = join_all((0..count).map(|i| create(&objects, &CONFIG_MAP, config_map(&format!("map-{i}"), 1)))).await;
+    assert!(created.iter().all(Result::is_ok));
+    position.wait_for(|position| position.seq == begun + count).await.unwrap();
+    let change = async |i: u64| {
+        let change = |current: &Value| {
+            let mut object = current.clone();
+            object["data"][i.to_string()] = "".into();
+            Ok::<_, ObjectError>(object)
+        };
+        objects.update(&CONFIG_MAP, "default", "map-0", Part::Main, WriteOptions::default(), change).await
+    };
+    assert!(join_all((0..count).map(change)).await.iter().all(Result::is_ok));
+    let map = objects.get(&CONFIG_MAP, "default", "map-0").await.unwrap();
+    assert_eq!(map["data"].as_object().unwrap().len() as u64, count + 1);
+}
+
+#[tokio::test]
+async fn a_store_opened_again_is_as_it_was() {
+    let store = Memory::new();
+    let first = Objects::open(store.clone()).await.unwrap();
+    create(&first, &CONFIG_MAP, config_map("a", 1)).await.unwrap();
+    let revision = store.revision();
+    drop(first);
+    let again = Objects::open(store.clone()).await.unwrap();
+    assert_eq!((store.revision(), again.position().borrow().seq), (revision, 1));
+    let accounts = again.list(&SERVICE_ACCOUNT, ListOptions::default()).await.unwrap();
+    assert_eq!(accounts.items.len(), registry::BUILT_IN_NAMESPACES.len());
+}
+
+#[tokio::test]
+async fn a_name_is_generated_for_an_object_that_gives_its_beginning() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let object = json!({"metadata": {"generateName": "map-"}});
+    let names = join_all((0..20).map(|_| create(&objects, &CONFIG_MAP, object.clone()))).await;
+    for name in names.iter().map(|created| meta::name(created.as_ref().unwrap())) {
+        assert!(name.starts_with("map-") && name.len() == 9, "{name}");
+    }
+    assert!(matches!(create(&objects, &CONFIG_MAP, json!({})).await, Err(ObjectError::Invalid { .. })));
+}
+
+/// The store's format: what is written for one of each kind of change, and how much it must survive.
+#[tokio::test]
+async fn writes_are_as_persistent_as_what_they_are_about() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let set = json!({"metadata": {"name": "set"}});
+    let persistence = |kind, part| match records::put(kind, part, "key", &set) {
+        Write::Put { persistence, .. } => persistence,
+        Write::Delete { .. } => panic!("a put"),
+    };
+    assert_eq!(persistence(&DAEMON_SET, Part::Main), Persistence::Durable);
+    assert_eq!(persistence(&DAEMON_SET, Part::Status), Persistence::Checkpointed);
+    assert_eq!(persistence(&EVENT, Part::Main), Persistence::Volatile);
+
+    create(&objects, &NODE, json!({"metadata": {"name": "one"}})).await.unwrap();
+    let keys = objects.inner.store.range(keys::ROOT, None, 0, None).await.unwrap();
+    let keys: Vec<&str> = keys.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "/v1/_meta/fleet",
+            "/v1/_meta/position",
+            "/v1/core/namespaces/default",
+            "/v1/core/namespaces/kube-node-lease",
+            "/v1/core/namespaces/kube-public",
+            "/v1/core/namespaces/kube-system",
+            "/v1/core/nodes/one",
+            "/v1/core/serviceaccounts/default/default",
+            "/v1/core/serviceaccounts/kube-node-lease/default",
+            "/v1/core/serviceaccounts/kube-public/default",
+            "/v1/core/serviceaccounts/kube-system/default",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn tombstones_stay_until_they_are_acknowledged() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let node = create(&objects, &NODE, json!({"metadata": {"name": "one"}})).await.unwrap();
+    let pod = json!({"metadata": {"name": "pod", "uid": "pod-uid"}, "spec": {"nodeName": "one"}});
+    objects.report(&POD, "default", "pod", |_| Some(pod.clone())).await.unwrap();
+    let options = DeleteOptions::default();
+    objects.delete(&POD, "default", "pod", &options).await.unwrap();
+    objects.delete(&NODE, "", "one", &options).await.unwrap();
+    let uids = async || {
+        let (tombstones, _) = objects.tombstones().await.unwrap();
+        tombstones.into_iter().map(|tombstone| (tombstone.uid, tombstone.seq)).collect::<Vec<_>>()
+    };
+    let seq = objects.position().borrow().seq;
+    let mut expected = vec![(Uid::from(meta::uid(&node)), 3), (Uid::from("pod-uid"), 2)];
+    expected.sort();
+    assert_eq!((uids().await, seq <= 3), (expected, true));
+    objects.acknowledge(&meta::uid(&node).into()).await.unwrap();
+    objects.remove(&POD, "default", "pod", &"pod-uid".into()).await.unwrap();
+    objects.remove(&POD, "default", "pod", &"pod-uid".into()).await.unwrap();
+    assert_eq!(uids().await, []);
+}
+
+#[tokio::test]
+async fn watchers_share_what_was_encoded_and_are_told_if_they_missed_changes() {
+    let store = Memory::new();
+    let objects = Objects::open(store.clone()).await.unwrap();
+    let begun = objects.revision();
+    let watch = || objects.watch(&CONFIG_MAP, Some("default"), begun);
+    let (mut first, mut second) = (watch(), watch());
+    create(&objects, &CONFIG_MAP, config_map("a", 1)).await.unwrap();
+    let (first_events, second_events) = (first.next().await.unwrap(), second.next().await.unwrap());
+    assert!(Arc::ptr_eq(&first_events[0], &second_events[0]));
+    assert_eq!(first.seen(), objects.revision());
+    store.compact(objects.revision()).await.unwrap();
+    let expired = watch().next().await.unwrap_err();
+    assert_eq!((expired.asked, expired.oldest), (begun, objects.revision()));
+}

@@ -1,0 +1,268 @@
+//! Users' writes: completed and checked by the registry, committed if nothing changed meanwhile.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::fleet::read_position;
+use super::records::{put, record, tombstone, unchanged, with_revision};
+use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys};
+use crate::api::field::FieldError;
+use crate::control::kinds::{Kind, NAMESPACE, SERVICE_ACCOUNT};
+use crate::control::meta;
+use crate::control::registry::{self, Part};
+use crate::control::removal::{self, DeleteOptions, Removal};
+use crate::model::Position;
+use crate::store::{Condition, Entry, Revision, StoreError, Write};
+
+/// How often a generated name is drawn again because it is taken. As upstream.
+const NAME_ATTEMPTS: usize = 8;
+
+/// Options of every write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Do everything but write (`dryRun=All`).
+    pub dry_run: bool,
+}
+
+/// What became of an object that was to be deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Deleted {
+    /// It is gone; this is what it was last.
+    Removed(Value),
+    /// It stays until a node, or whoever set a finalizer, lets it go.
+    Marked(Value),
+}
+
+impl Objects {
+    /// Creates an object as a user asks for it: completed, checked, with a uid of its own.
+    ///
+    /// `namespace` is the one of the request; it is written into the object. A namespace comes with its `default`
+    /// ServiceAccount.
+    ///
+    /// # Errors
+    /// [`ObjectError::AlreadyExists`], [`ObjectError::Invalid`], [`ObjectError::Forbidden`], and
+    /// [`ObjectError::NotFound`] or [`ObjectError::NamespaceTerminating`] about the namespace.
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+        options: WriteOptions,
+    ) -> Result<Value, ObjectError> {
+        registry::stamp(kind, namespace, &mut object, &Uuid::new_v4().to_string(), Timestamp::now());
+        let generate = meta::name(&object).is_empty() && !meta::text(&object, "generateName").is_empty();
+        for _ in 0..NAME_ATTEMPTS {
+            let mut object = object.clone();
+            if generate {
+                let name = registry::generated_name(meta::text(&object, "generateName"), Uuid::new_v4().as_u128());
+                meta::metadata_mut(&mut object).insert("name".into(), name.into());
+            }
+            registry::prepare_create(kind, &mut object);
+            match self.insert(kind, namespace, object, options).await {
+                Err(ObjectError::AlreadyExists { .. }) if generate => {}
+                result => return result,
+            }
+        }
+        Err(ObjectError::AlreadyExists { kind, name: meta::text(&object, "generateName").to_owned() })
+    }
+
+    /// Changes an object as a user asks for it. `part` says which half of it the request is about.
+    ///
+    /// `change` makes the new object out of the current one, again for each try. If it sets `metadata.resourceVersion`
+    /// or `metadata.uid`, they must be the current ones. What `part` may not touch, and what only the
+    /// server sets, is put back. A change of nothing is not written. The last finalizer taken from an object that is
+    /// being deleted removes it.
+    ///
+    /// # Errors
+    /// Those of `change`; [`ObjectError::NotFound`], [`ObjectError::Conflict`], [`ObjectError::Invalid`].
+    pub async fn update<E: From<ObjectError>>(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        options: WriteOptions,
+        mut change: impl FnMut(&Value) -> Result<Value, E>,
+    ) -> Result<Value, E> {
+        for _ in 0..ATTEMPTS {
+            let (entry, current) = self.read(kind, namespace, name).await?;
+            let mut object = change(&current)?;
+            check_preconditions(kind, &object, &current)?;
+            registry::prepare_update(kind, part, &mut object, &current);
+            if object == current {
+                return Ok(object);
+            }
+            valid(kind, name, registry::validate_update(kind, part, &object, &current))?;
+            if options.dry_run {
+                return Ok(object);
+            }
+            let intent = kind.intent && part == Part::Main;
+            let outcome = if removal::is_released(kind, &object) {
+                self.erase(kind, &entry, &current).await
+            } else {
+                let write = put(kind, part, &entry.key, &object);
+                self.commit_one(&entry, write, intent, None).await
+            };
+            if let Some(revision) = outcome? {
+                return Ok(with_revision(object, revision));
+            }
+        }
+        Err(contended(kind, name).into())
+    }
+
+    /// Deletes an object as a user asks for it, or marks it for deletion; see [`removal`].
+    ///
+    /// # Errors
+    /// [`ObjectError::NotFound`], [`ObjectError::Conflict`], [`ObjectError::Forbidden`], [`ObjectError::Invalid`].
+    pub async fn delete(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ObjectError> {
+        for _ in 0..ATTEMPTS {
+            let (entry, current) = self.read(kind, namespace, name).await?;
+            let outcome = match removal::plan(kind, &current, options, Timestamp::now())? {
+                Removal::Nothing => return Ok(Deleted::Marked(current)),
+                Removal::Remove if options.dry_run => return Ok(Deleted::Removed(current)),
+                Removal::Remove => self.erase(kind, &entry, &current).await?.map(|_| Deleted::Removed(current)),
+                Removal::Mark { object, .. } if options.dry_run => return Ok(Deleted::Marked(object)),
+                Removal::Mark { object, for_nodes } => {
+                    let write = put(kind, Part::Main, &entry.key, &object);
+                    let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+                    let tombstone = for_nodes.then(|| tombstone(kind, &object, grace));
+                    let revision = self.commit_one(&entry, write, for_nodes, tombstone).await?;
+                    revision.map(|revision| Deleted::Marked(with_revision(object, revision)))
+                }
+            };
+            if let Some(deleted) = outcome {
+                return Ok(deleted);
+            }
+        }
+        Err(contended(kind, name))
+    }
+
+    /// Checks and writes a prepared new object.
+    async fn insert(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        object: Value,
+        options: WriteOptions,
+    ) -> Result<Value, ObjectError> {
+        let name = meta::name(&object).to_owned();
+        let key = keys::object(kind, namespace, &name);
+        for _ in 0..ATTEMPTS {
+            let mut conditions = vec![Condition::Absent { key: key.clone() }];
+            if kind.namespaced {
+                conditions.push(self.open_namespace(kind, namespace, &name).await?);
+            }
+            if let Some(reason) = registry::refuse_create(kind) {
+                return Err(ObjectError::Forbidden { kind, name, reason });
+            }
+            valid(kind, &name, registry::validate_create(kind, &object))?;
+            if self.find(&key).await?.is_some() {
+                return Err(ObjectError::AlreadyExists { kind, name });
+            }
+            if options.dry_run {
+                return Ok(object);
+            }
+            let mut writes = vec![put(kind, Part::Main, &key, &object)];
+            if *kind == NAMESPACE {
+                writes.push(default_service_account(&name));
+            }
+            let committed = self.commit(conditions, writes, kind.intent, None).await?;
+            if let Some(revision) = committed {
+                return Ok(with_revision(object, revision));
+            }
+        }
+        Err(contended(kind, &name))
+    }
+
+    /// The condition that the namespace exists and takes new content.
+    async fn open_namespace(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Condition, ObjectError> {
+        let (entry, value) = self.read(&NAMESPACE, "", namespace).await?;
+        if meta::is_deleting(&value) {
+            let (name, namespace) = (name.to_owned(), namespace.to_owned());
+            return Err(ObjectError::NamespaceTerminating { kind, name, namespace });
+        }
+        Ok(Condition::ModifiedAt { key: entry.key, revision: entry.modified })
+    }
+}
+
+// === commits ===
+
+impl Objects {
+    /// Removes an object for a user, with the record nodes need. Nothing if it changed meanwhile.
+    async fn erase(&self, kind: &Kind, entry: &Entry, current: &Value) -> Result<Option<Revision>, ObjectError> {
+        let record = removal::concerns_nodes(kind, current).then(|| tombstone(kind, current, 0));
+        self.commit_one(entry, Write::Delete { key: entry.key.clone() }, kind.intent, record).await
+    }
+
+    /// One write of one object, if it is as it was read.
+    pub(super) async fn commit_one(
+        &self,
+        entry: &Entry,
+        write: Write,
+        intent: bool,
+        tombstone: Option<Tombstone>,
+    ) -> Result<Option<Revision>, ObjectError> {
+        self.commit(vec![unchanged(entry)], vec![write], intent, tombstone).await
+    }
+
+    /// Commits; with `intent`, moves the position along. Nothing if a condition did not hold and the caller must look
+    /// again.
+    pub(super) async fn commit(
+        &self,
+        mut conditions: Vec<Condition>,
+        mut writes: Vec<Write>,
+        intent: bool,
+        tombstone: Option<Tombstone>,
+    ) -> Result<Option<Revision>, ObjectError> {
+        if intent {
+            let (entry, position) = read_position(&*self.inner.store).await?.expect("made when the store was opened");
+            let position = Position { seq: position.seq + 1, ..position };
+            conditions.push(unchanged(&entry));
+            writes.push(record(keys::POSITION.into(), &position));
+            if let Some(tombstone) = tombstone {
+                let tombstone = Tombstone { seq: position.seq, ..tombstone };
+                writes.push(record(keys::tombstone(tombstone.uid.as_str()), &tombstone));
+            }
+        }
+        match self.inner.store.commit(conditions, writes).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(ObjectError::Store(error)),
+        }
+    }
+}
+
+// === preconditions ===
+
+/// A new object may name the version and the uid of the object it was made from; they must be the current ones.
+fn check_preconditions(kind: &'static Kind, object: &Value, current: &Value) -> Result<(), ObjectError> {
+    let conflict = |reason: String| ObjectError::Conflict { kind, name: meta::name(current).to_owned(), reason };
+    let (asked, present) = (meta::text(object, "resourceVersion"), meta::text(current, "resourceVersion"));
+    if !asked.is_empty() && asked != present {
+        return Err(conflict(MODIFIED.to_owned()));
+    }
+    let (asked, present) = (meta::uid(object), meta::uid(current));
+    if !asked.is_empty() && asked != present {
+        return Err(conflict(format!(
+            "Precondition failed: UID in precondition: {asked}, UID in object meta: {present}"
+        )));
+    }
+    Ok(())
+}
+
+fn valid(kind: &'static Kind, name: &str, errors: Vec<FieldError>) -> Result<(), ObjectError> {
+    if errors.is_empty() { Ok(()) } else { Err(ObjectError::Invalid { kind, name: name.to_owned(), errors }) }
+}
+
+fn default_service_account(namespace: &str) -> Write {
+    let mut account = json!({"metadata": {"name": "default"}});
+    registry::stamp(&SERVICE_ACCOUNT, namespace, &mut account, &Uuid::new_v4().to_string(), Timestamp::now());
+    put(&SERVICE_ACCOUNT, Part::Main, &keys::object(&SERVICE_ACCOUNT, namespace, "default"), &account)
+}

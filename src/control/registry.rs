@@ -1,0 +1,242 @@
+//! What a write means for a kind: what the server sets, keeps and refuses.
+//!
+//! Pure: JSON objects in, completed JSON objects or field errors out. [`objects`](super::objects) asks here before
+//! every write of a user. The rules of the objects themselves (defaults, validation) are [`api`](crate::api)'s; here is
+//! what needs the object as it was, and who owns which field.
+//!
+//! Sources: kubernetes v1.36, `k8s.io/apiserver/pkg/registry/rest/{create,update}.go` and
+//! `pkg/registry/*/*/strategy.go`.
+
+mod rules;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::kinds::{DAEMON_SET, Kind, NAMESPACE, POD, STATUS};
+use super::meta;
+use crate::api::daemonset::TEMPLATE_GENERATION_ANNOTATION;
+use crate::api::field::{FieldError, Path};
+
+/// Namespaces that exist from the start and stay.
+pub const BUILT_IN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The characters of generated name suffixes: no vowels, nothing that reads like another.
+const SUFFIX_CHARACTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+/// What is left of `generateName`, so that the name fits a label's value.
+const MAX_GENERATED_BASE: usize = 63 - SUFFIX_LENGTH;
+
+/// Which half of an object a request writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The object itself: everything but its status.
+    Main,
+    /// The `status` subresource: the status, and labels and annotations.
+    Status,
+}
+
+// === creating ===
+
+/// Sets what only the server sets on a new object, whatever the request said.
+pub fn stamp(kind: &Kind, namespace: &str, object: &mut Value, uid: &str, now: Timestamp) {
+    type_of(kind, object);
+    let metadata = meta::metadata_mut(object);
+    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.remove(field);
+    }
+    metadata.remove("generation");
+    metadata.insert("uid".into(), uid.into());
+    metadata.insert("creationTimestamp".into(), meta::time(now).into());
+    if kind.namespaced {
+        metadata.insert("namespace".into(), namespace.into());
+    } else {
+        metadata.remove("namespace");
+    }
+}
+
+/// A name for an object that gave only the beginning of one. `random` needs some 24 random bits.
+pub fn generated_name(base: &str, mut random: u128) -> String {
+    let mut name: String = base.chars().take(MAX_GENERATED_BASE).collect();
+    for _ in 0..SUFFIX_LENGTH {
+        let count = SUFFIX_CHARACTERS.len() as u128;
+        let index = usize::try_from(random % count).expect("smaller than the table");
+        name.push(char::from(SUFFIX_CHARACTERS[index]));
+        random /= count;
+    }
+    name
+}
+
+/// Why objects of this kind cannot be created through the API; nothing if they can.
+pub fn refuse_create(kind: &Kind) -> Option<String> {
+    (*kind == POD).then(|| "only the pods of DaemonSets run so far; wrap it in a DaemonSet".to_owned())
+}
+
+/// Completes a new object that was stamped and named.
+pub fn prepare_create(kind: &Kind, object: &mut Value) {
+    if *kind == DAEMON_SET {
+        object["status"] = json!({
+            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        });
+        let given = template_generation(object).unwrap_or_default().max(1);
+        set_template_generation(object, given);
+        meta::metadata_mut(object).insert("generation".into(), 1.into());
+    } else if *kind == NAMESPACE {
+        object["spec"] = json!({});
+        object["status"] = json!({});
+    }
+    rules::complete(kind, object);
+}
+
+/// What is wrong with a completed new object.
+pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    rules::validate(kind, object)
+}
+
+// === updating ===
+
+/// Puts back what the request may not touch, and moves what the server counts.
+pub fn prepare_update(kind: &Kind, part: Part, object: &mut Value, current: &Value) {
+    type_of(kind, object);
+    keep_metadata(object, current);
+    let keep: &[&str] = match part {
+        Part::Main if *kind == NAMESPACE => &["spec", "status"],
+        Part::Main => &["status"],
+        Part::Status => &["spec"],
+    };
+    if kind.subresource(STATUS).is_some() {
+        let fields = object.as_object_mut().expect("has metadata");
+        for field in keep {
+            meta::copy_field(fields, current, field);
+        }
+    }
+    rules::complete(kind, object);
+    if *kind == DAEMON_SET {
+        count_daemon_set(object, current);
+    }
+}
+
+/// What is wrong with a change that was prepared.
+pub fn validate_update(kind: &Kind, part: Part, object: &Value, current: &Value) -> Vec<FieldError> {
+    let mut errors = rules::validate_update(kind, part, object, current);
+    if part == Part::Main && *kind == POD && object["spec"] != current["spec"] {
+        let detail = "a pod's spec comes from its DaemonSet; change the DaemonSet";
+        errors.push(FieldError::forbidden(&Path::new("spec"), detail));
+    }
+    errors
+}
+
+/// Metadata a client may leave out, and what it cannot set.
+fn keep_metadata(object: &mut Value, current: &Value) {
+    let metadata = meta::metadata_mut(object);
+    for field in ["generation", "resourceVersion", "managedFields", "selfLink"] {
+        meta::copy_field(metadata, &current["metadata"], field);
+    }
+    for field in IMMUTABLE_METADATA {
+        if metadata.get(field).is_none_or(Value::is_null) {
+            meta::copy_field(metadata, &current["metadata"], field);
+        }
+    }
+}
+
+const IMMUTABLE_METADATA: [&str; 7] = [
+    "name",
+    "generateName",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
+
+/// `generation` moves with the spec, `templateGeneration` with the template.
+fn count_daemon_set(object: &mut Value, current: &Value) {
+    let template = template_generation(current).unwrap_or(1);
+    let template_changed = object["spec"]["template"] != current["spec"]["template"];
+    set_template_generation(object, template + i64::from(template_changed));
+    if object["spec"] != current["spec"] {
+        let generation = current["metadata"]["generation"].as_i64().unwrap_or(1);
+        meta::metadata_mut(object).insert("generation".into(), (generation + 1).into());
+    }
+}
+
+fn template_generation(object: &Value) -> Option<i64> {
+    object["metadata"]["annotations"][TEMPLATE_GENERATION_ANNOTATION].as_str()?.parse().ok()
+}
+
+fn set_template_generation(object: &mut Value, generation: i64) {
+    let annotations = meta::map_mut(&mut object["metadata"], "annotations");
+    annotations.insert(TEMPLATE_GENERATION_ANNOTATION.into(), generation.to_string().into());
+}
+
+/// Says on the object what it is: list items and bodies of some clients do not.
+fn type_of(kind: &Kind, object: &mut Value) {
+    meta::metadata_mut(object);
+    object["apiVersion"] = kind.api_version().into();
+    object["kind"] = kind.kind.into();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::kinds::{CONFIG_MAP, NODE};
+
+    #[test]
+    fn what_only_the_server_sets_is_set_whatever_a_body_says() {
+        let mut object = json!({
+            "metadata": {
+                "name": "a", "namespace": "other", "uid": "mine", "generation": 7, "resourceVersion": "5",
+                "creationTimestamp": "2000-01-01T00:00:00Z", "deletionTimestamp": "2000-01-01T00:00:00Z",
+                "labels": {"a": "b"}, "managedFields": [],
+            },
+            "data": {},
+        });
+        stamp(&CONFIG_MAP, "n", &mut object, "uid", "2026-01-01T00:00:00.5Z".parse().unwrap());
+        let expected = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": "a", "namespace": "n", "uid": "uid", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {"a": "b"},
+            },
+            "data": {},
+        });
+        assert_eq!(object, expected);
+    }
+
+    #[test]
+    fn a_generated_name_fits_a_label_and_spells_no_words() {
+        assert_eq!(generated_name("a-", 0), "a-bbbbb");
+        let name = generated_name(&"x".repeat(100), u128::MAX);
+        assert_eq!(name.len(), 63);
+        assert!(name[MAX_GENERATED_BASE..].bytes().all(|byte| SUFFIX_CHARACTERS.contains(&byte)), "{name}");
+    }
+
+    #[test]
+    fn each_part_of_an_object_is_written_by_its_own_requests() {
+        let current = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "3"},
+            "spec": {"unschedulable": true}, "status": {"phase": "Running"},
+        });
+        let request = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"taints": []}, "status": {}});
+        let mut labelled = current.clone();
+        labelled["metadata"]["labels"] = json!({"x": "y"});
+        for (part, field, value) in [(Part::Main, "spec", json!({"taints": []})), (Part::Status, "status", json!({}))] {
+            let mut object = request.clone();
+            prepare_update(&NODE, part, &mut object, &current);
+            let mut expected = labelled.clone();
+            expected[field] = value;
+            assert_eq!(object, expected, "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_pods_spec_is_not_changed_through_the_api() {
+        let pod = |image: &str| {
+            let container = json!({"name": "c", "image": image});
+            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "one", "containers": [container]}})
+        };
+        assert_eq!(validate_update(&POD, Part::Main, &pod("a"), &pod("a")), []);
+        let errors = validate_update(&POD, Part::Main, &pod("b"), &pod("a"));
+        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["spec"]);
+    }
+}

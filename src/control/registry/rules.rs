@@ -1,0 +1,112 @@
+//! The rules of [`api`](crate::api) for objects held as JSON: which of them a kind has.
+//!
+//! Pure. Objects were decoded as their kind's type before they come here; what nevertheless is none is told as such.
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Part;
+use crate::api::field::{FieldError, Path};
+use crate::api::metadata::{self, Scope};
+use crate::api::revision::same_template;
+use crate::api::{core, daemonset, names, node};
+use crate::control::kinds::Kind;
+use crate::podspec::unsupported;
+
+/// Adds what the kind's objects have if nothing is said.
+pub(super) fn complete(kind: &Kind, object: &mut Value) {
+    match kind.kind {
+        "DaemonSet" => as_type(object, daemonset::default),
+        "Namespace" => as_type(object, core::default_namespace),
+        "Secret" => as_type(object, core::default_secret),
+        _ => {}
+    }
+}
+
+/// Everything wrong with a new object.
+pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    match kind.kind {
+        "ConfigMap" => check(object, core::validate_config_map),
+        "ControllerRevision" => check(object, core::validate_controller_revision),
+        "DaemonSet" => check(object, new_daemon_set),
+        "Namespace" => check(object, core::validate_namespace),
+        "Node" => check(object, node::validate),
+        "Secret" => check(object, core::validate_secret),
+        "ServiceAccount" => check(object, core::validate_service_account),
+        _ => check(&object["metadata"], |metadata| {
+            let mut errors = Vec::new();
+            metadata::validate(metadata, Scope::Namespaced, names::dns_subdomain, &mut errors);
+            errors
+        }),
+    }
+}
+
+/// Everything wrong with a change.
+pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value) -> Vec<FieldError> {
+    match (kind.kind, part) {
+        ("ConfigMap", _) => compare(new, old, core::validate_config_map_update),
+        ("ControllerRevision", _) => compare(new, old, core::validate_controller_revision_update),
+        ("DaemonSet", Part::Main) => compare(new, old, changed_daemon_set),
+        ("DaemonSet", Part::Status) => compare(new, old, daemonset::validate_status_update),
+        ("Namespace", _) => compare(new, old, core::validate_namespace_update),
+        ("Node", _) => compare(new, old, node::validate_update),
+        ("Secret", _) => compare(new, old, core::validate_secret_update),
+        ("ServiceAccount", _) => compare(new, old, core::validate_service_account_update),
+        _ => compare(&new["metadata"], &old["metadata"], |new: &ObjectMeta, old| {
+            let mut errors = Vec::new();
+            metadata::validate_update(new, old, &mut errors);
+            errors
+        }),
+    }
+}
+
+/// A DaemonSet that nodes could not realize is refused when it is written, not when it is run.
+fn new_daemon_set(set: &DaemonSet) -> Vec<FieldError> {
+    let mut errors = daemonset::validate(set);
+    errors.extend(unrealizable(set));
+    errors
+}
+
+/// A template that was taken stays: another version may have known how to realize it.
+fn changed_daemon_set(new: &DaemonSet, old: &DaemonSet) -> Vec<FieldError> {
+    let mut errors = daemonset::validate_update(new, old);
+    let template = |set: &DaemonSet| set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    if !same_template(&template(new), &template(old)) {
+        errors.extend(unrealizable(new));
+    }
+    errors
+}
+
+fn unrealizable(set: &DaemonSet) -> Vec<FieldError> {
+    set.spec.iter().flat_map(|spec| unsupported(&spec.template, &Path::new("spec.template"))).collect()
+}
+
+fn as_type<T: Serialize + DeserializeOwned>(object: &mut Value, complete: impl FnOnce(&mut T)) {
+    // What is not of the type is left as it is, for validation to tell.
+    if let Ok(mut typed) = T::deserialize(&*object) {
+        complete(&mut typed);
+        *object = serde_json::to_value(typed).expect("Kubernetes' types have string keys only");
+    }
+}
+
+fn check<T: DeserializeOwned>(object: &Value, rules: impl FnOnce(&T) -> Vec<FieldError>) -> Vec<FieldError> {
+    T::deserialize(object).map_or_else(|error| not_its_type(&error), |object| rules(&object))
+}
+
+fn compare<T: DeserializeOwned>(
+    new: &Value,
+    old: &Value,
+    rules: impl FnOnce(&T, &T) -> Vec<FieldError>,
+) -> Vec<FieldError> {
+    match (T::deserialize(new), T::deserialize(old)) {
+        (Ok(new), Ok(old)) => rules(&new, &old),
+        (Err(error), _) | (_, Err(error)) => not_its_type(&error),
+    }
+}
+
+fn not_its_type(error: &serde_json::Error) -> Vec<FieldError> {
+    vec![FieldError::invalid(&Path::default(), Value::Null, error.to_string())]
+}

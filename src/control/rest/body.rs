@@ -1,0 +1,149 @@
+//! Bodies of requests: read within a limit, decoded as the kind their path names.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::errors::ApiError;
+use super::query::FieldValidation;
+use crate::api::document::{SyntaxError, Written, parse_json, parse_yaml};
+use crate::api::strict::{self, DecodeError, Decoded};
+use crate::control::kinds::Kind;
+use crate::error::Chain;
+
+/// No object may be larger; as upstream.
+pub const MAX_BYTES: usize = 3 << 20;
+
+/// What bodies may be.
+const ACCEPTED: &str = "application/json, application/yaml";
+
+/// An object out of a body, and what the client is to be warned of.
+#[derive(Debug, PartialEq)]
+pub struct Received {
+    /// Known fields only.
+    pub object: Value,
+    /// One text for each field left out.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// [`ApiError::TooLarge`], and [`ApiError::BadRequest`] if the client broke off.
+pub async fn read(body: Body) -> Result<Bytes, ApiError> {
+    match Limited::new(body, MAX_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(MAX_BYTES)),
+        Err(error) => Err(ApiError::BadRequest(format!("the body cannot be read: {error}"))),
+    }
+}
+
+/// An object of `kind` as it was sent. A body without content type is JSON, as some clients send it.
+///
+/// # Errors
+/// [`ApiError::UnsupportedMediaType`], [`ApiError::ProtobufBody`], [`ApiError::Undecodable`], and [`ApiError::BadRequest`] for an object of
+/// another kind.
+pub fn object(
+    kind: &'static Kind,
+    headers: &HeaderMap,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<Received, ApiError> {
+    let written = parse(headers, body)?;
+    let said = |field| written.text(field).filter(|text| !text.is_empty());
+    let (api_version, name) = (said("apiVersion"), said("kind"));
+    if let Some(other) = name.filter(|name| *name != kind.kind) {
+        return Err(ApiError::BadRequest(format!("{other} cannot be handled as a {}", kind.kind)));
+    }
+    let expected = kind.api_version();
+    if let Some(other) = api_version.filter(|version| *version != expected) {
+        return Err(ApiError::BadRequest(format!(
+            "the API version in the data ({other}) does not match the expected API version ({expected})"
+        )));
+    }
+    decode(kind, &written, validation)
+}
+
+/// An object of `kind` that a patch made.
+///
+/// # Errors
+/// [`ApiError::Undecodable`].
+pub fn patched(kind: &'static Kind, object: &Value, validation: FieldValidation) -> Result<Received, ApiError> {
+    let written = parse_json(object.to_string().as_bytes()).map_err(|error| malformed(&error))?;
+    decode(kind, &written, validation)
+}
+
+/// The options in a DELETE's body; none in an empty one.
+///
+/// # Errors
+/// [`ApiError::UnsupportedMediaType`] and [`ApiError::BadRequest`].
+pub fn delete_options(headers: &HeaderMap, body: &[u8]) -> Result<DeleteOptions, ApiError> {
+    if body.is_empty() {
+        return Ok(DeleteOptions::default());
+    }
+    let decoded = strict::decode(&parse(headers, body)?).and_then(Decoded::strict);
+    decoded.map_err(|error| ApiError::BadRequest(format!("DeleteOptions: {error}")))
+}
+
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Written, ApiError> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    match content_type.split(';').next().unwrap_or_default().trim() {
+        "application/json" => parse_json(body).map_err(|error| malformed(&error)),
+        "application/yaml" => {
+            let text = std::str::from_utf8(body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+            let mut documents = parse_yaml(text).map_err(|error| malformed(&error))?;
+            match (documents.pop(), documents.is_empty()) {
+                (Some(document), true) => Ok(document.body),
+                _ => Err(ApiError::BadRequest("the body must be one YAML document".to_owned())),
+            }
+        }
+        "application/vnd.kubernetes.protobuf" => Err(ApiError::ProtobufBody),
+        _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
+    }
+}
+
+fn malformed(error: &SyntaxError) -> ApiError {
+    ApiError::BadRequest(format!("the object provided is unrecognized: {}", Chain(error)))
+}
+
+fn decode(kind: &'static Kind, written: &Written, validation: FieldValidation) -> Result<Received, ApiError> {
+    let undecodable = |source| ApiError::Undecodable { kind, source };
+    let decoded = as_kind(kind, written).map_err(undecodable)?;
+    let warnings = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn => decoded.findings.iter().map(ToString::to_string).collect(),
+        FieldValidation::Strict if decoded.findings.is_empty() => Vec::new(),
+        FieldValidation::Strict => return Err(undecodable(DecodeError::Strict(decoded.findings))),
+    };
+    Ok(Received { object: decoded.value, warnings })
+}
+
+fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError> {
+    match kind.kind {
+        "ConfigMap" => through::<ConfigMap>(written),
+        "ControllerRevision" => through::<ControllerRevision>(written),
+        "DaemonSet" => through::<DaemonSet>(written),
+        "Event" => through::<Event>(written),
+        "Namespace" => through::<Namespace>(written),
+        "Node" => through::<Node>(written),
+        "Pod" => through::<Pod>(written),
+        "Secret" => through::<Secret>(written),
+        "ServiceAccount" => through::<ServiceAccount>(written),
+        other => unreachable!("{other} is served and has a type"),
+    }
+}
+
+/// Decodes into the type and back, which leaves out what the type does not know and writes values in one way.
+fn through<T: Serialize + DeserializeOwned>(written: &Written) -> Result<Decoded<Value>, DecodeError> {
+    let Decoded { value, findings } = strict::decode::<T>(written)?;
+    let value = serde_json::to_value(value).expect("Kubernetes' types have string keys only");
+    Ok(Decoded { value, findings })
+}

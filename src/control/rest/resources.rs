@@ -1,0 +1,244 @@
+//! Objects over HTTP: one function per verb. What a write means is [`Objects`](crate::control::objects::Objects)'.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WARNING};
+use http::request::Parts;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::errors::{self, ApiError};
+use super::filter::Filter;
+use super::patch::{PatchType, apply_patch};
+use super::query::{ListAt, Query};
+use super::represent::Form;
+use super::target::Target;
+use super::{Api, body, logs, watch};
+use crate::control::kinds::{Kind, NAMESPACE, POD, STATUS};
+use crate::control::meta;
+use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions};
+use crate::control::registry::Part;
+use crate::store::Revision;
+
+/// A request about objects, with all that was read of it but the body.
+pub struct Request {
+    /// What it is about.
+    pub target: Target,
+    /// Its parameters.
+    pub query: Query,
+    /// Its head.
+    pub parts: Parts,
+}
+
+impl Request {
+    /// What is to be done.
+    ///
+    /// # Errors
+    /// [`ApiError::MethodNotAllowed`] if the kind or the subresource does not have it.
+    fn verb(&self) -> Result<&'static str, ApiError> {
+        let Target { kind, namespace, subresource, .. } = &self.target;
+        let verb = match self.target.verb(&self.parts.method) {
+            "list" if self.query.flag("watch") => "watch",
+            "create" | "deletecollection" if kind.namespaced && namespace.is_none() => "",
+            verb => verb,
+        };
+        let verbs = subresource.map_or(kind.verbs, |subresource| subresource.verbs);
+        if verbs.contains(&verb) { Ok(verb) } else { Err(ApiError::MethodNotAllowed) }
+    }
+
+    /// The form of the answer.
+    pub fn form(&self) -> Result<Form, ApiError> {
+        Form::negotiate(&self.parts.headers, &self.query)
+    }
+
+    fn part(&self) -> Part {
+        match self.target.subresource {
+            Some(subresource) if subresource.name == STATUS => Part::Status,
+            _ => Part::Main,
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+}
+
+/// Answers a request about objects.
+///
+/// # Errors
+/// Whatever the request or the objects give cause for; see [`ApiError`].
+pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, ApiError> {
+    match request.verb()? {
+        "get" if request.target.subresource.is_some_and(|part| part.name == "log") => logs::serve(api, &request).await,
+        "get" => get(api, &request).await,
+        "list" => list(api, &request).await,
+        "watch" => watch::serve(api, &request).await,
+        "create" => create(api, &request, body).await,
+        "update" => update(api, &request, body).await,
+        "patch" => patch(api, &request, body).await,
+        "delete" => delete(api, &request, body).await,
+        _ => delete_collection(api, &request, body).await,
+    }
+}
+
+/// The objects a list or watch asks for, all or one page.
+pub async fn read_list(
+    api: &Api,
+    request: &Request,
+    filter: &Filter,
+    at: ListAt,
+    limit: u64,
+) -> Result<List, ObjectError> {
+    let (at, not_before) = match at {
+        ListAt::Exactly(revision) => (Some(revision), Revision::default()),
+        ListAt::NotBefore(revision) => (None, revision),
+    };
+    let options = ListOptions {
+        namespace: request.target.namespace.as_deref(),
+        matches: &|object| filter.matches(object),
+        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        next: request.query.get("continue").filter(|token| !token.is_empty()),
+        at,
+        not_before,
+    };
+    api.objects.list(request.target.kind, options).await
+}
+
+async fn get(api: &Api, request: &Request) -> Result<Response, ApiError> {
+    let Target { kind, .. } = request.target;
+    let form = request.form()?;
+    let object = api.objects.get(kind, request.target.namespace(), request.name()).await?;
+    Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &[]))
+}
+
+async fn list(api: &Api, request: &Request) -> Result<Response, ApiError> {
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let filter = Filter::parse(kind, &request.query)?;
+    let limit = request.query.number("limit")?.unwrap_or(0);
+    let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
+    Ok(answer(StatusCode::OK, &form.list(kind, list, Timestamp::now()), &[]))
+}
+
+async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    const OPTIONS: &str = "CreateOptions";
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    let validation = request.query.field_validation(OPTIONS)?;
+    let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
+    same_namespace(request, &received.object)?;
+    let object = api.objects.create(kind, request.target.namespace(), received.object, options).await?;
+    Ok(answer(StatusCode::CREATED, &form.object(kind, object, Timestamp::now()), &received.warnings))
+}
+
+async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    const OPTIONS: &str = "UpdateOptions";
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    let validation = request.query.field_validation(OPTIONS)?;
+    let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
+    same_namespace(request, &received.object)?;
+    same_name(request, &received.object)?;
+    let (namespace, name) = (request.target.namespace(), request.name());
+    let change = |_: &Value| Ok::<_, ApiError>(received.object.clone());
+    let object = api.objects.update(kind, namespace, name, request.part(), options, change).await?;
+    Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &received.warnings))
+}
+
+async fn patch(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    const OPTIONS: &str = "PatchOptions";
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    let validation = request.query.field_validation(OPTIONS)?;
+    let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let patch_type = PatchType::from_content_type(content_type.unwrap_or_default())?;
+    let patch = body::read(body).await?;
+    let mut warnings = Vec::new();
+    let change = |current: &Value| {
+        let patched = apply_patch(kind, current, &patch, patch_type)?;
+        let received = body::patched(kind, &patched, validation)?;
+        same_name(request, &received.object)?;
+        warnings = received.warnings;
+        Ok::<_, ApiError>(received.object)
+    };
+    let (namespace, name) = (request.target.namespace(), request.name());
+    let object = api.objects.update(kind, namespace, name, request.part(), options, change).await?;
+    Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &warnings))
+}
+
+async fn delete(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let options = body::delete_options(&request.parts.headers, &body::read(body).await?)?;
+    let options = request.query.delete_options(options)?;
+    let deleted = api.objects.delete(kind, request.target.namespace(), request.name(), &options).await?;
+    Ok(match deleted {
+        Deleted::Removed(object) if !answers_with_object(kind) => {
+            errors::status_response(&errors::deleted(kind, meta::name(&object), meta::uid(&object)))
+        }
+        Deleted::Removed(object) | Deleted::Marked(object) => {
+            answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &[])
+        }
+    })
+}
+
+/// Deletes what the selectors pick, one by one; answers with what it was.
+async fn delete_collection(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    let kind = request.target.kind;
+    let form = request.form()?;
+    let options = body::delete_options(&request.parts.headers, &body::read(body).await?)?;
+    let options = request.query.delete_options(options)?;
+    let filter = Filter::parse(kind, &request.query)?;
+    let limit = request.query.number("limit")?.unwrap_or(0);
+    let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
+    for object in &list.items {
+        match api.objects.delete(kind, meta::namespace(object), meta::name(object), &options).await {
+            Ok(_) | Err(ObjectError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(answer(StatusCode::OK, &form.list(kind, list, Timestamp::now()), &[]))
+}
+
+/// Source: kubernetes v1.36, `ReturnDeletedObject` of the registries.
+fn answers_with_object(kind: &Kind) -> bool {
+    *kind == POD || *kind == NAMESPACE
+}
+
+fn same_namespace(request: &Request, object: &Value) -> Result<(), ApiError> {
+    let said = meta::namespace(object);
+    if said.is_empty() || said == request.target.namespace() {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(
+        "the namespace of the provided object does not match the namespace sent on the request".to_owned(),
+    ))
+}
+
+fn same_name(request: &Request, object: &Value) -> Result<(), ApiError> {
+    let (said, asked) = (meta::name(object), request.name());
+    if said.is_empty() || said == asked {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(format!("the name of the object ({said}) does not match the name on the URL ({asked})")))
+}
+
+/// A JSON answer, with a `Warning` header for each text.
+pub fn answer(code: StatusCode, value: &Value, warnings: &[String]) -> Response {
+    let mut response = (code, value.to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    for warning in warnings {
+        // As upstream: agent `-`, the text quoted (RFC 7234, 5.5).
+        let quoted = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Ok(value) = HeaderValue::from_str(&quoted) {
+            headers.append(WARNING, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,186 @@
+//! Sessions: the agents that are connected, what they are told, and what becomes of what they say.
+//!
+//! [`Sessions`] stands between the link and everything else in control. Towards the link it is a [`Control`]; towards
+//! REST it is the way to the nodes ([`NodeStreams`](super::streams::NodeStreams)); towards [`updates`](super::updates)
+//! it says who is in step and passes permits on.
+//!
+//! ```text
+//!  store ──position moves──▶ desired ──watch──▶ session ──Frame──▶ link ──▶ node
+//!                                                  ▲ orders
+//!  Nodes ──watch──▶ life ──▶ roster ───────────────┘   session ◀──Up── link ◀── node
+//!                    │ silence                            │
+//!                    └──▶ Node, Pod, Event objects ◀──────┘ reports, acks ──▶ updates
+//! ```
+//!
+//! - `admit` decides how a node is received, `desired` what all nodes are told, `nodes`, `pods` and `events` what
+//!   reports make of objects; all pure. `session`, `reports`, `life`, `joining` and `tunnels` carry it out.
+//! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
+//!   node's word, by force, or with its Node.
+
+mod admit;
+mod desired;
+mod events;
+mod joining;
+mod life;
+mod nodes;
+mod pods;
+mod reports;
+mod roster;
+mod session;
+mod tunnels;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+pub(in crate::control) use self::nodes::HOST_LABELS;
+
+use self::admit::Known;
+use self::desired::Desired;
+use self::roster::Roster;
+use self::session::{Ends, Session};
+use self::tunnels::Tunnels;
+use super::objects::{ObjectError, Objects};
+use super::tokens::{self, Allowance};
+use super::updates::{FromNode, Grant};
+use crate::link::server::{Control, Denied, SessionEnds, TunnelSender};
+use crate::link::tls::{Authority, NodeIdentity};
+use crate::link::{CommandId, EnrollRequest, Enrolled, Hello, JoinToken, Reception, RenewRequest, Renewed};
+
+/// Messages of one node that wait to be written into objects; the node waits when there are more.
+const UP_QUEUE: usize = 16;
+/// Frames of one session on their way to the connection.
+const DOWN_QUEUE: usize = 4;
+
+/// A handle to all sessions. Clones share everything; the tasks behind it end with the last one.
+#[derive(Clone)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+/// What sessions and the tasks around them work with.
+struct Shared {
+    objects: Objects,
+    authority: Arc<Authority>,
+    roster: Roster,
+    tunnels: Tunnels,
+    desired_rx: watch::Receiver<Arc<Desired>>,
+    updates_tx: mpsc::Sender<FromNode>,
+}
+
+impl Sessions {
+    /// Reads what there is and begins to look after nodes. `updates_tx` and `grants_rx` are the far ends of
+    /// [`updates::run`](super::updates::run).
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn start(
+        objects: Objects,
+        authority: Arc<Authority>,
+        updates_tx: mpsc::Sender<FromNode>,
+        grants_rx: mpsc::Receiver<Grant>,
+    ) -> Result<Self, ObjectError> {
+        // Subscribed before reading: a move in between is followed up.
+        let position_rx = objects.position();
+        let desired = Desired::build(desired::read(&objects).await?, None);
+        let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
+        let (roster, tunnels) = (Roster::default(), Tunnels::default());
+        let shared = Shared { objects, authority, roster, tunnels, desired_rx, updates_tx };
+        let watcher = shared.load().await?;
+        let shared = Arc::new(shared);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(desired::follow(shared.objects.clone(), position_rx, desired_tx));
+        tasks.spawn(shared.clone().follow_nodes(watcher));
+        tasks.spawn(shared.clone().monitor());
+        tasks.spawn(shared.clone().pass_on(grants_rx));
+        Ok(Self { shared, _tasks: Arc::new(tasks) })
+    }
+
+    /// Makes a join token and keeps its record.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`].
+    pub async fn make_token(&self, allowance: Allowance) -> Result<JoinToken, ObjectError> {
+        let mut random = [0; 48];
+        for part in random.chunks_mut(16) {
+            part.copy_from_slice(Uuid::new_v4().as_bytes());
+        }
+        let (token, record) = tokens::mint(self.shared.authority.pin(), random, allowance, Timestamp::now());
+        self.shared.objects.put_token(&token.id, &record).await?;
+        Ok(token)
+    }
+}
+
+impl Shared {
+    fn desired(&self) -> Arc<Desired> {
+        self.desired_rx.borrow().clone()
+    }
+
+    /// Tells updates of a node. It is gone only while control stops.
+    async fn tell_updates(&self, told: FromNode) {
+        let _ = self.updates_tx.send(told).await;
+    }
+
+    /// Receives a node and begins its session.
+    async fn connected(self: Arc<Self>, node: NodeIdentity, hello: Hello) -> Result<SessionEnds, Denied> {
+        let reception = self.received(&node, &hello).await?;
+        match &reception {
+            Reception::Accepted => tracing::info!(node = %node.name, session = hello.session, "a node is in step"),
+            other => {
+                tracing::warn!(node = %node.name, session = hello.session, reception = ?other, "a node is not in step");
+            }
+        }
+        let (serial, orders_rx) = self.roster.enter(&node.uid, &node.name, session::footing(&reception));
+        let (up_tx, up_rx) = mpsc::channel(UP_QUEUE);
+        let (down_tx, down_rx) = mpsc::channel(DOWN_QUEUE);
+        let session = Session { shared: self, node: node.uid, name: node.name, reception };
+        tokio::spawn(session.run(hello, Ends { serial, orders_rx, up_rx, down_tx }));
+        Ok(SessionEnds { up_tx, down_rx })
+    }
+
+    /// How a node is received, written down before it hears of it.
+    async fn received(&self, node: &NodeIdentity, hello: &Hello) -> Result<Reception, Denied> {
+        loop {
+            let member = self.known(node).await?;
+            let known = Known {
+                fleet: self.objects.fleet(),
+                position: *self.objects.position().borrow(),
+                member: &member.record,
+                other: self.roster.other(&node.uid),
+            };
+            let reception = admit::receive(&known, hello);
+            let Some(noted) = admit::note(&member.record, hello, &reception) else { return Ok(reception) };
+            // Each failure means that another session of this node was noted: the next look sees that one.
+            if self.objects.note_session(&member, &noted).await? {
+                return Ok(reception);
+            }
+        }
+    }
+}
+
+impl Control for Sessions {
+    fn enroll(&self, request: EnrollRequest) -> BoxFuture<'_, Result<Enrolled, Denied>> {
+        self.shared.enroll(request).boxed()
+    }
+
+    fn renew(&self, node: NodeIdentity, request: RenewRequest) -> BoxFuture<'_, Result<Renewed, Denied>> {
+        async move { self.shared.renew(&node, &request).await }.boxed()
+    }
+
+    fn connected(&self, node: NodeIdentity, hello: Hello) -> BoxFuture<'_, Result<SessionEnds, Denied>> {
+        self.shared.clone().connected(node, hello).boxed()
+    }
+
+    fn tunnel(&self, node: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelSender, Denied>> {
+        async move { self.shared.tunnels.open(&node.uid, id) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! What every node is to be told: the manifest, its blobs, the deletions. Encoded once, shared by all sessions.
+//!
+//! One task reads the store again whenever the fleet's position moves and publishes a [`Desired`]; sessions compare it
+//! with what they have told their node. Building one is pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::PodSpec;
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::api::bundle::Bundle;
+use crate::api::revision;
+use crate::control::kinds::{DAEMON_SET, NODE, POD};
+use crate::control::objects::{ListOptions, ObjectError, Objects, Tombstone};
+use crate::error::Chain;
+use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest};
+use crate::model::{BlobHash, NodeName, Position, RevisionHash, Uid};
+use crate::podspec::PRIORITY_CLASSES;
+
+/// How many revisions of a DaemonSet are at hand to render pods from, the newest included. Older ones are read from the
+/// DaemonSet's history.
+const REVISIONS_AT_HAND: usize = 4;
+/// The pause before the store is read again after it failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Intent as of one position.
+#[derive(Debug)]
+pub(super) struct Desired {
+    /// Everything up to here is in this value; something later may be, too.
+    pub(super) position: Position,
+    /// Changes with `manifest` and with nothing else.
+    pub(super) content: u64,
+    /// Every DaemonSet that is not deleted.
+    pub(super) manifest: Frame,
+    /// The answer to every DaemonSet that was deleted and that some node may not know of.
+    pub(super) deleted: Frame,
+    /// The `seq` of the last of these deletions.
+    pub(super) last_deletion: u64,
+    /// The bundles at hand of each DaemonSet in the manifest, newest first.
+    bundles: HashMap<Uid, Vec<Arc<Bundle>>>,
+    blobs: HashMap<BlobHash, Arc<Blob>>,
+    entries: Vec<Entry>,
+    pub(super) tombstones: HashMap<Uid, Tombstone>,
+    /// Pods that are to end, by their node.
+    pub(super) ending: HashMap<NodeName, Vec<Tombstone>>,
+}
+
+/// One blob as the frames it travels in.
+#[derive(Debug)]
+pub(super) struct Blob {
+    chunks: Vec<Frame>,
+}
+
+impl Blob {
+    fn new(hash: &BlobHash, content: &Bytes) -> Self {
+        let total = content.len() as u64;
+        let chunk = |offset: usize| {
+            let data = content.slice(offset..content.len().min(offset + CHUNK_BYTES));
+            Frame::new(Down::Blob(BlobChunk { hash: hash.clone(), offset: offset as u64, total, data }))
+        };
+        Self { chunks: (0..content.len()).step_by(CHUNK_BYTES).map(chunk).collect() }
+    }
+
+    /// The frames that hold what lies behind `offset`.
+    pub(super) fn from(&self, offset: u64) -> impl Iterator<Item = Frame> + '_ {
+        let first = usize::try_from(offset / CHUNK_BYTES as u64).unwrap_or(usize::MAX);
+        self.chunks.iter().skip(first).cloned()
+    }
+}
+
+/// What was read of the store.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) position: Position,
+    pub(super) sets: Vec<DaemonSet>,
+    pub(super) tombstones: Vec<Tombstone>,
+}
+
+impl Desired {
+    /// Works out what to tell from what was read. `before` keeps what has not changed.
+    pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
+        let Read { position, sets, tombstones } = read;
+        let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
+        let mut entries = Vec::new();
+        let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
+        for set in &sets {
+            let bundle = bundle(set);
+            // Deleted in the foreground: it is still in the API, but no more intent.
+            if tombstones.contains_key(&bundle.uid) {
+                continue;
+            }
+            let known = before.and_then(|before| before.entry(&bundle.uid));
+            let content = Bytes::from(bundle.encode());
+            let hash = hash(&content);
+            let seq = known.filter(|known| known.hash == hash).map_or(position.seq, |known| known.seq);
+            let blob = before.and_then(|before| before.blobs.get(&hash)).cloned();
+            blobs.insert(hash.clone(), blob.unwrap_or_else(|| Arc::new(Blob::new(&hash, &content))));
+            entries.push(Entry { uid: bundle.uid.clone(), kind: Kind::DaemonSet, seq, hash });
+            let older = before.and_then(|before| before.bundles.get(&bundle.uid));
+            bundles.insert(bundle.uid.clone(), at_hand(bundle, older));
+        }
+        entries.sort_by(|a, b| a.uid.cmp(&b.uid));
+        let same = before.filter(|before| before.entries == entries);
+        let deletions: BTreeMap<_, _> =
+            tombstones.values().filter(|one| one.kind == DAEMON_SET.kind).map(|one| (&one.uid, one.seq)).collect();
+        Self {
+            position,
+            content: same.map_or(position.seq, |same| same.content),
+            manifest: same.map_or_else(
+                || Frame::new(Down::Manifest(Manifest { position, entries: entries.clone() })),
+                |same| same.manifest.clone(),
+            ),
+            deleted: Frame::new(Down::Answers(Answers {
+                position,
+                answers: deletions
+                    .iter()
+                    .map(|(uid, seq)| ((*uid).clone(), Answer::Deleted { seq: *seq, orphan: false }))
+                    .collect(),
+            })),
+            last_deletion: deletions.values().copied().max().unwrap_or(0),
+            ending: ending(&tombstones),
+            bundles,
+            blobs,
+            entries,
+            tombstones,
+        }
+    }
+
+    /// What control knows of a DaemonSet.
+    pub(super) fn answer(&self, uid: &Uid) -> Answer {
+        match (self.tombstones.get(uid), self.entry(uid)) {
+            (Some(tombstone), _) => Answer::Deleted { seq: tombstone.seq, orphan: false },
+            (None, Some(_)) => Answer::Present,
+            (None, None) => Answer::Unknown,
+        }
+    }
+
+    /// A blob that the manifest names.
+    pub(super) fn blob(&self, hash: &BlobHash) -> Option<&Arc<Blob>> {
+        self.blobs.get(hash)
+    }
+
+    /// A revision of a DaemonSet, if it is at hand.
+    pub(super) fn bundle(&self, uid: &Uid, revision: &RevisionHash) -> Option<&Arc<Bundle>> {
+        self.bundles.get(uid)?.iter().find(|bundle| bundle.revision == *revision)
+    }
+
+    /// The newest revision of a DaemonSet.
+    pub(super) fn newest(&self, uid: &Uid) -> Option<&Arc<Bundle>> {
+        self.bundles.get(uid)?.first()
+    }
+
+    /// The removal of a Node, if it was removed.
+    pub(super) fn removal(&self, node: &Uid) -> Option<&Tombstone> {
+        self.tombstones.get(node).filter(|one| one.kind == NODE.kind)
+    }
+
+    fn entry(&self, uid: &Uid) -> Option<&Entry> {
+        self.entries.binary_search_by(|entry| entry.uid.cmp(uid)).ok().map(|index| &self.entries[index])
+    }
+}
+
+/// The newest bundle before those that were at hand, without an earlier one of the same revision.
+fn at_hand(newest: Bundle, older: Option<&Vec<Arc<Bundle>>>) -> Vec<Arc<Bundle>> {
+    let revision = newest.revision.clone();
+    let older = older.into_iter().flatten().filter(|bundle| bundle.revision != revision).cloned();
+    std::iter::once(Arc::new(newest)).chain(older).take(REVISIONS_AT_HAND).collect()
+}
+
+fn ending(tombstones: &HashMap<Uid, Tombstone>) -> HashMap<NodeName, Vec<Tombstone>> {
+    let mut by_node: HashMap<_, Vec<_>> = HashMap::new();
+    for one in tombstones.values().filter(|one| one.kind == POD.kind) {
+        if let Some(node) = &one.node {
+            by_node.entry(NodeName::from(node.as_str())).or_default().push(one.clone());
+        }
+    }
+    by_node
+}
+
+fn bundle(set: &DaemonSet) -> Bundle {
+    let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let collisions = set.status.as_ref().and_then(|status| status.collision_count);
+    let priority = template.spec.as_ref().map_or(0, priority);
+    Bundle::from_daemonset(set, revision::hash(&template, collisions), priority)
+}
+
+/// The priority of a pod by its class. A template with any other class was refused.
+fn priority(spec: &PodSpec) -> i32 {
+    let class = spec.priority_class_name.as_deref();
+    PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map_or(0, |(_, priority)| *priority)
+}
+
+fn hash(content: &[u8]) -> BlobHash {
+    BlobHash(Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Reads everything that intent is made of.
+///
+/// The position is read first: what is read after it includes at least everything up to it.
+///
+/// # Errors
+/// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+pub(super) async fn read(objects: &Objects) -> Result<Read, ObjectError> {
+    let position = *objects.position().borrow();
+    let list = objects.list(&DAEMON_SET, ListOptions::default()).await?;
+    let (tombstones, _) = objects.tombstones().await?;
+    Ok(Read { position, sets: list.items.into_iter().filter_map(parsed).collect(), tombstones })
+}
+
+/// A DaemonSet that cannot be read is left out of the manifest: absence deletes nothing.
+fn parsed(object: Value) -> Option<DaemonSet> {
+    DaemonSet::deserialize(object)
+        .inspect_err(|error| tracing::error!(%error, "a DaemonSet in the store cannot be read"))
+        .ok()
+}
+
+/// Keeps `desired_tx` up to date until nobody listens.
+pub(super) async fn follow(
+    objects: Objects,
+    mut position_rx: watch::Receiver<Position>,
+    desired_tx: watch::Sender<Arc<Desired>>,
+) {
+    loop {
+        if position_rx.changed().await.is_err() || desired_tx.is_closed() {
+            return;
+        }
+        match read(&objects).await {
+            Ok(read) => {
+                let before = desired_tx.borrow().clone();
+                desired_tx.send_replace(Arc::new(Desired::build(read, Some(&before))));
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "intent cannot be read");
+                position_rx.mark_changed();
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const A: &str = "aaaaaaaa-0000-4000-8000-000000000000";
+    const B: &str = "bbbbbbbb-0000-4000-8000-000000000000";
+
+    fn set(uid: &str, image: &str) -> DaemonSet {
+        let set = json!({
+            "metadata": {"name": "web", "namespace": "default", "uid": uid, "generation": 1},
+            "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "web", "image": image}]}}},
+        });
+        serde_json::from_value(set).unwrap()
+    }
+
+    fn deletion(kind: &str, uid: &str, seq: u64) -> Tombstone {
+        Tombstone {
+            kind: kind.into(),
+            namespace: "default".into(),
+            name: "web".into(),
+            uid: uid.into(),
+            seq,
+            node: (kind == "Pod").then(|| "edge-1".into()),
+            grace_period_seconds: Some(3),
+        }
+    }
+
+    fn build(seq: u64, sets: Vec<DaemonSet>, tombstones: Vec<Tombstone>, before: Option<&Desired>) -> Desired {
+        Desired::build(Read { position: Position { era: 1, seq }, sets, tombstones }, before)
+    }
+
+    #[test]
+    fn only_content_that_changed_is_told_again() {
+        let first = build(3, vec![set(A, "one"), set(B, "one")], vec![], None);
+        let other_intent = build(4, vec![set(B, "one"), set(A, "one")], vec![], Some(&first));
+        assert_eq!((other_intent.content, &other_intent.manifest), (3, &first.manifest));
+        assert_eq!(other_intent.position.seq, 4);
+        let changed = build(5, vec![set(A, "two"), set(B, "one")], vec![], Some(&other_intent));
+        let seqs: Vec<_> = changed.entries.iter().map(|entry| (entry.uid.as_str(), entry.seq)).collect();
+        assert_eq!((changed.content, seqs), (5, vec![(A, 5), (B, 3)]));
+        assert!(Arc::ptr_eq(
+            changed.blob(&changed.entries[1].hash).unwrap(),
+            first.blob(&first.entries[1].hash).unwrap()
+        ));
+    }
+
+    #[test]
+    fn pods_of_an_older_revision_can_still_be_rendered() {
+        let uid = Uid::from(A);
+        let first = build(1, vec![set(A, "one")], vec![], None);
+        let old = first.newest(&uid).unwrap().revision.clone();
+        let mut desired = first;
+        for (seq, image) in [(2, "two"), (3, "three"), (4, "four")] {
+            desired = build(seq, vec![set(A, image)], vec![], Some(&desired));
+        }
+        assert!(desired.bundle(&uid, &old).is_some());
+        let fifth = build(5, vec![set(A, "five")], vec![], Some(&desired));
+        assert!(fifth.bundle(&uid, &old).is_none());
+        let back = build(6, vec![set(A, "two")], vec![], Some(&fifth));
+        assert_eq!(back.bundles[&uid].len(), 4);
+    }
+
+    #[test]
+    fn a_deletion_is_told_and_a_gap_is_not_taken_for_one() {
+        let desired = build(9, vec![set(A, "one"), set(B, "one")], vec![deletion("DaemonSet", B, 7)], None);
+        assert_eq!(desired.answer(&A.into()), Answer::Present);
+        // B is being deleted in the foreground.
+        assert_eq!(desired.answer(&B.into()), Answer::Deleted { seq: 7, orphan: false });
+        assert_eq!(desired.answer(&"c".into()), Answer::Unknown);
+        assert_eq!((desired.entries.len(), desired.last_deletion), (1, 7));
+    }
+
+    #[test]
+    fn deletions_of_pods_and_nodes_go_to_whom_they_concern() {
+        let desired = build(9, vec![], vec![deletion("Pod", A, 7), deletion("Node", B, 8)], None);
+        assert_eq!(desired.ending[&NodeName::from("edge-1")], [deletion("Pod", A, 7)]);
+        assert_eq!(desired.removal(&B.into()).map(|one| one.seq), Some(8));
+        assert_eq!((desired.removal(&A.into()), desired.last_deletion), (None, 0));
+    }
+
+    #[test]
+    fn a_blob_goes_on_where_it_was_broken_off() {
+        let content = Bytes::from(vec![7; 2 * CHUNK_BYTES + 10]);
+        let blob = Blob::new(&hash(&content), &content);
+        let chunk = CHUNK_BYTES as u64;
+        for (offset, frames) in [(0, 3), (1, 3), (chunk, 2), (2 * chunk + 5, 1), (9 * chunk, 0), (u64::MAX, 0)] {
+            assert_eq!(blob.from(offset).count(), frames, "from {offset}");
+        }
+    }
+}

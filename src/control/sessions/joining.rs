@@ -1,0 +1,142 @@
+//! How hosts become nodes, and how nodes stay known: enrolment, renewal, and who may open a session.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Shared, nodes};
+use crate::api::names;
+use crate::control::kinds::NODE;
+use crate::control::meta;
+use crate::control::objects::{Member, MemberRecord, ObjectError};
+use crate::control::tokens::{self, TokenRefusal};
+use crate::error::Chain;
+use crate::link::server::Denied;
+use crate::link::tls::{NodeIdentity, TlsError};
+use crate::link::{EnrollRequest, Enrolled, JoinToken, RenewRequest, Renewed};
+use crate::model::{NodeName, Uid};
+
+/// How often an enrolment is tried again because somebody else wrote first.
+const ATTEMPTS: usize = 10;
+
+impl From<ObjectError> for Denied {
+    fn from(error: ObjectError) -> Self {
+        tracing::error!(error = %Chain(&error), "a call of a node failed");
+        Self::Unavailable("control's store failed; try again later".to_owned())
+    }
+}
+
+impl From<TlsError> for Denied {
+    fn from(error: TlsError) -> Self {
+        Self::Invalid(Chain(&error).to_string())
+    }
+}
+
+impl From<TokenRefusal> for Denied {
+    fn from(refusal: TokenRefusal) -> Self {
+        match refusal {
+            TokenRefusal::Unknown | TokenRefusal::Expired => Self::Credentials(refusal.to_string()),
+            TokenRefusal::NodeName { .. } | TokenRefusal::Label { .. } => Self::Forbidden(refusal.to_string()),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) async fn enroll(&self, request: EnrollRequest) -> Result<Enrolled, Denied> {
+        check_labels(&request)?;
+        let (id, secret) = JoinToken::parse_credential(&request.token).ok_or(TokenRefusal::Unknown)?;
+        for _ in 0..ATTEMPTS {
+            let token = self.objects.token(id).await?.ok_or(TokenRefusal::Unknown)?;
+            let now = Timestamp::now();
+            let left = tokens::admit(&token.record, secret, &request, now)?;
+            let (uid, before) = self.place_for(&request).await?;
+            let name = &request.node_name;
+            let (certificate, key) = self.authority.issue_node(&request.certificate_request, name, &uid, now)?;
+            let member = MemberRecord {
+                uid: uid.clone(),
+                name: name.clone(),
+                key: key.to_string(),
+                machine_id: request.machine_id.clone(),
+                session: 0,
+                session_nonce: String::new(),
+            };
+            let node = nodes::registered(name, &uid, &request.labels, &request.taints, now);
+            if self.objects.join(&token, left.as_ref(), before.as_ref(), &member, &node).await? {
+                tracing::info!(node = %name, %uid, "a host has joined");
+                self.roster.meet(&uid, name);
+                return Ok(Enrolled {
+                    certificate: certificate.to_vec().into(),
+                    ca_bundle: vec![self.authority.certificate().to_vec().into()],
+                    fleet: self.objects.fleet().id.clone(),
+                    node_name: name.clone(),
+                    node_uid: uid,
+                });
+            }
+        }
+        Err(Denied::Unavailable("too many hosts join at once; try again".to_owned()))
+    }
+
+    /// The uid of the Node a host becomes, and the record of that Node if it has one.
+    ///
+    /// A Node without a record was made by a user ahead of its host. One with a record is somebody's, unless it is this
+    /// very machine's and never had a session: then the answer to its first enrolment was lost.
+    async fn place_for(&self, request: &EnrollRequest) -> Result<(Uid, Option<Member>), Denied> {
+        let name = request.node_name.as_str();
+        let node: Value = match self.objects.get(&NODE, "", name).await {
+            Ok(node) => node,
+            Err(ObjectError::NotFound { .. }) => return Ok((Uid(Uuid::new_v4().to_string()), None)),
+            Err(error) => return Err(error.into()),
+        };
+        let uid = Uid::from(meta::uid(&node));
+        let member = self.objects.member(&uid).await?;
+        let is_same = |member: &Member| member.record.session == 0 && member.record.machine_id == request.machine_id;
+        if member.as_ref().is_some_and(|member| !is_same(member)) {
+            return Err(Denied::Forbidden(format!(
+                "node {name} exists already; choose another name with --node-name, or if its host is gone for good, \
+                 kubectl delete node {name} first"
+            )));
+        }
+        Ok((uid, member))
+    }
+
+    pub(super) async fn renew(&self, node: &NodeIdentity, request: &RenewRequest) -> Result<Renewed, Denied> {
+        let member = self.known(node).await?;
+        if member.record.machine_id != request.machine_id {
+            return Err(Denied::Forbidden("the node's credentials were made for another machine".to_owned()));
+        }
+        let (name, uid) = (&member.record.name, &member.record.uid);
+        let issued = self.authority.issue_node(&request.certificate_request, name, uid, Timestamp::now())?;
+        let (certificate, key) = issued;
+        if key != node.key {
+            return Err(Denied::Forbidden("a certificate is renewed for the key it was made for".to_owned()));
+        }
+        Ok(Renewed {
+            certificate: certificate.to_vec().into(),
+            ca_bundle: vec![self.authority.certificate().to_vec().into()],
+        })
+    }
+
+    /// The record of a node that calls. Its certificate is good only as long as the record has the same key.
+    pub(super) async fn known(&self, node: &NodeIdentity) -> Result<Member, Denied> {
+        let member = self.objects.member(&node.uid).await?;
+        let same_key = |member: &Member| member.record.key == node.key.to_string();
+        member.filter(same_key).ok_or_else(|| unknown(&node.name))
+    }
+}
+
+fn unknown(name: &NodeName) -> Denied {
+    Denied::Credentials(format!(
+        "node {name} does not belong to this fleet, or not any more; enrol its host with a join token"
+    ))
+}
+
+/// Names and values as the API allows them.
+fn check_labels(request: &EnrollRequest) -> Result<(), Denied> {
+    for (key, value) in &request.labels {
+        let wrong = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
+        if let Some(wrong) = wrong {
+            return Err(Denied::Invalid(format!("label {key}={value}: {wrong}")));
+        }
+    }
+    Ok(())
+}

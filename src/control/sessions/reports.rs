@@ -1,0 +1,281 @@
+//! What a node says, written into API objects.
+//!
+//! A node writes only what concerns itself: its own Node, pods that are its own, events about these. What does not
+//! concern it is dropped and logged.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{NodeStatus, PodStatus, PodTemplateSpec};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::roster::{Footing, KnownPod};
+use super::session::{Session, SessionEnd, footing};
+use super::{Shared, events, nodes, pods};
+use crate::api::bundle::Bundle;
+use crate::control::kinds::{CONTROLLER_REVISION, EVENT, NAMESPACE, NODE, POD};
+use crate::control::meta;
+use crate::control::objects::ObjectError;
+use crate::control::updates::FromNode;
+use crate::link::{
+    Ack, Ask, CommandId, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception, Standing,
+    Up, Verdict,
+};
+use crate::model::{NodeName, ObjectKey, Uid};
+
+impl Session {
+    /// Takes one message.
+    pub(super) async fn take(&self, up: Up) -> Result<(), SessionEnd> {
+        let reports =
+            !matches!(self.reception, Reception::Hold { reason: HoldReason::Clone | HoldReason::OtherFleet, .. });
+        match up {
+            Up::Ack(ack) => self.acknowledged(ack).await?,
+            Up::Hello(_) | Up::KeepAlive | Up::Needs(_) => {}
+            // Which of two hosts, or whose fleet's pods: nobody can say.
+            _ if !reports => {}
+            Up::Node(report) => self.node_report(&report).await?,
+            Up::Pods(reports) => {
+                for report in reports {
+                    self.pod_report(&report).await?;
+                }
+            }
+            Up::Events(reports) => {
+                for report in &reports {
+                    self.event(report).await?;
+                }
+            }
+            Up::Verdicts(verdicts) => {
+                for verdict in &verdicts {
+                    self.verdict(verdict).await?;
+                }
+            }
+            Up::Ask(ask) => self.ask(ask).await?,
+        }
+        Ok(())
+    }
+
+    async fn node_report(&self, report: &NodeReport) -> Result<(), ObjectError> {
+        let Some(status) = checked::<NodeStatus>(&report.status, &self.name, "NodeStatus") else { return Ok(()) };
+        let now = Timestamp::now();
+        let change = |node: &Value| Some(nodes::reported(node, report, status.clone(), now));
+        self.shared.change_node(&self.node, &self.name, change).await?;
+        self.shared.roster.reported(&self.node);
+        Ok(())
+    }
+
+    async fn pod_report(&self, report: &PodReport) -> Result<(), ObjectError> {
+        let shared = &self.shared;
+        let (key, uid) = (&report.key, &report.key.uid);
+        if report.gone {
+            return shared.pod_is_gone(&self.node, &self.name, uid).await;
+        }
+        // The Node is gone and its pods with it; the agent is about to hear of it.
+        if !shared.roster.knows(&self.node) {
+            return Ok(());
+        }
+        let Some(status) = checked::<PodStatus>(&report.status, &self.name, "PodStatus") else { return Ok(()) };
+        // A pod in the API keeps the spec it has; the revision is looked up only for one that is not.
+        let is_known = shared.roster.pod(&self.node, uid).is_some()
+            && found(shared.objects.get(&POD, &key.namespace, &key.name).await)?.is_some();
+        let bundle = if is_known { None } else { shared.revision(report).await? };
+        let own = |pod: &Value| meta::uid(pod) == uid.as_str() && pod["spec"]["nodeName"] == self.name.as_str();
+        let change = |current: Option<&Value>| match current {
+            Some(pod) => own(pod).then(|| pods::updated(pod, report, status.clone())),
+            None => bundle.as_ref().map(|bundle| pods::rendered(report, bundle, &self.name, status.clone())),
+        };
+        match shared.objects.report(&POD, &key.namespace, &key.name, change).await {
+            Ok(Some(pod)) if own(&pod) => {
+                let key = ObjectKey::new(&key.namespace, &key.name);
+                shared.roster.put_pod(&self.node, uid, KnownPod { key, digest: Some(report.digest()) });
+            }
+            Ok(Some(_)) => tracing::warn!(node = %self.name, pod = %key, "a node reports a pod that is not its own"),
+            Ok(None) => {
+                let revision = &report.revision;
+                tracing::warn!(node = %self.name, pod = %key, %revision, "nothing is known of a pod's revision");
+            }
+            // The node is told to end it as long as the deletion is on record.
+            Err(ObjectError::Deleted { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn event(&self, report: &EventReport) -> Result<(), ObjectError> {
+        if self.concerns_this_node(report).await? {
+            self.shared.write_event(&events::reported(report, &self.name)).await
+        } else {
+            let (kind, name) = (&report.kind, &report.name);
+            tracing::warn!(node = %self.name, kind, name, "a node reports an event that is not its own");
+            Ok(())
+        }
+    }
+
+    async fn concerns_this_node(&self, report: &EventReport) -> Result<bool, ObjectError> {
+        let objects = &self.shared.objects;
+        Ok(match report.kind.as_str() {
+            "Node" => report.name == self.name.as_str() && report.namespace.is_empty(),
+            "DaemonSet" => {
+                self.shared.desired().newest(&report.uid).is_some_and(|bundle| bundle.key().name == report.name)
+            }
+            "Pod" => match found(objects.get(&POD, &report.namespace, &report.name).await)? {
+                Some(pod) => pod["spec"]["nodeName"] == self.name.as_str(),
+                // Its first report is yet to come.
+                None => found(objects.get(&NAMESPACE, "", &report.namespace).await)?.is_some(),
+            },
+            _ => false,
+        })
+    }
+
+    /// Only a refusal has to be said: that a pod does not belong on a node is no trouble.
+    async fn verdict(&self, verdict: &Verdict) -> Result<(), ObjectError> {
+        match verdict.reasons.first().filter(|_| verdict.standing == Standing::Refused) {
+            Some(reason) => self.refused(&verdict.daemonset, reason).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<(), ObjectError> {
+        match ask.prepared {
+            Err(reason) => self.refused(&ask.daemonset, &reason).await,
+            Ok(()) if footing(&self.reception) == Footing::InStep => {
+                let Ask { daemonset, revision, .. } = ask;
+                self.shared.tell_updates(FromNode::Asked { node: self.node.clone(), daemonset, revision }).await;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Says on a DaemonSet why it does not come about on this node.
+    async fn refused(&self, daemonset: &Uid, reason: &Reason) -> Result<(), ObjectError> {
+        let desired = self.shared.desired();
+        let Some(bundle) = desired.newest(daemonset) else { return Ok(()) };
+        let event = events::daemonset_refused(&bundle.key(), daemonset, &self.name, reason, Timestamp::now());
+        self.shared.write_event(&event).await
+    }
+
+    async fn acknowledged(&self, ack: Ack) -> Result<(), SessionEnd> {
+        match ack {
+            Ack::Position(position) => self.shared.roster.confirmed(&self.node, position),
+            Ack::Taken(permit) => tracing::debug!(node = %self.name, permit = permit.0, "a permit was taken"),
+            Ack::Command { id, outcome: Outcome::Done } => {
+                if self.shared.desired().removal(&self.node).is_some_and(|removal| CommandId(removal.seq) == id) {
+                    self.shared.objects.forget_member(&self.node).await?;
+                    self.shared.objects.acknowledge(&self.node).await?;
+                    return Err(SessionEnd::Removed);
+                }
+            }
+            Ack::Command { id, outcome: Outcome::Unsupported(why) | Outcome::Failed(why) } => {
+                tracing::warn!(node = %self.name, command = id.0, why, "a node did not do what it was told");
+                self.shared.tunnels.refused(&self.node, id, why);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Changes a Node unless it was removed, or another one has its name by now.
+    pub(super) async fn change_node(
+        &self,
+        uid: &Uid,
+        name: &NodeName,
+        change: impl Fn(&Value) -> Option<Value>,
+    ) -> Result<Option<Value>, ObjectError> {
+        let of_this = |node: &&Value| meta::uid(node) == uid.as_str();
+        self.objects.report(&NODE, "", name.as_str(), |node| change(node.filter(of_this)?)).await
+    }
+
+    /// Says on the Node why its agent holds, or that it does not.
+    pub(super) async fn write_hold(
+        &self,
+        uid: &Uid,
+        name: &NodeName,
+        hold: Option<(HoldReason, &str)>,
+    ) -> Result<(), ObjectError> {
+        let now = Timestamp::now();
+        self.change_node(uid, name, |node| Some(nodes::held(node, hold, now))).await.map(drop)
+    }
+
+    /// Removes the node's pods that its hello does not name: their last reports were lost with a connection.
+    pub(super) async fn drop_pods_not_held(&self, node: &Uid, hello: &Hello) -> Result<(), ObjectError> {
+        let mut known = self.roster.pods(node);
+        hello.pods.iter().for_each(|held| drop(known.remove(&held.uid)));
+        for (uid, pod) in known {
+            self.objects.remove(&POD, &pod.key.namespace, &pod.key.name, &uid).await?;
+            self.roster.remove_pod(node, &uid);
+        }
+        Ok(())
+    }
+
+    /// Takes a pod away on its node's word.
+    async fn pod_is_gone(&self, node: &Uid, name: &NodeName, pod: &Uid) -> Result<(), ObjectError> {
+        if let Some(known) = self.roster.pod(node, pod) {
+            self.objects.remove(&POD, &known.key.namespace, &known.key.name, pod).await?;
+            self.roster.remove_pod(node, pod);
+        } else if self.desired().tombstones.get(pod).is_some_and(|one| one.node.as_deref() == Some(name.as_str())) {
+            self.objects.acknowledge(pod).await?;
+        }
+        Ok(())
+    }
+
+    /// The revision a pod was made from: at hand, or from the DaemonSet's history.
+    async fn revision(&self, report: &PodReport) -> Result<Option<Arc<Bundle>>, ObjectError> {
+        let desired = self.desired();
+        let Some(newest) = report.daemonset.as_ref().and_then(|uid| desired.newest(uid)) else { return Ok(None) };
+        if newest.namespace != report.key.namespace {
+            return Ok(None);
+        }
+        if let Some(bundle) = desired.bundle(&newest.uid, &report.revision) {
+            return Ok(Some(bundle.clone()));
+        }
+        let name = format!("{}-{}", newest.name, report.revision);
+        let record = found(self.objects.get(&CONTROLLER_REVISION, &newest.namespace, &name).await)?;
+        let owned = record.filter(|record| meta::owner_uids(record).any(|uid| uid == newest.uid.as_str()));
+        Ok(owned.and_then(|record| from_history(&record, newest)).map(Arc::new))
+    }
+
+    /// Writes an event, over an earlier one that says the same.
+    pub(super) async fn write_event(&self, event: &Value) -> Result<(), ObjectError> {
+        let change = |current: Option<&Value>| match current {
+            // What the server set stays.
+            Some(current) => {
+                let mut event = event.clone();
+                event["metadata"] = current["metadata"].clone();
+                event["apiVersion"] = current["apiVersion"].clone();
+                event["kind"] = current["kind"].clone();
+                Some(event)
+            }
+            None => Some(event.clone()),
+        };
+        self.objects.report(&EVENT, meta::namespace(event), meta::name(event), change).await.map(drop)
+    }
+}
+
+/// A revision as its DaemonSet's history has it. Its template generation is not on record; the record's number, which
+/// is the same unless somebody rolled back, stands for it.
+fn from_history(record: &Value, newest: &Bundle) -> Option<Bundle> {
+    let mut template = record["data"]["spec"]["template"].clone();
+    template.as_object_mut()?.remove("$patch");
+    let template = PodTemplateSpec::deserialize(template).ok()?;
+    let revision = record["metadata"]["labels"]["controller-revision-hash"].as_str()?.into();
+    let template_generation = record["revision"].as_i64()?;
+    Some(Bundle { revision, template, template_generation, ..newest.clone() })
+}
+
+/// The JSON of a status, if it is of its Kubernetes type; fields that only the node knows are kept.
+fn checked<T: DeserializeOwned>(json: &[u8], node: &NodeName, what: &str) -> Option<Value> {
+    let parsed = serde_json::from_slice::<T>(json).and_then(|_| serde_json::from_slice(json));
+    parsed.inspect_err(|error| tracing::warn!(%node, %error, "a report holds no {what}")).ok()
+}
+
+/// Nothing, where an object is not there.
+fn found(result: Result<Value, ObjectError>) -> Result<Option<Value>, ObjectError> {
+    match result {
+        Ok(object) => Ok(Some(object)),
+        Err(ObjectError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,377 @@
+//! Who is connected, and what control remembers of each node between its sessions. In memory; nothing here is asked of
+//! a disk or awaited.
+//!
+//! Guarded by one lock that is held for a few map operations at a time, since every session and every call needs it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::admit::Other;
+use crate::link::{Digest, Down, SILENCE};
+use crate::model::{NodeName, ObjectKey, Position, Uid};
+
+/// How many orders may wait for a session. One that does not get round to them is cut off.
+const ORDERS: usize = 64;
+
+/// What a session is told to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Say this to the node.
+    Say(Down),
+    /// End. The node connects again and is received anew.
+    End,
+}
+
+/// How a session was received, as far as others have to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Footing {
+    /// Accepted: it may be told what is new, and be granted permits.
+    InStep,
+    /// It reports, and takes nothing.
+    Apart,
+    /// Held, because there are two of it. It does not report.
+    Clone,
+}
+
+/// One node's last words, and its sessions.
+#[derive(Debug)]
+struct Entry {
+    name: NodeName,
+    /// When something was heard of it last; when control started, if never.
+    heard: Instant,
+    /// What was written of its silence: nothing, or whether its Node was tainted, too.
+    marked: Option<bool>,
+    /// How far it has confirmed to have taken intent over.
+    confirmed: Position,
+    /// Its pods in the API.
+    pods: HashMap<Uid, KnownPod>,
+    /// More than one only for a moment, or if two hosts use one identity.
+    sessions: Vec<Open>,
+}
+
+/// A pod in the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KnownPod {
+    pub(super) key: ObjectKey,
+    /// Of the report that was written last; none if that was another process, or something was changed since.
+    pub(super) digest: Option<Digest>,
+}
+
+#[derive(Debug)]
+struct Open {
+    serial: u64,
+    footing: Footing,
+    orders_tx: mpsc::Sender<Order>,
+}
+
+/// A node that is not heard of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) uid: Uid,
+    pub(super) name: NodeName,
+    /// What was written of its silence: nothing, or whether its Node was tainted, too.
+    pub(super) marked: Option<bool>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: HashMap<Uid, Entry>,
+    by_name: HashMap<NodeName, Uid>,
+    last_serial: u64,
+}
+
+impl Entry {
+    fn new(name: &NodeName) -> Self {
+        Self {
+            name: name.clone(),
+            heard: Instant::now(),
+            marked: None,
+            confirmed: Position::default(),
+            pods: HashMap::new(),
+            sessions: Vec::new(),
+        }
+    }
+}
+
+impl Inner {
+    /// The nodes that have not been removed.
+    fn present(&self) -> impl Iterator<Item = (&Uid, &Entry)> {
+        self.nodes.iter().filter(|(uid, entry)| self.by_name.get(&entry.name) == Some(*uid))
+    }
+}
+
+impl Roster {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // === nodes ===
+
+    /// Makes sure that a node is known.
+    pub(super) fn meet(&self, uid: &Uid, name: &NodeName) {
+        let mut inner = self.lock();
+        inner.by_name.insert(name.clone(), uid.clone());
+        inner.nodes.entry(uid.clone()).or_insert_with(|| Entry::new(name));
+    }
+
+    /// Forgets a node whose Node was removed. Its sessions go on until they end.
+    pub(super) fn part(&self, uid: &Uid) {
+        let mut inner = self.lock();
+        inner.by_name.retain(|_, known| known != uid);
+        if inner.nodes.get(uid).is_some_and(|entry| entry.sessions.is_empty()) {
+            inner.nodes.remove(uid);
+        }
+    }
+
+    /// Whether a Node with this uid exists.
+    pub(super) fn knows(&self, uid: &Uid) -> bool {
+        let inner = self.lock();
+        inner.nodes.get(uid).is_some_and(|entry| inner.by_name.get(&entry.name) == Some(uid))
+    }
+
+    /// The uid of a node by its name.
+    pub(super) fn uid_of(&self, name: &NodeName) -> Option<Uid> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    // === sessions ===
+
+    /// A session of the node that was heard of just now.
+    pub(super) fn other(&self, uid: &Uid) -> Option<Other> {
+        let inner = self.lock();
+        let sessions = &inner.nodes.get(uid)?.sessions;
+        let is_clone = sessions.iter().any(|open| open.footing == Footing::Clone);
+        (!sessions.is_empty()).then_some(Other { is_clone })
+    }
+
+    /// Enters a session; gives its number and what it is told to do. One in step takes the place of those before; one
+    /// that is held as a clone makes the others be received anew, to be held as well. The node may be one that was
+    /// removed.
+    pub(super) fn enter(&self, uid: &Uid, name: &NodeName, footing: Footing) -> (u64, mpsc::Receiver<Order>) {
+        let (orders_tx, orders_rx) = mpsc::channel(ORDERS);
+        let mut inner = self.lock();
+        inner.last_serial += 1;
+        let serial = inner.last_serial;
+        let entry = inner.nodes.entry(uid.clone()).or_insert_with(|| Entry::new(name));
+        entry.heard = Instant::now();
+        let stays = |open: &Open| footing == Footing::Clone && open.footing == Footing::Clone;
+        entry.sessions.iter().filter(|open| !stays(open)).for_each(|open| drop(open.orders_tx.try_send(Order::End)));
+        entry.sessions.retain(stays);
+        entry.sessions.push(Open { serial, footing, orders_tx });
+        (serial, orders_rx)
+    }
+
+    /// Whether the node has one session only.
+    pub(super) fn is_alone(&self, uid: &Uid) -> bool {
+        self.lock().nodes.get(uid).is_some_and(|entry| entry.sessions.len() == 1)
+    }
+
+    /// A session has ended. Says whether the node has another one in step.
+    pub(super) fn leave(&self, uid: &Uid, serial: u64) -> bool {
+        let mut inner = self.lock();
+        let Inner { nodes, by_name, .. } = &mut *inner;
+        let Some(entry) = nodes.get_mut(uid) else { return false };
+        entry.sessions.retain(|open| open.serial != serial);
+        let in_step = entry.sessions.iter().any(|open| open.footing == Footing::InStep);
+        if entry.sessions.is_empty() && by_name.get(&entry.name) != Some(uid) {
+            nodes.remove(uid);
+        }
+        in_step
+    }
+
+    /// Says something to a node in step. False if it has no such session; one that does not keep up loses its session.
+    pub(super) fn say(&self, uid: &Uid, down: Down) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.nodes.get_mut(uid) else { return false };
+        let Some(open) = entry.sessions.iter().find(|open| open.footing == Footing::InStep) else { return false };
+        let said = open.orders_tx.try_send(Order::Say(down)).is_ok();
+        if !said {
+            let serial = open.serial;
+            // Without the sender the session ends.
+            entry.sessions.retain(|open| open.serial != serial);
+        }
+        said
+    }
+
+    // === what is heard ===
+
+    /// Something came from the node.
+    pub(super) fn heard(&self, uid: &Uid) {
+        if let Some(entry) = self.lock().nodes.get_mut(uid) {
+            entry.heard = Instant::now();
+        }
+    }
+
+    /// The node reported its status: nothing is left of what was written of its silence.
+    pub(super) fn reported(&self, uid: &Uid) {
+        if let Some(entry) = self.lock().nodes.get_mut(uid) {
+            entry.marked = None;
+        }
+    }
+
+    /// The node holds all intent up to a position.
+    pub(super) fn confirmed(&self, uid: &Uid, position: Position) {
+        if let Some(entry) = self.lock().nodes.get_mut(uid) {
+            entry.confirmed = position;
+        }
+    }
+
+    /// The `seq` in `era` that every node has confirmed.
+    pub(super) fn confirmed_by_all(&self, era: u64) -> u64 {
+        let of = |(_, entry): (_, &Entry)| if entry.confirmed.era == era { entry.confirmed.seq } else { 0 };
+        self.lock().present().map(of).min().unwrap_or(u64::MAX)
+    }
+
+    /// The nodes without a session that were silent for the grace period, and how many nodes there are.
+    pub(super) fn lost(&self) -> (Vec<Lost>, usize) {
+        let inner = self.lock();
+        let is_lost = |entry: &Entry| entry.sessions.is_empty() && entry.heard.elapsed() >= SILENCE;
+        let lost = inner.present().filter(|(_, entry)| is_lost(entry));
+        let of =
+            |(uid, entry): (&Uid, &Entry)| Lost { uid: uid.clone(), name: entry.name.clone(), marked: entry.marked };
+        (lost.map(of).collect(), inner.present().count())
+    }
+
+    /// The node's silence is written down. Its pods' reports are not what the API says any more; gives the pods.
+    pub(super) fn mark(&self, uid: &Uid, tainted: bool) -> HashMap<Uid, KnownPod> {
+        let mut inner = self.lock();
+        let Some(entry) = inner.nodes.get_mut(uid) else { return HashMap::new() };
+        entry.marked = Some(tainted);
+        entry.pods.values_mut().for_each(|pod| pod.digest = None);
+        entry.pods.clone()
+    }
+
+    // === pods ===
+
+    /// A pod is in the API as its report says.
+    pub(super) fn put_pod(&self, node: &Uid, pod: &Uid, known: KnownPod) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.pods.insert(pod.clone(), known);
+        }
+    }
+
+    /// A pod is gone.
+    pub(super) fn remove_pod(&self, node: &Uid, pod: &Uid) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.pods.remove(pod);
+        }
+    }
+
+    /// One of the node's pods in the API.
+    pub(super) fn pod(&self, node: &Uid, pod: &Uid) -> Option<KnownPod> {
+        self.lock().nodes.get(node)?.pods.get(pod).cloned()
+    }
+
+    /// The node's pods in the API.
+    pub(super) fn pods(&self, node: &Uid) -> HashMap<Uid, KnownPod> {
+        self.lock().nodes.get(node).map(|entry| entry.pods.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NAME: &str = "edge-1";
+
+    fn roster() -> (Roster, Uid) {
+        let (roster, uid) = (Roster::default(), Uid::from("u"));
+        roster.meet(&uid, &NAME.into());
+        (roster, uid)
+    }
+
+    fn is_ended(orders_rx: &mut mpsc::Receiver<Order>) -> bool {
+        matches!(orders_rx.try_recv(), Ok(Order::End))
+    }
+
+    #[test]
+    fn a_reconnect_takes_the_place_of_the_session_before() {
+        let (roster, uid) = roster();
+        let (first, mut first_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        let (second, mut second_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        assert!(is_ended(&mut first_rx));
+        assert!(roster.leave(&uid, first), "the node is still connected");
+        assert!(roster.say(&uid, Down::KeepAlive));
+        assert!(matches!(second_rx.try_recv(), Ok(Order::Say(Down::KeepAlive))));
+        assert!(!roster.leave(&uid, second));
+        assert!(!roster.say(&uid, Down::KeepAlive));
+    }
+
+    #[test]
+    fn two_hosts_with_one_identity_are_both_held() {
+        let (roster, uid) = roster();
+        let (_, mut original_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        let (copy, mut copy_rx) = roster.enter(&uid, &NAME.into(), Footing::Clone);
+        assert!(is_ended(&mut original_rx), "the original is received anew");
+        assert_eq!(roster.other(&uid), Some(Other { is_clone: true }));
+        let (_, mut original_rx) = roster.enter(&uid, &NAME.into(), Footing::Clone);
+        assert!(!is_ended(&mut copy_rx));
+        assert!(!roster.say(&uid, Down::KeepAlive), "no permit for either");
+        assert!(!roster.is_alone(&uid));
+        roster.leave(&uid, copy);
+        assert!(roster.is_alone(&uid) && !is_ended(&mut original_rx), "the other may only be reconnecting");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_lost_when_it_was_silent_for_the_grace_period_without_a_session() {
+        let (roster, uid) = roster();
+        let (serial, _orders_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        tokio::time::advance(2 * SILENCE).await;
+        assert_eq!(roster.lost(), (vec![], 1));
+        roster.heard(&uid);
+        roster.leave(&uid, serial);
+        tokio::time::advance(SILENCE - Duration::from_secs(1)).await;
+        assert_eq!(roster.lost(), (vec![], 1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let lost = Lost { uid: uid.clone(), name: NAME.into(), marked: None };
+        assert_eq!(roster.lost(), (vec![lost.clone()], 1));
+        roster.mark(&uid, true);
+        assert_eq!(roster.lost().0, [Lost { marked: Some(true), ..lost }]);
+    }
+
+    #[test]
+    fn a_session_that_does_not_take_its_orders_is_cut_off() {
+        let (roster, uid) = roster();
+        let (_, mut orders_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        while roster.say(&uid, Down::KeepAlive) {}
+        assert_eq!(roster.other(&uid), None);
+        while let Ok(order) = orders_rx.try_recv() {
+            assert!(matches!(order, Order::Say(_)));
+        }
+        assert!(orders_rx.is_closed());
+    }
+
+    #[test]
+    fn what_all_have_confirmed_is_what_the_last_of_them_has() {
+        let (roster, uid) = roster();
+        roster.meet(&"v".into(), &"edge-2".into());
+        roster.confirmed(&uid, Position { era: 2, seq: 7 });
+        assert_eq!(roster.confirmed_by_all(2), 0);
+        roster.confirmed(&"v".into(), Position { era: 2, seq: 5 });
+        assert_eq!(roster.confirmed_by_all(2), 5);
+        roster.confirmed(&"v".into(), Position { era: 1, seq: 9 });
+        assert_eq!(roster.confirmed_by_all(2), 0);
+    }
+
+    #[test]
+    fn a_removed_node_is_known_no_more_but_may_say_goodbye() {
+        let (roster, uid) = roster();
+        let (serial, mut orders_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        roster.part(&uid);
+        assert!(!roster.knows(&uid));
+        assert!(roster.say(&uid, Down::KeepAlive));
+        assert!(orders_rx.try_recv().is_ok());
+        roster.leave(&uid, serial);
+        assert_eq!(roster.lost().1, 0);
+    }
+}

@@ -1,0 +1,395 @@
+//! One session with one node, from its welcome to its end.
+//!
+//! Two loops that do not wait for each other: one tells the node what is due, most urgent first and blobs last; the
+//! other takes what it says, in [`reports`](super::reports). What is due is worked out anew from the latest [`Desired`]
+//! whenever something changed, so a slow line skips what is outdated.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Shared;
+use super::desired::Desired;
+use super::nodes;
+use super::roster::{Footing, KnownPod, Order};
+use crate::control::kinds::NODE;
+use crate::control::objects::ObjectError;
+use crate::control::updates::FromNode;
+use crate::error::Chain;
+use crate::link::{
+    Answers, Assigned, BlobChunk, CommandId, Down, Frame, Hello, HoldReason, KEEP_ALIVE, Needs, NodeChange,
+    ObjectAnswer, PROTOCOL, PodAction, PodCommand, Reason, Reception, SILENCE, Up, Welcome,
+};
+use crate::model::{NodeName, Position, Uid};
+
+/// How soon a node is received anew whose trouble may be over by itself.
+const REVIEW_SOON: Duration = Duration::from_secs(60);
+/// How soon a node is received anew whose trouble only a person can end.
+const REVIEW_LATE: Duration = Duration::from_secs(600);
+
+/// What a session is about.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) node: Uid,
+    pub(super) name: NodeName,
+    pub(super) reception: Reception,
+}
+
+/// The link's and the roster's ends of it.
+pub(super) struct Ends {
+    pub(super) serial: u64,
+    pub(super) orders_rx: mpsc::Receiver<Order>,
+    pub(super) up_rx: mpsc::Receiver<Up>,
+    pub(super) down_tx: mpsc::Sender<Frame>,
+}
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionEnd {
+    #[error("the connection was lost")]
+    Lost,
+    #[error("the node is received anew")]
+    Review,
+    #[error("the node is removed")]
+    Removed,
+    #[error("the store failed")]
+    Objects(#[from] ObjectError),
+}
+
+/// How far a node with this reception may go.
+pub(super) fn footing(reception: &Reception) -> Footing {
+    match reception {
+        Reception::Accepted => Footing::InStep,
+        Reception::Hold { reason: HoldReason::Clone, .. } => Footing::Clone,
+        Reception::AdoptOnly(_) | Reception::Hold { .. } => Footing::Apart,
+    }
+}
+
+impl Session {
+    /// The session, from the welcome on.
+    pub(super) async fn run(self, hello: Hello, ends: Ends) {
+        let Ends { serial, orders_rx, up_rx, down_tx } = ends;
+        let in_step = footing(&self.reception) == Footing::InStep;
+        let (needs_tx, needs_rx) = watch::channel(Needs::default());
+        let end = tokio::select! {
+            end = self.tell(&hello, orders_rx, needs_rx, &down_tx) => end,
+            end = self.listen(up_rx, &needs_tx) => end,
+            () = self.review(), if !in_step => Err(SessionEnd::Review),
+        };
+        if let Err(end) = end {
+            tracing::info!(node = %self.name, reason = %Chain(&end), "a session ended");
+        }
+        let still_in_step = self.shared.roster.leave(&self.node, serial);
+        if in_step && !still_in_step {
+            self.shared.tell_updates(FromNode::Closed { node: self.node.clone() }).await;
+        }
+    }
+
+    /// Ends when it is time to receive a node anew that is not in step.
+    async fn review(&self) {
+        let period = match &self.reception {
+            Reception::AdoptOnly(_) | Reception::Hold { reason: HoldReason::Clone, .. } => REVIEW_SOON,
+            Reception::Accepted | Reception::Hold { .. } => REVIEW_LATE,
+        };
+        let mut was_alone = footing(&self.reception) != Footing::Clone;
+        loop {
+            tokio::time::sleep(period).await;
+            // Of two hosts, one must have been away for a whole period: it may only be reconnecting.
+            let is_alone = self.shared.roster.is_alone(&self.node);
+            if is_alone && was_alone {
+                return;
+            }
+            was_alone = is_alone;
+        }
+    }
+
+    // === telling ===
+
+    async fn tell(
+        &self,
+        hello: &Hello,
+        mut orders_rx: mpsc::Receiver<Order>,
+        mut needs_rx: watch::Receiver<Needs>,
+        down_tx: &mpsc::Sender<Frame>,
+    ) -> Result<(), SessionEnd> {
+        let mut desired_rx = self.shared.desired_rx.clone();
+        let desired = desired_rx.borrow_and_update().clone();
+        say(down_tx, Frame::new(self.welcome(hello))).await?;
+        self.begin(hello).await?;
+        let takes_intent = matches!(self.reception, Reception::Accepted | Reception::AdoptOnly(_));
+        let mut told = Told::default();
+        if takes_intent && desired.removal(&self.node).is_none() {
+            for frame in self.opening(hello, &desired).await? {
+                say(down_tx, frame).await?;
+            }
+            told.deletion = desired.last_deletion;
+        }
+        let (mut blobs, mut needs_more) = (VecDeque::new(), false);
+        loop {
+            // One pass: what is due by now, then what was ordered, then one piece of a blob.
+            let desired = desired_rx.borrow_and_update().clone();
+            if takes_intent {
+                for frame in told.due(&desired, &self.node, &self.name) {
+                    say(down_tx, frame).await?;
+                }
+            }
+            while let Ok(order) = orders_rx.try_recv() {
+                obey(order, down_tx).await?;
+            }
+            if needs_more || needs_rx.has_changed().unwrap_or(false) {
+                needs_more = false;
+                blobs = answered(&needs_rx.borrow_and_update(), &desired);
+            }
+            if let Some(frame) = blobs.pop_front() {
+                say(down_tx, frame).await?;
+                continue;
+            }
+            // All three only wait; what they announce is taken in the next pass.
+            tokio::select! {
+                changed = desired_rx.changed() => changed.map_err(|_| SessionEnd::Lost)?,
+                changed = needs_rx.changed() => {
+                    changed.map_err(|_| SessionEnd::Lost)?;
+                    needs_more = true;
+                }
+                order = orders_rx.recv() => obey(order.ok_or(SessionEnd::Review)?, down_tx).await?,
+            }
+        }
+    }
+
+    fn welcome(&self, hello: &Hello) -> Down {
+        let shared = &self.shared;
+        let secs = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        Down::Welcome(Welcome {
+            protocol: PROTOCOL.min(hello.protocol),
+            fleet: shared.objects.fleet().id.clone(),
+            era: shared.objects.position().borrow().era,
+            ca_bundle: vec![shared.authority.certificate().to_vec().into()],
+            node_uid: self.node.clone(),
+            reception: self.reception.clone(),
+            keep_alive_secs: secs(KEEP_ALIVE),
+            silence_secs: secs(SILENCE),
+        })
+    }
+
+    /// What others have to know of the session: the API why the node holds, updates that it may be granted permits.
+    async fn begin(&self, hello: &Hello) -> Result<(), SessionEnd> {
+        let hold = match &self.reception {
+            Reception::Hold { reason, message } => Some((*reason, message.as_str())),
+            Reception::Accepted | Reception::AdoptOnly(_) => None,
+        };
+        self.shared.write_hold(&self.node, &self.name, hold).await?;
+        if self.reception == Reception::Accepted {
+            self.shared.drop_pods_not_held(&self.node, hello).await?;
+            let taken = hello.permits.iter().map(|permit| permit.number).collect();
+            self.shared.tell_updates(FromNode::Opened { node: self.node.clone(), taken }).await;
+        }
+        Ok(())
+    }
+
+    /// What a node is told first: of what it holds, and of itself; and what it is asked for.
+    async fn opening(&self, hello: &Hello, desired: &Desired) -> Result<Vec<Frame>, SessionEnd> {
+        let held = hello.daemonsets.iter().map(|held| (held.uid.clone(), desired.answer(&held.uid)));
+        let answers = Answers { position: desired.position, answers: held.collect() };
+        let mut frames = vec![Frame::new(Down::Answers(answers))];
+        // Read before the Node, so that what the node confirms is not more than it was told.
+        let position = *self.shared.objects.position().borrow();
+        match self.shared.objects.get(&NODE, "", self.name.as_str()).await {
+            Ok(node) => frames.push(Frame::new(Down::Node(change(position, nodes::intent(&node))))),
+            // It was removed just now; that is told next.
+            Err(ObjectError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let wanted = wanted(hello, &self.shared.roster.pods(&self.node));
+        if !wanted.is_empty() {
+            frames.push(Frame::new(Down::Wanted(wanted)));
+        }
+        Ok(frames)
+    }
+
+    // === listening ===
+
+    async fn listen(&self, mut up_rx: mpsc::Receiver<Up>, needs_tx: &watch::Sender<Needs>) -> Result<(), SessionEnd> {
+        while let Some(up) = up_rx.recv().await {
+            self.shared.roster.heard(&self.node);
+            match up {
+                Up::Needs(needs) => drop(needs_tx.send_replace(needs)),
+                up => self.take(up).await?,
+            }
+        }
+        Err(SessionEnd::Lost)
+    }
+}
+
+/// What the user says of a node, as a message.
+pub(super) fn change(position: Position, intent: nodes::Intent) -> NodeChange {
+    let nodes::Intent { labels, taints, unschedulable } = intent;
+    NodeChange { position, labels, taints, unschedulable }
+}
+
+async fn say(down_tx: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), SessionEnd> {
+    down_tx.send(frame).await.map_err(|_| SessionEnd::Lost)
+}
+
+async fn obey(order: Order, down_tx: &mpsc::Sender<Frame>) -> Result<(), SessionEnd> {
+    match order {
+        Order::Say(down) => say(down_tx, Frame::new(down)).await,
+        Order::End => Err(SessionEnd::Review),
+    }
+}
+
+/// The pods whose report is not what control has.
+fn wanted(hello: &Hello, known: &HashMap<Uid, KnownPod>) -> Vec<Uid> {
+    let differs = |uid: &Uid, digest| known.get(uid).and_then(|pod| pod.digest) != Some(digest);
+    hello.pods.iter().filter(|held| differs(&held.uid, held.digest)).map(|held| held.uid.clone()).collect()
+}
+
+/// The frames that answer what a node needs.
+fn answered(needs: &Needs, desired: &Desired) -> VecDeque<Frame> {
+    let mut frames = VecDeque::new();
+    if !needs.objects.is_empty() {
+        let refused = Reason {
+            reason: "NotServed".to_owned(),
+            message: "this version of control hands out no ConfigMaps and Secrets".to_owned(),
+            field: String::new(),
+        };
+        let objects = needs.objects.iter().map(|object| (object.clone(), ObjectAnswer::Refused(refused.clone())));
+        let assigned = Assigned { position: desired.position, pods: Vec::new(), objects: objects.collect() };
+        frames.push_back(Frame::new(Down::Assigned(assigned)));
+    }
+    for needed in &needs.blobs {
+        match desired.blob(&needed.hash) {
+            Some(blob) => frames.extend(blob.from(needed.offset)),
+            None => frames.push_back(Frame::new(Down::Blob(BlobChunk {
+                hash: needed.hash.clone(),
+                offset: 0,
+                total: 0,
+                data: bytes::Bytes::new(),
+            }))),
+        }
+    }
+    frames
+}
+
+/// What a node was told in this session.
+#[derive(Debug, Default)]
+struct Told {
+    content: Option<u64>,
+    deletion: u64,
+    commands: HashSet<u64>,
+    removed: bool,
+}
+
+impl Told {
+    /// The frames that are due, in order: what ends, then what is.
+    fn due(&mut self, desired: &Desired, node: &Uid, name: &NodeName) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        if let Some(removal) = desired.removal(node) {
+            if !std::mem::replace(&mut self.removed, true) {
+                let position = Position { seq: removal.seq, ..desired.position };
+                frames.push(Frame::new(Down::Removed { id: CommandId(removal.seq), position }));
+            }
+            return frames;
+        }
+        if desired.last_deletion > self.deletion {
+            self.deletion = desired.last_deletion;
+            frames.push(desired.deleted.clone());
+        }
+        for pod in desired.ending.get(name).into_iter().flatten() {
+            // A shorter grace period is a deletion of its own.
+            if self.commands.insert(pod.seq) {
+                let grace_period_secs = pod.grace_period_seconds.and_then(|grace| u32::try_from(grace).ok());
+                let action = PodAction::Delete { grace_period_secs: grace_period_secs.unwrap_or(0), permit: None };
+                let command = PodCommand { uid: pod.uid.clone(), needs_seq: 0, action };
+                frames.push(Frame::new(Down::Pod { id: CommandId(pod.seq), command }));
+            }
+        }
+        if self.content != Some(desired.content) {
+            self.content = Some(desired.content);
+            frames.push(desired.manifest.clone());
+        }
+        frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::objects::Tombstone;
+    use crate::control::sessions::desired::Read;
+    use crate::link::{Digest, HeldPod, Kind, NeededBlob, ObjectRef};
+    use crate::model::{BlobHash, ObjectKey};
+
+    fn deletion(kind: &str, uid: &str, seq: u64) -> Tombstone {
+        Tombstone {
+            kind: kind.into(),
+            namespace: String::new(),
+            name: String::new(),
+            uid: uid.into(),
+            seq,
+            node: (kind == "Pod").then(|| "edge-1".into()),
+            grace_period_seconds: Some(3),
+        }
+    }
+
+    fn desired(seq: u64, tombstones: &[Tombstone]) -> Desired {
+        let position = Position { era: 1, seq };
+        Desired::build(Read { position, sets: vec![], tombstones: tombstones.to_vec() }, None)
+    }
+
+    fn due(told: &mut Told, desired: &Desired) -> Vec<Frame> {
+        told.due(desired, &"node".into(), &"edge-1".into())
+    }
+
+    fn delete(seq: u64, uid: &str) -> Frame {
+        let action = PodAction::Delete { grace_period_secs: 3, permit: None };
+        Frame::new(Down::Pod { id: CommandId(seq), command: PodCommand { uid: uid.into(), needs_seq: 0, action } })
+    }
+
+    #[test]
+    fn everything_is_told_once_and_ends_come_first() {
+        let mut told = Told::default();
+        let first = desired(4, &[deletion("DaemonSet", "a", 2), deletion("Pod", "p", 3)]);
+        assert_eq!(due(&mut told, &first), [first.deleted.clone(), delete(3, "p"), first.manifest.clone()]);
+        assert_eq!(due(&mut told, &first), []);
+        let second = desired(6, &[deletion("DaemonSet", "b", 5), deletion("Pod", "p", 6)]);
+        assert_eq!(due(&mut told, &second), [second.deleted.clone(), delete(6, "p"), second.manifest.clone()]);
+    }
+
+    #[test]
+    fn a_removed_node_is_told_nothing_else() {
+        let mut told = Told::default();
+        let desired = desired(9, &[deletion("DaemonSet", "a", 2), deletion("Node", "node", 8)]);
+        let removed = Down::Removed { id: CommandId(8), position: Position { era: 1, seq: 8 } };
+        assert_eq!(due(&mut told, &desired), [Frame::new(removed)]);
+        assert_eq!(due(&mut told, &desired), []);
+    }
+
+    #[test]
+    fn only_reports_that_control_does_not_have_are_wanted() {
+        let hello = Hello {
+            pods: ["same", "changed", "new", "unsure"]
+                .map(|uid| HeldPod { uid: uid.into(), digest: Digest([1; 32]) })
+                .to_vec(),
+            ..crate::control::sessions::tests::hello()
+        };
+        let known = [("same", Some(1)), ("changed", Some(2)), ("unsure", None)].map(|(uid, byte)| {
+            let digest = byte.map(|byte| Digest([byte; 32]));
+            (Uid::from(uid), KnownPod { key: ObjectKey::new("default", uid), digest })
+        });
+        assert_eq!(wanted(&hello, &HashMap::from(known)), ["changed".into(), "new".into(), "unsure".into()]);
+    }
+
+    #[test]
+    fn what_control_does_not_have_is_said() {
+        let hash = BlobHash("ab".repeat(32));
+        let needs = Needs {
+            blobs: vec![NeededBlob { hash: hash.clone(), offset: 7 }],
+            objects: vec![ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", "s") }],
+        };
+        let frames = answered(&needs, &desired(1, &[]));
+        let absent = Down::Blob(BlobChunk { hash, offset: 0, total: 0, data: bytes::Bytes::new() });
+        assert_eq!((frames.len(), &frames[1]), (2, &Frame::new(absent)));
+    }
+}

@@ -1,0 +1,134 @@
+//! The revisions of one DaemonSet: which record is the present one, which are too many.
+//!
+//! Source: kubernetes v1.36 `pkg/controller/daemon/update.go` (`constructHistory`, `cleanupHistory`).
+
+use std::collections::HashSet;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use serde_json::{Value, json};
+
+use crate::api::revision;
+use crate::control::meta;
+use crate::model::{RevisionHash, Uid};
+
+/// How many old revisions are kept if the DaemonSet does not say.
+const REVISION_HISTORY_LIMIT: i32 = 10;
+
+/// What has to be done to the records.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    /// The present revision has no record yet: this one.
+    pub(super) create: Option<Value>,
+    /// The present revision has a record that is not the newest: its name and its new number.
+    pub(super) raise: Option<(String, i64)>,
+    /// Names and uids of records to remove.
+    pub(super) remove: Vec<(String, Uid)>,
+}
+
+/// Says what has to be done so that the newest record is of `hash`. `records` are the DaemonSet's own, in any order;
+/// `in_use` are the revisions of its pods, which are not removed.
+pub(super) fn changes(
+    set: &DaemonSet,
+    hash: &RevisionHash,
+    records: &[Value],
+    in_use: &HashSet<&RevisionHash>,
+) -> Changes {
+    let number = |record: &Value| record["revision"].as_i64().unwrap_or(0);
+    let is_present = |record: &&Value| label(record) == hash.as_str();
+    let present = records.iter().find(is_present);
+    let mut old: Vec<_> = records.iter().filter(|record| !is_present(record)).collect();
+    old.sort_by_key(|record| number(record));
+    let next = old.last().map_or(0, |record| number(record)) + 1;
+
+    let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(REVISION_HISTORY_LIMIT);
+    let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let unused = old.iter().filter(|record| !in_use.contains(&RevisionHash::from(label(record))));
+    Changes {
+        create: present.is_none().then(|| record(set, hash, next)),
+        raise: present.filter(|record| number(record) < next).map(|record| (meta::name(record).to_owned(), next)),
+        remove: unused.take(surplus).map(|record| (meta::name(record).to_owned(), meta::uid(record).into())).collect(),
+    }
+}
+
+fn label(record: &Value) -> &str {
+    record.pointer("/metadata/labels/controller-revision-hash").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn record(set: &DaemonSet, hash: &RevisionHash, number: i64) -> Value {
+    let metadata = &set.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let mut labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
+    labels.insert("controller-revision-hash".to_owned(), hash.0.clone());
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {
+            "name": format!("{name}-{hash}"),
+            "labels": labels,
+            "annotations": metadata.annotations.clone().unwrap_or_default(),
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": metadata.uid,
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "data": revision::history_data(&template),
+        "revision": number,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old(hash: &str, number: i64) -> Value {
+        json!({
+            "metadata": {"name": format!("web-{hash}"), "uid": hash, "labels": {"controller-revision-hash": hash}},
+            "revision": number,
+        })
+    }
+
+    fn ask(limit: i32, records: &[Value], in_use: &[&str]) -> (Option<i64>, Option<(String, i64)>, Vec<String>) {
+        let set = json!({
+            "metadata": {"name": "web", "uid": "set"},
+            "spec": {"selector": {}, "revisionHistoryLimit": limit, "template": {"metadata": {"labels": {"app": "web"}}}},
+        });
+        let in_use: Vec<_> = in_use.iter().map(|hash| RevisionHash::from(*hash)).collect();
+        let changes = changes(&serde_json::from_value(set).unwrap(), &"new".into(), records, &in_use.iter().collect());
+        let number = changes.create.map(|record| record["revision"].as_i64().unwrap());
+        (number, changes.raise, changes.remove.into_iter().map(|(name, _)| name).collect())
+    }
+
+    #[test]
+    fn a_new_template_gets_the_next_number() {
+        assert_eq!(ask(10, &[], &[]), (Some(1), None, vec![]));
+        assert_eq!(ask(10, &[old("b", 4), old("a", 3)], &[]), (Some(5), None, vec![]));
+        assert_eq!(ask(10, &[old("new", 1)], &[]), (None, None, vec![]));
+    }
+
+    #[test]
+    fn going_back_raises_the_old_record() {
+        assert_eq!(ask(10, &[old("new", 1), old("a", 2)], &[]), (None, Some(("web-new".into(), 3)), vec![]));
+    }
+
+    #[test]
+    fn the_oldest_unused_records_go_first() {
+        let records = [old("a", 1), old("b", 2), old("c", 3), old("new", 4)];
+        assert_eq!(ask(1, &records, &[]).2, ["web-a", "web-b"]);
+        assert_eq!(ask(1, &records, &["a"]).2, ["web-b", "web-c"]);
+        assert_eq!(ask(0, &records, &["a", "b", "c"]).2, [""; 0]);
+    }
+
+    #[test]
+    fn a_record_is_what_kubectl_rolls_back_to() {
+        let set = json!({
+            "metadata": {"name": "web", "uid": "set", "annotations": {"kubernetes.io/change-cause": "why"}},
+            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}}},
+        });
+        let record = record(&serde_json::from_value(set).unwrap(), &"abc".into(), 3);
+        assert_eq!(record["metadata"]["name"], "web-abc");
+        assert_eq!(record["metadata"]["labels"], json!({"app": "web", "controller-revision-hash": "abc"}));
+        assert_eq!(record["metadata"]["annotations"]["kubernetes.io/change-cause"], "why");
+        assert_eq!(record["data"]["spec"]["template"]["$patch"], "replace");
+    }
+}

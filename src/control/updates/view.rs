@@ -1,0 +1,162 @@
+//! What the status of DaemonSets depends on, kept in memory as small as it can be: nodes, pods, DaemonSets.
+//!
+//! Objects go in as they change; nothing is decided here. A change answers with the DaemonSets it concerns.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use serde_json::Value;
+
+use crate::control::meta;
+use crate::model::{NodeName, RevisionHash, Taint, Uid};
+
+/// The label that says which revision a pod is of.
+const REVISION_LABEL: &str = "controller-revision-hash";
+
+/// All nodes, DaemonSets and their pods.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    nodes: BTreeMap<String, Node>,
+    sets: HashMap<Uid, Set>,
+    /// The pods of each DaemonSet, by node.
+    pods: HashMap<Uid, BTreeMap<String, Vec<Pod>>>,
+    /// Where a pod is in `pods`, by its key in the store.
+    places: HashMap<String, (Uid, String)>,
+}
+
+/// What a verdict about a node depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub(super) name: NodeName,
+    pub(super) uid: Uid,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) taints: Vec<Taint>,
+}
+
+/// One DaemonSet and the name of its newest revision.
+#[derive(Debug, Clone)]
+pub(super) struct Set {
+    pub(super) object: DaemonSet,
+    pub(super) revision: RevisionHash,
+}
+
+/// One pod of a DaemonSet.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Pod {
+    key: String,
+    created_at: String,
+    pub(super) revision: RevisionHash,
+    /// Condition `Ready` is true since then.
+    pub(super) ready_since: Option<Timestamp>,
+    /// Phase `Succeeded` or `Failed`, and being deleted.
+    pub(super) over: bool,
+}
+
+impl View {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    pub(super) fn set(&self, uid: &Uid) -> Option<&Set> {
+        self.sets.get(uid)
+    }
+
+    /// The pods of a DaemonSet on a node, oldest first.
+    pub(super) fn pods<'a>(&'a self, set: &Uid, node: &str) -> &'a [Pod] {
+        self.pods.get(set).and_then(|nodes| nodes.get(node)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes a node in; every DaemonSet is concerned if labels or taints changed.
+    pub(super) fn put_node(&mut self, object: &Value) -> Vec<Uid> {
+        let node = Node {
+            name: meta::name(object).into(),
+            uid: meta::uid(object).into(),
+            labels: from_field(object, &["metadata", "labels"]),
+            taints: from_field(object, &["spec", "taints"]),
+        };
+        if self.nodes.get(node.name.as_str()) == Some(&node) {
+            return Vec::new();
+        }
+        self.nodes.insert(node.name.0.clone(), node);
+        self.sets.keys().cloned().collect()
+    }
+
+    pub(super) fn remove_node(&mut self, name: &str) -> Vec<Uid> {
+        self.nodes.remove(name);
+        self.sets.keys().cloned().collect()
+    }
+
+    pub(super) fn put_set(&mut self, object: DaemonSet, revision: RevisionHash) -> Vec<Uid> {
+        let uid = Uid(object.metadata.uid.clone().unwrap_or_default());
+        self.sets.insert(uid.clone(), Set { object, revision });
+        vec![uid]
+    }
+
+    pub(super) fn remove_set(&mut self, uid: &Uid) {
+        self.sets.remove(uid);
+    }
+
+    /// Takes a pod in under its key in the store.
+    pub(super) fn put_pod(&mut self, key: &str, object: &Value) -> Vec<Uid> {
+        let mut concerned = self.remove_pod(key);
+        let Some(set) = controller(object) else { return concerned };
+        let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pods = self.pods.entry(set.clone()).or_default().entry(node.clone()).or_default();
+        pods.push(pod(key, object));
+        pods.sort_by(|a, b| (&a.created_at, &a.key).cmp(&(&b.created_at, &b.key)));
+        self.places.insert(key.to_owned(), (set.clone(), node));
+        concerned.push(set);
+        concerned
+    }
+
+    pub(super) fn remove_pod(&mut self, key: &str) -> Vec<Uid> {
+        let Some((set, node)) = self.places.remove(key) else { return Vec::new() };
+        if let Some(nodes) = self.pods.get_mut(&set) {
+            if let Some(pods) = nodes.get_mut(&node) {
+                pods.retain(|pod| pod.key != key);
+                if pods.is_empty() {
+                    nodes.remove(&node);
+                }
+            }
+            if nodes.is_empty() {
+                self.pods.remove(&set);
+            }
+        }
+        vec![set]
+    }
+
+    /// The revisions that pods of a DaemonSet are of.
+    pub(super) fn revisions_in_use(&self, set: &Uid) -> HashSet<&RevisionHash> {
+        self.pods.get(set).into_iter().flat_map(BTreeMap::values).flatten().map(|pod| &pod.revision).collect()
+    }
+}
+
+fn pod(key: &str, object: &Value) -> Pod {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().find(|one| one["type"] == "Ready" && one["status"] == "True");
+    let since = ready.map(|ready| ready["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()));
+    let phase = object.pointer("/status/phase").and_then(Value::as_str);
+    let label =
+        object.pointer("/metadata/labels").and_then(|labels| labels.get(REVISION_LABEL)).and_then(Value::as_str);
+    Pod {
+        key: key.to_owned(),
+        created_at: meta::text(object, "creationTimestamp").to_owned(),
+        revision: label.unwrap_or_default().into(),
+        ready_since: since.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
+        over: meta::is_deleting(object) && matches!(phase, Some("Succeeded" | "Failed")),
+    }
+}
+
+/// The uid of the DaemonSet that controls an object.
+pub(super) fn controller(object: &Value) -> Option<Uid> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let controller = owners?.iter().find(|owner| owner["controller"] == true && owner["kind"] == "DaemonSet")?;
+    controller["uid"].as_str().map(Uid::from)
+}
+
+/// A field that came through the API's own checks; the default if it is absent.
+fn from_field<T: serde::de::DeserializeOwned + Default>(object: &Value, path: &[&str]) -> T {
+    let field = path.iter().try_fold(object, |value, name| value.get(name));
+    field.and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
+}

@@ -1,0 +1,167 @@
+//! Why a call to the runtime failed, in the runtime's own words where it had any.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+/// What gRPC puts in front of an error that crossed a process, possibly several times.
+const WRAPPER: &str = "rpc error: code = ";
+/// Where in a wrapped message the words of the inner error begin.
+const WRAPPED_WORDS: &str = " desc = ";
+/// What containerd 1.6 answers, with no code of its own, while its CRI plugin still loads.
+const STILL_LOADING: &str = "server is not initialized yet";
+
+/// What lies at the bottom of gRPC's layers of errors: most often the system's own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TransportError(String);
+
+/// Why a call to the runtime failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CriError {
+    /// The endpoint is not one that can be connected to.
+    #[error("container runtime endpoint {endpoint:?} is not of the form unix:///absolute/path/to.sock")]
+    BadEndpoint {
+        /// The endpoint as configured.
+        endpoint: String,
+    },
+    /// Nothing accepts connections at the endpoint.
+    #[error(
+        "no container runtime listens at {endpoint}; start containerd, or name its socket with --container-runtime-endpoint"
+    )]
+    Unreachable {
+        /// The endpoint as configured.
+        endpoint: String,
+        /// What the system said.
+        #[source]
+        source: TransportError,
+    },
+    /// The connection broke while the call was under way; it may have had its effect.
+    #[error("the connection to the container runtime at {endpoint} broke during {call}")]
+    Interrupted {
+        /// The CRI method.
+        call: &'static str,
+        /// The endpoint as configured.
+        endpoint: String,
+        /// What the system said.
+        #[source]
+        source: TransportError,
+    },
+    /// No answer in time; the call may still have its effect.
+    #[error("the container runtime did not answer {call} within {deadline:?}")]
+    TimedOut {
+        /// The CRI method.
+        call: &'static str,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The runtime answered with an error. Displays as the runtime's words alone, as the kubelet shows them.
+    #[error("{message}")]
+    Refused {
+        /// The CRI method.
+        call: &'static str,
+        /// gRPC's code; `Unknown` for most of what containerd has to say.
+        code: Code,
+        /// The runtime's words, without gRPC's wrapping.
+        message: String,
+    },
+    /// The runtime does not speak CRI v1.
+    #[error("the container runtime at {endpoint} does not serve CRI v1; containerd 1.6 or later does")]
+    NoCriV1 {
+        /// The endpoint as configured.
+        endpoint: String,
+        /// What the runtime said.
+        #[source]
+        source: Box<CriError>,
+    },
+    /// The runtime's answer lacks what CRI says it has.
+    #[error("the container runtime answered {call} without {field}")]
+    BadReply {
+        /// The CRI method.
+        call: &'static str,
+        /// The field of the reply.
+        field: &'static str,
+    },
+}
+
+impl CriError {
+    /// Whether the runtime, not the request, was the trouble: the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::TimedOut { .. } => true,
+            Self::Refused { code, .. } => {
+                matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted)
+            }
+            Self::BadEndpoint { .. } | Self::NoCriV1 { .. } | Self::BadReply { .. } => false,
+        }
+    }
+
+    /// Whether the sandbox, container or image asked about does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::NotFound, .. })
+    }
+
+    /// Whether time ran out, here or in the runtime.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Refused { code: Code::DeadlineExceeded, .. })
+    }
+
+    /// Whether the runtime does not know the method at all.
+    pub(super) fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::Unimplemented, .. })
+    }
+
+    /// Tells apart what the transport and what the runtime said: only the former carries a source.
+    pub(super) fn from_status(call: &'static str, endpoint: &str, status: &Status) -> Self {
+        let causes = std::iter::successors(status.source(), |&error| error.source());
+        let Some(root) = causes.clone().last() else {
+            let message = unwrap_message(status.message()).to_owned();
+            let code = if message == STILL_LOADING { Code::Unavailable } else { status.code() };
+            return Self::Refused { call, code, message };
+        };
+        let (endpoint, source) = (endpoint.to_owned(), TransportError(root.to_string()));
+        if causes.clone().any(<dyn std::error::Error>::is::<tonic::ConnectError>) {
+            Self::Unreachable { endpoint, source }
+        } else {
+            Self::Interrupted { call, endpoint, source }
+        }
+    }
+}
+
+/// Takes off `rpc error: code = X desc = `, as often as it stands in front.
+fn unwrap_message(mut message: &str) -> &str {
+    while let Some((_, words)) = message.strip_prefix(WRAPPER).and_then(|rest| rest.split_once(WRAPPED_WORDS)) {
+        message = words;
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: &Status) -> CriError {
+        CriError::from_status("PullImage", "unix:///x", status)
+    }
+
+    #[test]
+    fn an_error_reads_as_the_runtimes_own_words() {
+        let wrapped = "rpc error: code = NotFound desc = rpc error: code = Unknown desc = no such image: rpc error: x";
+        for (said, shown) in [
+            (wrapped, "no such image: rpc error: x"),
+            ("rpc error: something else", "rpc error: something else"),
+            ("plain", "plain"),
+            ("", ""),
+        ] {
+            assert_eq!(refused(&Status::unknown(said)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_is_still_loading_is_worth_another_try() {
+        assert!(refused(&Status::unknown(STILL_LOADING)).is_retryable());
+        assert!(!refused(&Status::unknown("exec format error")).is_retryable());
+        assert!(refused(&Status::not_found("x")).is_not_found());
+    }
+}

@@ -1,0 +1,128 @@
+//! The runtime's image service: is an image here, pull it, how full is its disk.
+
+use std::time::Duration;
+
+use k8s_cri::v1;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use tonic::transport::Channel;
+
+use super::{CriError, DEADLINE, MESSAGE_BYTES_MAX, Runtime};
+
+/// An image the runtime holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What containers are created from: the configuration's digest.
+    pub id: String,
+    /// Compressed size in the content store, in bytes.
+    pub size_bytes: u64,
+    /// `repository:tag`, any number.
+    pub repo_tags: Vec<String>,
+    /// `repository@digest`, any number.
+    pub repo_digests: Vec<String>,
+    /// Who the image's process runs as, where the pod does not say.
+    pub user: ImageUser,
+}
+
+/// `USER` of an image's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageUser {
+    /// A number; 0 also where the image names nobody.
+    Uid(i64),
+    /// A name, to be looked up in the image's own `/etc/passwd`.
+    Name(String),
+}
+
+/// Credentials for a registry, as CRI's `AuthConfig`; what is empty is not sent.
+#[derive(Clone, Default)]
+pub struct ImageAuth {
+    /// User name.
+    pub username: String,
+    /// Password of `username`.
+    pub password: String,
+    /// Instead of a password: a token to be exchanged at the registry's token service.
+    pub identity_token: String,
+    /// Instead of all others: a bearer token for the registry itself.
+    pub registry_token: String,
+}
+
+impl std::fmt::Debug for ImageAuth {
+    /// Names the user and hides the rest.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// How much a filesystem holds for the runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFs {
+    /// A path on it.
+    pub mountpoint: String,
+    /// Bytes used by images (not by others on the same filesystem).
+    pub used_bytes: u64,
+}
+
+impl Runtime {
+    /// The image `reference` names (tag, digest or id); `None` if the runtime does not hold it.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn image_status(&self, reference: &str) -> Result<Option<Image>, CriError> {
+        let request = v1::ImageStatusRequest { image: Some(image_spec(reference)), verbose: false };
+        let reply = self.call("ImageStatus", DEADLINE, self.images().image_status(request)).await?;
+        Ok(reply.image.map(image))
+    }
+
+    /// Pulls `reference`, anonymously without `auth`, and gives what to create containers from.
+    ///
+    /// Has no deadline, as with the kubelet: a large image over a slow line may take hours, and the runtime gives up
+    /// by itself on a line that moves nothing. Dropping the future cancels the pull.
+    ///
+    /// # Errors
+    /// [`CriError`]; what the registry had to say is in its text.
+    pub async fn pull_image(&self, reference: &str, auth: Option<&ImageAuth>) -> Result<String, CriError> {
+        let auth = auth.map(|auth| v1::AuthConfig {
+            username: auth.username.clone(),
+            password: auth.password.clone(),
+            identity_token: auth.identity_token.clone(),
+            registry_token: auth.registry_token.clone(),
+            ..Default::default()
+        });
+        let request = v1::PullImageRequest { image: Some(image_spec(reference)), auth, sandbox_config: None };
+        let reply = self.call("PullImage", Duration::MAX, self.images().pull_image(request)).await?;
+        Ok(reply.image_ref)
+    }
+
+    /// The filesystems images lie on; containerd has one.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn image_fs_info(&self) -> Result<Vec<ImageFs>, CriError> {
+        let request = v1::ImageFsInfoRequest {};
+        let reply = self.call("ImageFsInfo", DEADLINE, self.images().image_fs_info(request)).await?;
+        Ok(reply.image_filesystems.into_iter().map(image_fs).collect())
+    }
+
+    fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn image_spec(reference: &str) -> v1::ImageSpec {
+    v1::ImageSpec { image: reference.to_owned(), ..Default::default() }
+}
+
+fn image(image: v1::Image) -> Image {
+    let user = match (image.uid, image.username) {
+        (Some(uid), _) => ImageUser::Uid(uid.value),
+        (None, name) if name.is_empty() => ImageUser::Uid(0),
+        (None, name) => ImageUser::Name(name),
+    };
+    Image { id: image.id, size_bytes: image.size, repo_tags: image.repo_tags, repo_digests: image.repo_digests, user }
+}
+
+fn image_fs(usage: v1::FilesystemUsage) -> ImageFs {
+    ImageFs {
+        mountpoint: usage.fs_id.unwrap_or_default().mountpoint,
+        used_bytes: usage.used_bytes.unwrap_or_default().value,
+    }
+}

@@ -1,0 +1,40 @@
+//! This machine: the only place that touches files, mounts, cgroups and devices of the host.
+//!
+//! One module for each thing the host has. They carry out what others decided and report what they find; they keep nothing
+//! in memory. Functions here block, for as long as a disk takes: async callers put them into `spawn_blocking`. Only
+//! [`logs::stream`] is async, since following a log may last for days.
+//!
+//! The module must not speak to the runtime or to control, and must not decide what a pod needs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub mod cgroups;
+pub mod cni;
+pub mod dirs;
+pub mod facts;
+pub mod ledger;
+pub mod logs;
+mod mounts;
+pub mod resolv;
+mod tree;
+pub mod volumes;
+pub mod watch;
+
+/// Something could not be done to a file, a directory or a mount.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}")]
+pub struct FileError {
+    /// What was tried, as a verb.
+    pub action: &'static str,
+    /// What it was tried on.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Makes a [`FileError`] of what the system said, for `map_err`.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    move |source| FileError { action, path: path.to_owned(), source }
+}

@@ -1,0 +1,583 @@
+//! The node's ledger: what this node must bring back by itself, on disk, before anybody can be asked.
+//!
+//! It owns `<state-dir>/ledger`: two slots (`manifest.a`, `manifest.b`) and a folder of immutable blobs. [`Contents`] come
+//! in whole and are written whole, by turns to the slot that is older, so the previous good copy always stays:
+//!
+//! ```text
+//! slot  = magic "GARRLDGR" | format u32 | oldest reader u32 | generation u64 | length u64 | SHA-256 | JSON | padding
+//! blobs/<SHA-256 of the content>
+//! ```
+//!
+//! - The slots are allocated ahead, so a full disk cannot keep a deletion out.
+//! - A commit flushes its new blobs and its slot at the same time: a starting container waits for one flush. A cut in
+//!   between leaves a slot that names a blob which is not whole; the reader then takes the other slot, and nothing is
+//!   lost, since that commit was never acknowledged.
+//! - A reader ignores fields it does not know and refuses a ledger whose `oldest reader` is newer than itself. A format
+//!   that N-1 cannot read raises `oldest reader` one version after the reading code.
+//!
+//! It does not decide what belongs in a ledger, and never starts afresh over a damaged one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::model::{
+    BlobHash, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Source, Taint, Uid,
+};
+
+/// The format this version writes.
+const FORMAT: u32 = 1;
+/// The oldest version of the format whose reader understands what this version writes.
+const OLDEST_READER: u32 = 1;
+const MAGIC: &[u8; 8] = b"GARRLDGR";
+/// Magic, format, oldest reader, generation, length and checksum.
+const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 32;
+/// What a slot takes on disk from the start; it doubles whenever the contents fill more than half.
+const SLOT_BYTES: u64 = 256 * 1024;
+/// No ledger grows beyond this; a slot that says otherwise is damaged.
+const SLOT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Everything a node remembers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Contents {
+    /// Who this node is, once it is enrolled or runs without control.
+    pub identity: Option<Identity>,
+    /// The Node's user-owned fields as the API last told them.
+    pub node: NodeIntent,
+    /// How far the fleet's intent has been taken over.
+    pub position: Position,
+    /// Counts the sessions this disk has begun; fsynced before dialling (design.md §5, clones and old disks).
+    pub session: u64,
+    /// Chosen anew with each `session`, hex.
+    pub session_nonce: String,
+    /// The newest wall-clock time ever seen here; the TLS clock never goes back before it.
+    pub last_seen: Option<Timestamp>,
+    /// The DaemonSets this node was told of, by uid.
+    pub daemonsets: BTreeMap<Uid, DaemonSetRecord>,
+    /// The pods that exist on this node, by uid. Written before the sandbox is made.
+    pub pods: BTreeMap<Uid, PodRecord>,
+    /// ConfigMaps and Secrets that the revisions above use.
+    pub objects: Vec<ObjectRecord>,
+    /// The folder of manifests that was read last: another one in its place may be a mount that is late.
+    pub folder: Option<FolderId>,
+}
+
+/// Tells one folder from another at the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderId {
+    /// `st_dev` of stat(2).
+    pub device: u64,
+    /// `st_ino` of stat(2).
+    pub inode: u64,
+}
+
+/// Who the node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The fleet it belongs to; its own where there is no control.
+    pub fleet: FleetId,
+    /// Fixed at enrolment.
+    pub name: NodeName,
+    /// `metadata.uid` of its Node.
+    pub uid: Uid,
+}
+
+/// What people say about the node through the API.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeIntent {
+    /// All labels of the Node.
+    pub labels: BTreeMap<String, String>,
+    /// All taints of the Node, those derived from conditions included.
+    pub taints: Vec<Taint>,
+    /// `kubectl cordon`.
+    pub unschedulable: bool,
+}
+
+/// One DaemonSet, with every revision this node may need of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonSetRecord {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Where it was learnt from.
+    pub source: Source,
+    /// The intent's sequence number that brought `newest`.
+    pub seq: u64,
+    /// The newest revision the user wrote.
+    pub newest: RevisionRecord,
+    /// The one this node's pods are made from now; none until the first pod was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permitted: Option<RevisionRecord>,
+    /// The permit under which it moved there; none for a first placement and for files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<PermitNumber>,
+    /// Revisions that failed here and were left again by local fallback.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rejected: BTreeSet<RevisionHash>,
+    /// A newer instruction took it away; the record goes with its last pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+}
+
+/// One revision and the blob that holds its admitted bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionRecord {
+    /// The value of `controller-revision-hash`.
+    pub hash: RevisionHash,
+    /// The bundle: `api::bundle::Bundle` as JSON.
+    pub bundle: BlobHash,
+}
+
+/// One pod: a first-class record, kept until the pod is wholly gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRecord {
+    /// Names and uid, minted here.
+    pub key: PodKey,
+    /// The DaemonSet it belongs to; none for a pod posted with a node name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemonset: Option<Uid>,
+    /// What it is made from.
+    pub revision: RevisionRecord,
+    /// When the record was made: the pod's `creationTimestamp`.
+    pub created_at: Timestamp,
+    /// The pod is on its way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+/// Why and how a pod ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// When the end was decided: the pod's `deletionTimestamp` less the grace period.
+    pub since: Timestamp,
+    /// How long its containers get after the stop signal, in seconds.
+    pub grace_period_secs: u32,
+}
+
+/// One ConfigMap or Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRecord {
+    /// `ConfigMap` or `Secret`.
+    pub kind: String,
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// The object as JSON.
+    pub blob: BlobHash,
+}
+
+/// [`Contents`] as they will be written, so that a thread which may block need not hold the originals.
+#[derive(Debug)]
+pub struct Snapshot {
+    json: Vec<u8>,
+    blobs: BTreeSet<BlobHash>,
+}
+
+impl Contents {
+    /// What [`Ledger::commit`] takes.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            json: serde_json::to_vec(self).expect("the ledger's types have string keys only"),
+            blobs: self.blobs().into_iter().cloned().collect(),
+        }
+    }
+
+    /// The bundles of all revisions named here, each once.
+    pub fn bundles(&self) -> BTreeSet<BlobHash> {
+        self.revisions().map(|revision| revision.bundle.clone()).collect()
+    }
+
+    fn revisions(&self) -> impl Iterator<Item = &RevisionRecord> {
+        let sets = self.daemonsets.values().flat_map(|set| [Some(&set.newest), set.permitted.as_ref()]).flatten();
+        sets.chain(self.pods.values().map(|pod| &pod.revision))
+    }
+
+    /// Every blob these contents need.
+    fn blobs(&self) -> BTreeSet<&BlobHash> {
+        let objects = self.objects.iter().map(|object| &object.blob);
+        self.revisions().map(|revision| &revision.bundle).chain(objects).collect()
+    }
+}
+
+/// What opening a ledger found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle to write through.
+    pub ledger: Ledger,
+    /// What the ledger holds; the default if there was none yet.
+    pub contents: Contents,
+    /// What was not as it should be but could be passed over, in words for the log and the node's condition.
+    pub notes: Vec<String>,
+}
+
+/// The open ledger. One process at a time: the caller holds the state directory's lock.
+#[derive(Debug)]
+pub struct Ledger {
+    dir: PathBuf,
+    slots: [File; 2],
+    /// The generation each slot holds; 0 for none.
+    generations: [u64; 2],
+    /// The blobs each slot needs; what neither needs is removed.
+    needed: [BTreeSet<BlobHash>; 2],
+}
+
+/// Why the ledger could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file system refused.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Both copies are damaged.
+    #[error(
+        "both copies of the node's ledger in {dir} are damaged ({a}; {b}); running pods go on, but this agent does not know \
+         them; restore the folder from a back-up, or move it away to let the node enrol anew"
+    )]
+    Damaged {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// What is wrong with `manifest.a`.
+        a: String,
+        /// What is wrong with `manifest.b`.
+        b: String,
+    },
+    /// A newer garrison wrote it in a form this one cannot read.
+    #[error(
+        "{path} was written by a newer garrison (format {found}, this one reads up to {FORMAT}); install that version again"
+    )]
+    Newer {
+        /// The slot.
+        path: PathBuf,
+        /// Its oldest reader.
+        found: u32,
+    },
+    /// A blob is missing or its content does not match its name.
+    #[error("{path} is missing or damaged")]
+    Blob {
+        /// The blob's file.
+        path: PathBuf,
+    },
+    /// More than a ledger may hold.
+    #[error("the node's ledger would grow to {bytes} bytes, the bound is {SLOT_BYTES_MAX}")]
+    TooLarge {
+        /// What the contents would take.
+        bytes: u64,
+    },
+}
+
+impl LedgerError {
+    /// Nothing was changed on disk for want of room; the same commit may succeed later.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// The name of a blob with this content.
+pub fn blob_hash(content: &[u8]) -> BlobHash {
+    BlobHash(hex(&Sha256::digest(content)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Opens the ledger below `state_dir`, or makes an empty one where there is none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] when neither copy can be read, [`LedgerError::Newer`] when a newer version wrote it.
+    /// Both leave the files as they are.
+    pub fn open(state_dir: &Path) -> Result<Opened, LedgerError> {
+        let dir = state_dir.join("ledger");
+        make_dir(&dir)?;
+        make_dir(&dir.join("blobs"))?;
+        let slots = [open_slot(&dir.join("manifest.a"))?, open_slot(&dir.join("manifest.b"))?];
+        let mut ledger = Self { dir, slots, generations: [0, 0], needed: [BTreeSet::new(), BTreeSet::new()] };
+        let found = [ledger.read_slot(0)?, ledger.read_slot(1)?];
+        for (index, slot) in found.iter().enumerate() {
+            if let Slot::Good { generation, contents } = slot {
+                ledger.generations[index] = *generation;
+                ledger.needed[index] = contents.blobs().into_iter().cloned().collect();
+            }
+        }
+        let (contents, notes) = ledger.choose(found)?;
+        Ok(Opened { ledger, contents, notes })
+    }
+
+    /// Writes `contents` and the blobs that are new with them. When this returns, they survive a power cut.
+    ///
+    /// Blocks for one flush of the disk. A blob that is already there is not written again.
+    ///
+    /// # Errors
+    /// On any error the previous contents are what the next [`Ledger::open`] finds.
+    pub fn commit(&mut self, contents: &Snapshot, new_blobs: &[Bytes]) -> Result<(), LedgerError> {
+        let index = usize::from(self.generations[1] < self.generations[0]);
+        let generation = self.generations[0].max(self.generations[1]) + 1;
+        let record = encode_slot(generation, &contents.json);
+        let path = self.slot_path(index);
+        reserve(&self.slots[index], &path, record.len() as u64)?;
+        // From here on the slot is not the copy it was, whatever happens.
+        self.generations[index] = 0;
+        let blobs = self.write_blobs(new_blobs)?;
+        self.slots[index].write_all_at(&record, 0).map_err(io_error("write", &path))?;
+        self.flush(index, &blobs)?;
+        self.generations[index] = generation;
+        self.needed[index].clone_from(&contents.blobs);
+        self.collect_blobs();
+        Ok(())
+    }
+
+    /// Reads a blob that the contents name.
+    ///
+    /// # Errors
+    /// [`LedgerError::Blob`] when it is missing or damaged.
+    pub fn blob(&self, hash: &BlobHash) -> Result<Vec<u8>, LedgerError> {
+        let path = self.blob_path(hash);
+        match fs::read(&path) {
+            Ok(content) if blob_hash(&content) == *hash => Ok(content),
+            _ => Err(LedgerError::Blob { path }),
+        }
+    }
+
+    fn slot_path(&self, index: usize) -> PathBuf {
+        self.dir.join(["manifest.a", "manifest.b"][index])
+    }
+
+    fn blob_path(&self, hash: &BlobHash) -> PathBuf {
+        self.dir.join("blobs").join(hash.as_str())
+    }
+
+    /// Picks the newest slot whose blobs are all whole; failing that, the newest slot, naming what it lacks.
+    fn choose(&self, found: [Slot; 2]) -> Result<(Contents, Vec<String>), LedgerError> {
+        let [a, b] = found;
+        let mut notes = Vec::new();
+        for (index, slot) in [&a, &b].into_iter().enumerate() {
+            if let Slot::Damaged { why } = slot {
+                notes.push(format!("{} is damaged ({why}); the other copy is used", self.slot_path(index).display()));
+            }
+        }
+        let mut good = match (a, b) {
+            (Slot::Empty, Slot::Empty) => return Ok((Contents::default(), notes)),
+            (Slot::Good { generation: g, contents: c }, Slot::Good { generation: h, contents: d }) => {
+                if g > h {
+                    vec![c, d]
+                } else {
+                    vec![d, c]
+                }
+            }
+            (Slot::Good { contents, .. }, _) | (_, Slot::Good { contents, .. }) => vec![contents],
+            (a, b) => {
+                return Err(LedgerError::Damaged { dir: self.dir.clone(), a: a.trouble(), b: b.trouble() });
+            }
+        };
+        let lacking = |contents: &Contents| -> Vec<BlobHash> {
+            contents.blobs().into_iter().filter(|hash| self.blob(hash).is_err()).cloned().collect()
+        };
+        let whole = good.iter().position(|contents| lacking(contents).is_empty());
+        if whole == Some(1) {
+            notes.push(format!("the last write to {} did not end; the one before is used", self.dir.display()));
+        }
+        let chosen = good.swap_remove(whole.unwrap_or(0));
+        for hash in lacking(&chosen) {
+            notes.push(format!(
+                "{} is missing or damaged; its pods cannot be made anew",
+                self.blob_path(&hash).display()
+            ));
+        }
+        Ok((*chosen, notes))
+    }
+
+    fn read_slot(&self, index: usize) -> Result<Slot, LedgerError> {
+        let path = self.slot_path(index);
+        let mut file = &self.slots[index];
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io_error("read", &path))?;
+        decode_slot(&bytes).map_err(|found| LedgerError::Newer { path, found })
+    }
+
+    /// Writes blobs that are not there yet; answers with the files to flush.
+    fn write_blobs(&self, blobs: &[Bytes]) -> Result<Vec<(PathBuf, File)>, LedgerError> {
+        let mut written = Vec::new();
+        for content in blobs {
+            let hash = blob_hash(content);
+            if self.blob(&hash).is_ok() {
+                continue;
+            }
+            let path = self.blob_path(&hash);
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&path).map_err(io_error("create", &path))?;
+            file.write_all(content).map_err(io_error("write", &path))?;
+            written.push((path, file));
+        }
+        if !written.is_empty() {
+            let path = self.dir.join("blobs");
+            let dir = File::open(&path).map_err(io_error("open", &path))?;
+            written.push((path, dir));
+        }
+        Ok(written)
+    }
+
+    /// Flushes the slot and the new blobs side by side, so that their flushes share the disk's work.
+    fn flush(&self, index: usize, blobs: &[(PathBuf, File)]) -> Result<(), LedgerError> {
+        let slot_path = self.slot_path(index);
+        std::thread::scope(|scope| {
+            let flushes: Vec<_> = blobs
+                .iter()
+                .map(|(path, file)| scope.spawn(move || file.sync_all().map_err(io_error("flush", path))))
+                .collect();
+            let slot = self.slots[index].sync_data().map_err(io_error("flush", &slot_path));
+            for flush in flushes {
+                flush.join().expect("flushing a file does not panic")?;
+            }
+            slot
+        })
+    }
+
+    /// Removes blobs that neither slot needs. What cannot be removed now is tried again after the next commit.
+    fn collect_blobs(&self) {
+        let Ok(entries) = fs::read_dir(self.dir.join("blobs")) else { return };
+        for entry in entries.flatten() {
+            let hash = BlobHash(entry.file_name().to_string_lossy().into_owned());
+            if self.needed.iter().all(|needed| !needed.contains(&hash)) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+    }
+}
+
+/// What one slot holds.
+#[derive(Debug)]
+enum Slot {
+    /// Never written.
+    Empty,
+    Good {
+        generation: u64,
+        contents: Box<Contents>,
+    },
+    Damaged {
+        why: String,
+    },
+}
+
+impl Slot {
+    fn trouble(&self) -> String {
+        match self {
+            Self::Empty => "never written".to_owned(),
+            Self::Good { generation, .. } => format!("generation {generation}"),
+            Self::Damaged { why } => why.clone(),
+        }
+    }
+}
+
+fn encode_slot(generation: u64, json: &[u8]) -> Vec<u8> {
+    let mut checked = Vec::with_capacity(HEADER_BYTES + json.len());
+    checked.extend_from_slice(MAGIC);
+    checked.extend_from_slice(&FORMAT.to_le_bytes());
+    checked.extend_from_slice(&OLDEST_READER.to_le_bytes());
+    checked.extend_from_slice(&generation.to_le_bytes());
+    checked.extend_from_slice(&(json.len() as u64).to_le_bytes());
+    let checksum = Sha256::new().chain_update(&checked).chain_update(json).finalize();
+    checked.extend_from_slice(&checksum);
+    checked.extend_from_slice(json);
+    checked
+}
+
+/// Reads a slot's bytes; `Err` is the oldest reader a newer version asks for.
+fn decode_slot(bytes: &[u8]) -> Result<Slot, u32> {
+    let damaged = |why: &str| Ok(Slot::Damaged { why: why.to_owned() });
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Slot::Empty);
+    }
+    if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC {
+        return damaged("it does not begin as a ledger does");
+    }
+    let (prefix, rest) = bytes.split_at(HEADER_BYTES - 32);
+    let (checksum, payload) = rest.split_at(32);
+    let number = |at: usize| u64::from_le_bytes(prefix[at..at + 8].try_into().expect("eight bytes"));
+    let (generation, length) = (number(16), number(24));
+    let Some(json) = usize::try_from(length).ok().and_then(|length| payload.get(..length)) else {
+        return damaged("it is cut short");
+    };
+    if Sha256::new().chain_update(prefix).chain_update(json).finalize().as_slice() != checksum {
+        return damaged("its checksum does not match");
+    }
+    let oldest_reader = u32::from_le_bytes(prefix[12..16].try_into().expect("four bytes"));
+    if oldest_reader > FORMAT {
+        return Err(oldest_reader);
+    }
+    match serde_json::from_slice(json) {
+        Ok(contents) => Ok(Slot::Good { generation, contents }),
+        Err(error) => damaged(&error.to_string()),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), LedgerError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))
+}
+
+/// Opens a slot and gives a new one its room on disk.
+fn open_slot(path: &Path) -> Result<File, LedgerError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(io_error("open", path))?;
+    if file.metadata().map_err(io_error("inspect", path))?.len() == 0 {
+        allocate(&file, path, SLOT_BYTES)?;
+        let dir = path.parent().expect("a slot lies in the ledger's folder");
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("flush", dir))?;
+    }
+    Ok(file)
+}
+
+/// Makes sure that `bytes` fit with room to spare, so that growth does not happen when the disk is full.
+fn reserve(file: &File, path: &Path, bytes: u64) -> Result<(), LedgerError> {
+    if bytes > SLOT_BYTES_MAX {
+        return Err(LedgerError::TooLarge { bytes });
+    }
+    let has = file.metadata().map_err(io_error("inspect", path))?.len();
+    if bytes <= has / 2 {
+        return Ok(());
+    }
+    match allocate(file, path, has.max(bytes * 2)) {
+        // It fits as it is: a full disk must not keep a deletion out.
+        Err(error) if error.is_disk_full() && bytes <= has => Ok(()),
+        other => other,
+    }
+}
+
+fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), LedgerError> {
+    let length = i64::try_from(bytes).expect("slots are far below 2^63 bytes");
+    nix::fcntl::posix_fallocate(file, 0, length).map_err(|errno| io_error("allocate", path)(errno.into()))
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+    let path = path.to_owned();
+    move |source| LedgerError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests;

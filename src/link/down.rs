@@ -1,0 +1,273 @@
+//! What control says in a session.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{CommandId, Kind, ObjectRef, Reason};
+use crate::model::{BlobHash, FleetId, PermitNumber, Position, RevisionHash, Taint, Uid};
+
+/// What control says in a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Down {
+    /// The first message of every session.
+    Welcome(Welcome),
+    /// Every DaemonSet of the fleet.
+    Manifest(Manifest),
+    /// What is meant for this node alone.
+    Assigned(Assigned),
+    /// About DaemonSets and posted pods the node holds.
+    Answers(Answers),
+    /// A stretch of a blob.
+    Blob(BlobChunk),
+    /// What the user says about the Node.
+    Node(NodeChange),
+    /// A permit, or the end of one.
+    Permit(Permit),
+    /// Something to do with one pod.
+    Pod {
+        /// To acknowledge.
+        id: CommandId,
+        /// What to do.
+        command: PodCommand,
+    },
+    /// Call back with a stream.
+    OpenTunnel {
+        /// To name in the tunnel's first message.
+        id: CommandId,
+        /// What the stream is to carry.
+        tunnel: OpenTunnel,
+    },
+    /// The Node was removed through the API.
+    Removed {
+        /// To acknowledge.
+        id: CommandId,
+        /// The intent that removed it.
+        position: Position,
+    },
+    /// Pods whose report control does not have.
+    Wanted(Vec<Uid>),
+    /// A sign of life. The link sends and answers it by itself.
+    KeepAlive,
+}
+
+/// How control receives a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The version spoken in this session.
+    pub protocol: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The era control writes now.
+    pub era: u64,
+    /// Every authority that signs for this fleet, in DER.
+    pub ca_bundle: Vec<Bytes>,
+    /// `metadata.uid` of the Node.
+    pub node_uid: Uid,
+    /// Whether the node may go on.
+    pub reception: Reception,
+    /// How often each side sends a keep-alive, in seconds.
+    pub keep_alive_secs: u32,
+    /// A connection on which nothing arrived for so many seconds is dead.
+    pub silence_secs: u32,
+}
+
+/// Whether a node may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reception {
+    /// In step.
+    Accepted,
+    /// A rolled-back disk: adopt what runs, ask for nothing. Control soon receives the node anew. Says why.
+    AdoptOnly(String),
+    /// Go on with what runs, take nothing new.
+    Hold {
+        /// The case.
+        reason: HoldReason,
+        /// What is the matter and what to do, for people.
+        message: String,
+    },
+}
+
+/// Why control makes a node hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldReason {
+    /// The ledger belongs to another fleet.
+    OtherFleet,
+    /// The ledger is further than control can account for.
+    Ahead,
+    /// Two hosts use this identity.
+    Clone,
+    /// The credentials were made for another machine.
+    OtherMachine,
+    /// A case that this build has no name for; the message says what it is.
+    Other,
+}
+
+/// The desired state every node shares. Absence deletes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The intent it is true at.
+    pub position: Position,
+    /// All DaemonSets, in no order.
+    pub entries: Vec<Entry>,
+}
+
+/// One object and the name of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// What it is.
+    pub kind: Kind,
+    /// The intent that brought this content.
+    pub seq: u64,
+    /// The blob with the content.
+    pub hash: BlobHash,
+}
+
+/// The desired state of one node alone, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// The intent it is true at.
+    pub position: Position,
+    /// Pods posted with this node's name.
+    pub pods: Vec<Entry>,
+    /// One for each reference of the last [`Needs`](super::Needs).
+    pub objects: Vec<(ObjectRef, ObjectAnswer)>,
+}
+
+/// What a node gets for a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectAnswer {
+    /// It may have it.
+    Present(Entry),
+    /// There is no such object.
+    Absent,
+    /// It may not have it, and why.
+    Refused(Reason),
+}
+
+/// About uids the node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answers {
+    /// The intent they are true at.
+    pub position: Position,
+    /// One for each uid.
+    pub answers: Vec<(Uid, Answer)>,
+}
+
+/// What control knows of a uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It exists.
+    Present,
+    /// The user deleted it.
+    Deleted {
+        /// The intent that did.
+        seq: u64,
+        /// Its pods stay (`--cascade=orphan`).
+        orphan: bool,
+    },
+    /// There is no record of it: hold what there is.
+    Unknown,
+}
+
+/// A stretch of one blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobChunk {
+    /// The blob.
+    pub hash: BlobHash,
+    /// Where `data` begins.
+    pub offset: u64,
+    /// Size of the whole blob; 0 if control does not have it any more.
+    pub total: u64,
+    /// At most [`CHUNK_BYTES`](super::CHUNK_BYTES).
+    pub data: Bytes,
+}
+
+/// What the user says about the Node, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeChange {
+    /// The intent it is true at.
+    pub position: Position,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// All taints.
+    pub taints: Vec<Taint>,
+    /// `kubectl cordon`.
+    pub unschedulable: bool,
+}
+
+/// Lets one node move one DaemonSet to one revision, in this session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// Unique in the fleet for ever.
+    pub number: PermitNumber,
+    /// The DaemonSet.
+    pub daemonset: Uid,
+    /// The revision it may move to.
+    pub revision: RevisionHash,
+    /// It does not hold any more, unless it was taken.
+    pub void: bool,
+}
+
+/// Something to do with one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodCommand {
+    /// The pod.
+    pub uid: Uid,
+    /// Act once the ledger holds this much intent.
+    pub needs_seq: u64,
+    /// What to do.
+    pub action: PodAction,
+}
+
+/// What may be done with a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodAction {
+    /// End it.
+    Delete {
+        /// What its containers get after the stop signal, in seconds.
+        grace_period_secs: u32,
+        /// The revision the pod in its place may be of.
+        permit: Option<Permit>,
+    },
+    /// Treat it as failed: end it and put another in its place.
+    Fail {
+        /// One word in CamelCase.
+        reason: String,
+        /// A sentence.
+        message: String,
+    },
+}
+
+/// A stream that control asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTunnel {
+    /// The pod it is about.
+    pub pod: Uid,
+    /// What to send.
+    pub logs: LogOptions,
+}
+
+/// core/v1 `PodLogOptions`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Name of the container.
+    pub container: String,
+    /// Go on while the container runs.
+    pub follow: bool,
+    /// The instance before the present one.
+    pub previous: bool,
+    /// Begin each line with its time.
+    pub timestamps: bool,
+    /// Only what is not older, in seconds.
+    pub since_secs: Option<u64>,
+    /// Only what was written from then on.
+    pub since_time: Option<Timestamp>,
+    /// Only so many lines from the end.
+    pub tail_lines: Option<u64>,
+    /// Stop after so many bytes.
+    pub limit_bytes: Option<u64>,
+}

@@ -1,0 +1,187 @@
+//! What control says.
+
+use super::*;
+use crate::model::{FleetId, PermitNumber};
+
+/// Control's message; none for a body that only newer control knows and that asks for nothing.
+pub(in crate::link) fn down(message: pb::SessionDown) -> Result<Option<Down>, Refused> {
+    let command = (message.id != 0).then_some(CommandId(message.id));
+    match (down_body(message), command) {
+        (Ok(Some(down)), _) => Ok(Some(down)),
+        (Ok(None), None) => Ok(None),
+        (Ok(None), Some(id)) => Err(Refused::Unsupported { id, why: malformed("body", "is unknown to this agent") }),
+        (Err(why), Some(id)) => Err(Refused::Unsupported { id, why }),
+        (Err(why), None) => Err(Refused::Malformed(why)),
+    }
+}
+
+fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
+    use pb::session_down::Body;
+    let id = || {
+        if message.id == 0 { Err(malformed("id", "is missing")) } else { Ok(CommandId(message.id)) }
+    };
+    let Some(body) = message.body else { return Ok(None) };
+    Ok(Some(match body {
+        Body::Welcome(message) => Down::Welcome(welcome(message)?),
+        Body::Manifest(manifest) => Down::Manifest(Manifest {
+            position: position(manifest.position, "manifest.position")?,
+            entries: entries(manifest.entries)?,
+        }),
+        Body::Assigned(message) => Down::Assigned(assigned(message)?),
+        Body::Answers(message) => Down::Answers(answers(message)?),
+        Body::Blob(chunk) => Down::Blob(blob(chunk)?),
+        Body::Node(change) => Down::Node(NodeChange {
+            position: position(change.position, "node.position")?,
+            labels: labels(change.labels)?,
+            taints: each(change.taints, taint)?,
+            unschedulable: change.unschedulable,
+        }),
+        Body::Permit(message) => Down::Permit(permit(message)?),
+        Body::Pod(command) => Down::Pod { id: id()?, command: pod_command(command)? },
+        Body::OpenTunnel(tunnel) => Down::OpenTunnel { id: id()?, tunnel: open_tunnel(tunnel)? },
+        Body::Removed(removed) => {
+            Down::Removed { id: id()?, position: position(removed.position, "removed.position")? }
+        }
+        Body::Wanted(wanted) => Down::Wanted(each(wanted.pod_uids, |text| uid(text, "wanted.pod_uids"))?),
+        Body::KeepAlive(_) => Down::KeepAlive,
+    }))
+}
+
+fn welcome(welcome: pb::Welcome) -> Checked<Welcome> {
+    use pb::welcome::Standing;
+    let reception = match welcome.standing {
+        Some(Standing::Accepted(_)) => Reception::Accepted,
+        Some(Standing::AdoptOnly(adopt)) => Reception::AdoptOnly(sentence(adopt.message, "welcome.adopt_only")?),
+        Some(Standing::Hold(hold)) => Reception::Hold {
+            reason: hold_reason(hold.reason),
+            message: sentence(hold.message, "welcome.hold.message")?,
+        },
+        // What this build cannot make out stops nothing and starts nothing.
+        None => Reception::Hold {
+            reason: HoldReason::Other,
+            message: "control answers in a way this agent does not know; upgrade the agent".to_owned(),
+        },
+    };
+    Ok(Welcome {
+        protocol: protocol(welcome.protocol)?,
+        fleet: FleetId(word(welcome.fleet_id, "welcome.fleet_id")?),
+        era: welcome.era,
+        ca_bundle: ca_bundle(welcome.ca_bundle)?,
+        node_uid: uid(welcome.node_uid, "welcome.node_uid")?,
+        reception,
+        keep_alive_secs: seconds(welcome.keep_alive_secs, "welcome.keep_alive_secs")?,
+        silence_secs: seconds(welcome.silence_secs, "welcome.silence_secs")?,
+    })
+}
+
+fn hold_reason(reason: i32) -> HoldReason {
+    match pb::HoldReason::try_from(reason) {
+        Ok(pb::HoldReason::OtherFleet) => HoldReason::OtherFleet,
+        Ok(pb::HoldReason::Ahead) => HoldReason::Ahead,
+        Ok(pb::HoldReason::Clone) => HoldReason::Clone,
+        Ok(pb::HoldReason::OtherMachine) => HoldReason::OtherMachine,
+        Ok(pb::HoldReason::Unspecified) | Err(_) => HoldReason::Other,
+    }
+}
+
+/// The entries of known kinds. An unknown kind is one that control sends to newer agents too.
+fn entries(entries: Vec<pb::Entry>) -> Checked<Vec<Entry>> {
+    entries.into_iter().filter_map(known_entry).collect()
+}
+
+fn known_entry(entry: pb::Entry) -> Option<Checked<Entry>> {
+    let kind = kind(entry.kind)?;
+    let rest = || Ok((uid(entry.uid, "entry.uid")?, hash(&entry.hash, "entry.hash")?));
+    Some(rest().map(|(uid, hash)| Entry { uid, kind, seq: entry.seq, hash }))
+}
+
+fn assigned(assigned: pb::Assigned) -> Checked<Assigned> {
+    use pb::object_answer::Answer;
+    let objects = each(assigned.objects, |object| {
+        let named = object.r#ref.ok_or(malformed("assigned.objects.ref", "is missing"))?;
+        let named = known_ref(named).ok_or(malformed("assigned.objects.ref.kind", "is unknown"))??;
+        let answer = match object.answer {
+            Some(Answer::Present(present)) => ObjectAnswer::Present(
+                known_entry(present).ok_or(malformed("assigned.objects.present.kind", "is unknown"))??,
+            ),
+            Some(Answer::Absent(_)) => ObjectAnswer::Absent,
+            Some(Answer::Refused(why)) => ObjectAnswer::Refused(reason(why)?),
+            None => return Err(malformed("assigned.objects.answer", "is missing")),
+        };
+        Ok((named, answer))
+    })?;
+    Ok(Assigned { position: position(assigned.position, "assigned.position")?, pods: entries(assigned.pods)?, objects })
+}
+
+fn answers(answers: pb::Answers) -> Checked<Answers> {
+    Ok(Answers {
+        position: position(answers.position, "answers.position")?,
+        answers: each(answers.answers, |answer| {
+            let known = match answer.answer {
+                Some(pb::answer::Answer::Present(_)) => Answer::Present,
+                Some(pb::answer::Answer::Deleted(deleted)) => {
+                    Answer::Deleted { seq: deleted.seq, orphan: deleted.orphan }
+                }
+                // An answer of a newer kind is no record that this build could act upon.
+                Some(pb::answer::Answer::Unknown(_)) | None => Answer::Unknown,
+            };
+            Ok((uid(answer.uid, "answers.uid")?, known))
+        })?,
+    })
+}
+
+fn blob(chunk: pb::BlobChunk) -> Checked<BlobChunk> {
+    let end = chunk.offset.checked_add(chunk.data.len() as u64);
+    if chunk.data.len() > CHUNK_BYTES || end.is_none_or(|end| end > chunk.total) {
+        return Err(malformed("blob.data", "does not fit the blob"));
+    }
+    let hash = hash(&chunk.hash, "blob.hash")?;
+    Ok(BlobChunk { hash, offset: chunk.offset, total: chunk.total, data: chunk.data })
+}
+
+fn permit(permit: pb::Permit) -> Checked<Permit> {
+    Ok(Permit {
+        number: PermitNumber(permit.number),
+        daemonset: uid(permit.daemonset_uid, "permit.daemonset_uid")?,
+        revision: revision(permit.revision, "permit.revision")?,
+        void: permit.void,
+    })
+}
+
+fn pod_command(command: pb::PodCommand) -> Checked<PodCommand> {
+    use pb::pod_command::Action;
+    let action = match command.action {
+        Some(Action::Delete(delete)) => PodAction::Delete {
+            grace_period_secs: delete.grace_period_secs,
+            permit: delete.permit.map(permit).transpose()?,
+        },
+        Some(Action::Fail(fail)) => PodAction::Fail {
+            reason: word(fail.reason, "pod.fail.reason")?,
+            message: sentence(fail.message, "pod.fail.message")?,
+        },
+        None => return Err(malformed("pod.action", "is unknown to this agent")),
+    };
+    Ok(PodCommand { uid: uid(command.uid, "pod.uid")?, needs_seq: command.needs_seq, action })
+}
+
+fn open_tunnel(tunnel: pb::OpenTunnel) -> Checked<OpenTunnel> {
+    let Some(pb::open_tunnel::Kind::Logs(logs)) = tunnel.kind else {
+        return Err(malformed("open_tunnel.kind", "is not supported by this agent"));
+    };
+    if !tunnel.endpoint.is_empty() {
+        return Err(malformed("open_tunnel.endpoint", "is not supported by this agent"));
+    }
+    Ok(OpenTunnel {
+        pod: uid(tunnel.pod_uid, "open_tunnel.pod_uid")?,
+        logs: LogOptions {
+            container: name(logs.container, "open_tunnel.logs.container")?,
+            follow: logs.follow,
+            previous: logs.previous,
+            timestamps: logs.timestamps,
+            since_secs: logs.since_secs,
+            since_time: logs.since_time.map(|at| time(at, "open_tunnel.logs.since_time")).transpose()?,
+            tail_lines: logs.tail_lines,
+            limit_bytes: logs.limit_bytes,
+        },
+    })
+}

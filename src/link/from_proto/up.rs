@@ -1,0 +1,163 @@
+//! What agents say.
+
+use super::*;
+use crate::model::{FleetId, PermitNumber, PodKey};
+
+/// An agent's message; none for a body that only newer agents know.
+pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
+    use pb::session_up::Body;
+    let Some(body) = message.body else { return Ok(None) };
+    Ok(Some(match body {
+        Body::Hello(message) => Up::Hello(Box::new(hello(message)?)),
+        Body::Node(report) => Up::Node(NodeReport { labels: labels(report.labels)?, status: report.status_json }),
+        Body::Pods(reports) => Up::Pods(each(reports.pods, pod_report)?),
+        Body::Verdicts(verdicts) => Up::Verdicts(each(verdicts.verdicts, verdict)?),
+        Body::Needs(message) => Up::Needs(needs(message)?),
+        Body::Ack(message) => Up::Ack(ack(message)?),
+        Body::Events(events) => Up::Events(each(events.events, event)?),
+        Body::Ask(ask) => Up::Ask(Ask {
+            daemonset: uid(ask.daemonset_uid, "ask.daemonset_uid")?,
+            revision: revision(ask.revision, "ask.revision")?,
+            prepared: ask.unable.map_or(Ok(Ok(())), |unable| reason(unable).map(Err))?,
+        }),
+        Body::KeepAlive(_) => Up::KeepAlive,
+    }))
+}
+
+/// An agent's message in a tunnel; none for a body that only newer agents know.
+pub(in crate::link) fn tunnel_up(message: pb::TunnelUp) -> Checked<Option<TunnelUp>> {
+    use pb::tunnel_end::How;
+    use pb::tunnel_up::Body;
+    let Some(body) = message.body else { return Ok(None) };
+    Ok(Some(match body {
+        Body::Hello(hello) => TunnelUp::Hello(CommandId(hello.id)),
+        Body::Data(data) => TunnelUp::Data(data.data),
+        Body::End(end) => match end.how {
+            Some(How::ExitCode(_)) => TunnelUp::End(Ok(())),
+            Some(How::Failure(failure)) => TunnelUp::End(Err(TunnelFailure {
+                code: (u16::try_from(failure.code).ok())
+                    .filter(|code| (400..600).contains(code))
+                    .ok_or(malformed("end.failure.code", "is no HTTP error"))?,
+                message: sentence(failure.message, "end.failure.message")?,
+            })),
+            None => return Err(malformed("end.how", "is missing")),
+        },
+    }))
+}
+
+fn hello(hello: pb::Hello) -> Checked<Hello> {
+    Ok(Hello {
+        protocol: protocol(hello.protocol)?,
+        agent_version: word(hello.agent_version, "hello.agent_version")?,
+        features: each(hello.features, |text| word(text, "hello.features"))?,
+        boot_id: word(hello.boot_id, "hello.boot_id")?,
+        machine_id: word(hello.machine_id, "hello.machine_id")?,
+        fleet: FleetId(word(hello.fleet_id, "hello.fleet_id")?),
+        position: position(hello.position, "hello.position")?,
+        session: hello.session,
+        nonce: word(hello.nonce, "hello.nonce")?,
+        daemonsets: each(hello.daemonsets, |held| {
+            Ok(HeldDaemonSet { uid: uid(held.uid, "hello.daemonsets.uid")?, seq: held.seq })
+        })?,
+        pods: each(hello.pods, |held| {
+            let digest = <[u8; 32]>::try_from(held.digest.as_ref());
+            Ok(HeldPod {
+                uid: uid(held.uid, "hello.pods.uid")?,
+                digest: Digest(digest.map_err(|_| malformed("hello.pods.digest", "is no SHA-256"))?),
+            })
+        })?,
+        permits: each(hello.permits, |taken| {
+            Ok(TakenPermit {
+                number: PermitNumber(taken.number),
+                daemonset: uid(taken.daemonset_uid, "hello.permits.daemonset_uid")?,
+                revision: revision(taken.revision, "hello.permits.revision")?,
+            })
+        })?,
+    })
+}
+
+fn pod_report(report: pb::PodReport) -> Checked<PodReport> {
+    Ok(PodReport {
+        key: PodKey {
+            namespace: name(report.namespace, "pods.namespace")?,
+            name: name(report.name, "pods.name")?,
+            uid: uid(report.uid, "pods.uid")?,
+        },
+        daemonset: (!report.daemonset_uid.is_empty())
+            .then(|| uid(report.daemonset_uid, "pods.daemonset_uid"))
+            .transpose()?,
+        revision: revision(report.revision, "pods.revision")?,
+        created_at: time(report.created_at, "pods.created_at")?,
+        available: report.available,
+        ending: (report.ending)
+            .map(|ending| {
+                let since = time(ending.since, "pods.ending.since")?;
+                Ok(PodEnding { since, grace_period_secs: ending.grace_period_secs })
+            })
+            .transpose()?,
+        gone: report.gone,
+        status: report.status_json,
+    })
+}
+
+fn verdict(verdict: pb::Verdict) -> Checked<Verdict> {
+    Ok(Verdict {
+        daemonset: uid(verdict.daemonset_uid, "verdicts.daemonset_uid")?,
+        seq: verdict.seq,
+        revision: revision(verdict.revision, "verdicts.revision")?,
+        standing: match pb::Standing::try_from(verdict.standing) {
+            Ok(pb::Standing::Runs) => Standing::Runs,
+            Ok(pb::Standing::Stays) => Standing::Stays,
+            Ok(pb::Standing::Leaves) => Standing::Leaves,
+            Ok(pb::Standing::Refused) => Standing::Refused,
+            Ok(pb::Standing::Unspecified) | Err(_) => return Err(malformed("verdicts.standing", "is unknown")),
+        },
+        reasons: each(verdict.reasons, reason)?,
+        rejected: each(verdict.rejected, |text| revision(text, "verdicts.rejected"))?,
+    })
+}
+
+fn needs(needs: pb::Needs) -> Checked<Needs> {
+    Ok(Needs {
+        blobs: each(needs.blobs, |blob| {
+            Ok(NeededBlob { hash: hash(&blob.hash, "needs.blobs.hash")?, offset: blob.offset })
+        })?,
+        objects: each(needs.objects, |object| {
+            known_ref(object).ok_or(malformed("needs.objects.kind", "is unknown")).and_then(|object| object)
+        })?,
+    })
+}
+
+fn ack(ack: pb::Ack) -> Checked<Ack> {
+    use pb::ack::What;
+    let message = sentence(ack.message, "ack.message")?;
+    let outcome = match pb::Result::try_from(ack.result) {
+        Ok(pb::Result::Done) => Outcome::Done,
+        Ok(pb::Result::Unsupported) => Outcome::Unsupported(message),
+        Ok(pb::Result::Failed) => Outcome::Failed(message),
+        Ok(pb::Result::Unspecified) | Err(_) => return Err(malformed("ack.result", "is unknown")),
+    };
+    match ack.what {
+        Some(What::Command(id)) => Ok(Ack::Command { id: CommandId(id), outcome }),
+        Some(What::Position(at)) => Ok(Ack::Position(position(Some(at), "ack.position")?)),
+        Some(What::Permit(number)) => Ok(Ack::Taken(PermitNumber(number))),
+        None => Err(malformed("ack.what", "is missing")),
+    }
+}
+
+fn event(event: pb::Event) -> Checked<EventReport> {
+    let namespace = if event.namespace.is_empty() { String::new() } else { name(event.namespace, "events.namespace")? };
+    Ok(EventReport {
+        kind: word(event.kind, "events.kind")?,
+        namespace,
+        name: name(event.name, "events.name")?,
+        uid: uid(event.uid, "events.uid")?,
+        field_path: sentence(event.field_path, "events.field_path")?,
+        warning: event.warning,
+        reason: word(event.reason, "events.reason")?,
+        message: sentence(event.message, "events.message")?,
+        first_at: time(event.first_at, "events.first_at")?,
+        last_at: time(event.last_at, "events.last_at")?,
+        count: event.count,
+    })
+}

@@ -1,0 +1,518 @@
+//! Agent and control over real TLS on a loopback port, with a control that answers what the test says.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle, LinkState};
+use crate::link::server::{Control, Denied, SessionEnds, TunnelSender, routes};
+use crate::link::tls::{self, Authority, Credentials, NodeIdentity, NodeKey};
+use crate::link::*;
+use crate::model::{BlobHash, Position};
+
+const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
+/// Longer than anything here takes; reached only by a test that fails.
+const SOON: Duration = Duration::from_secs(20);
+
+/// What the fake control was asked, with the means to answer.
+enum Asked {
+    Enroll(EnrollRequest),
+    Renew(NodeIdentity),
+    Connected(NodeIdentity, Box<Hello>, mpsc::Receiver<Up>, mpsc::Sender<Frame>),
+    Tunnel(CommandId, mpsc::Receiver<Result<Bytes, TunnelFailure>>),
+}
+
+struct FakeControl {
+    authority: Arc<Authority>,
+    asked_tx: mpsc::UnboundedSender<Asked>,
+}
+
+impl FakeControl {
+    fn sign(&self, request: &[u8]) -> (Bytes, Vec<Bytes>) {
+        let certificate = self.authority.issue_node(request, &"edge-1".into(), &UID.into(), Timestamp::now());
+        (certificate.unwrap().0.to_vec().into(), vec![self.authority.certificate().to_vec().into()])
+    }
+}
+
+impl Control for FakeControl {
+    fn enroll(&self, request: EnrollRequest) -> BoxFuture<'_, Result<Enrolled, Denied>> {
+        let (certificate, ca_bundle) = self.sign(&request.certificate_request);
+        let (fleet, node_name) = ("fleet".into(), request.node_name.clone());
+        let bad = request.token.starts_with("bad");
+        self.asked_tx.send(Asked::Enroll(request)).ok();
+        async move {
+            if bad {
+                return Err(Denied::Credentials("the token has expired".into()));
+            }
+            Ok(Enrolled { certificate, ca_bundle, fleet, node_name, node_uid: UID.into() })
+        }
+        .boxed()
+    }
+
+    fn renew(&self, node: NodeIdentity, request: RenewRequest) -> BoxFuture<'_, Result<Renewed, Denied>> {
+        let (certificate, ca_bundle) = self.sign(&request.certificate_request);
+        self.asked_tx.send(Asked::Renew(node)).ok();
+        async move { Ok(Renewed { certificate, ca_bundle }) }.boxed()
+    }
+
+    fn connected(&self, node: NodeIdentity, hello: Hello) -> BoxFuture<'_, Result<SessionEnds, Denied>> {
+        let (up_tx, up_rx) = mpsc::channel(16);
+        let (down_tx, down_rx) = mpsc::channel(16);
+        self.asked_tx.send(Asked::Connected(node, Box::new(hello), up_rx, down_tx)).ok();
+        async move { Ok(SessionEnds { up_tx, down_rx }) }.boxed()
+    }
+
+    fn tunnel(&self, _: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelSender, Denied>> {
+        let (sender, receiver) = mpsc::channel(1);
+        self.asked_tx.send(Asked::Tunnel(id, receiver)).ok();
+        async move { Ok(sender) }.boxed()
+    }
+}
+
+/// A control that runs, and what it was asked.
+struct Harness {
+    dir: TempDir,
+    authority: Arc<Authority>,
+    address: SocketAddr,
+    asked_rx: mpsc::UnboundedReceiver<Asked>,
+    stop_tx: Option<oneshot::Sender<()>>,
+}
+
+impl Harness {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Arc::new(Authority::open(dir.path()).unwrap());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked_tx, asked_rx) = mpsc::unbounded_channel();
+        let tls = tls::server_config(&authority, &["127.0.0.1".to_owned()]).unwrap();
+        let router = routes(Arc::new(FakeControl { authority: authority.clone(), asked_tx }));
+        let (stop_tx, stop_rx) = oneshot::channel::<()>();
+        tokio::spawn(listen::serve(listener, tls, router, stop_rx.map(|_| ())));
+        Self { dir, authority, address, asked_rx, stop_tx: Some(stop_tx) }
+    }
+
+    async fn asked(&mut self) -> Asked {
+        timeout(SOON, self.asked_rx.recv()).await.expect("control is asked soon").unwrap()
+    }
+
+    async fn connected(&mut self) -> (Box<Hello>, mpsc::Receiver<Up>, mpsc::Sender<Frame>) {
+        match self.asked().await {
+            Asked::Connected(node, hello, up_rx, down_tx) => {
+                assert_eq!((node.name.as_str(), node.uid.as_str()), ("edge-1", UID));
+                (hello, up_rx, down_tx)
+            }
+            _ => panic!("a session was expected"),
+        }
+    }
+
+    fn token(&self) -> JoinToken {
+        JoinToken { id: "abcdef".into(), secret: "0".repeat(32), authority: self.authority.pin() }
+    }
+
+    fn welcome(&self) -> Down {
+        Down::Welcome(Welcome {
+            protocol: PROTOCOL,
+            fleet: "fleet".into(),
+            era: 1,
+            ca_bundle: vec![self.authority.certificate().to_vec().into()],
+            node_uid: UID.into(),
+            reception: Reception::Accepted,
+            keep_alive_secs: 30,
+            silence_secs: 50,
+        })
+    }
+
+    /// Credentials that were issued so long ago.
+    fn credentials(&self, age: SignedDuration) -> Credentials {
+        let key = NodeKey::generate().unwrap();
+        let at = Timestamp::now() - age;
+        let (certificate, _) =
+            self.authority.issue_node(&key.request().unwrap(), &"edge-1".into(), &UID.into(), at).unwrap();
+        Credentials::new(key, &certificate.to_vec().into(), &[self.authority.certificate().to_vec().into()])
+    }
+
+    fn spawn(&self, credentials: Credentials) -> LinkHandle {
+        client::spawn(ClientSettings {
+            control: self.address.to_string(),
+            state_dir: self.dir.path().to_owned(),
+            credentials,
+            machine_id: "machine".into(),
+            last_seen: None,
+        })
+    }
+}
+
+fn hello(session: u64) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        agent_version: "0".into(),
+        features: vec![],
+        boot_id: "boot".into(),
+        machine_id: "machine".into(),
+        fleet: "fleet".into(),
+        position: Position::default(),
+        session,
+        nonce: "n".into(),
+        daemonsets: vec![],
+        pods: vec![],
+        permits: vec![],
+    }
+}
+
+async fn next(link: &mut LinkHandle) -> Incoming {
+    timeout(SOON, link.incoming_rx.recv()).await.expect("the link says something soon").unwrap()
+}
+
+/// Answers the next dial; control may have been out of reach before.
+async fn answer_dialling(link: &mut LinkHandle, session: u64) {
+    loop {
+        match next(link).await {
+            Incoming::Dialling(hello_tx) => return hello_tx.send(hello(session)).unwrap(),
+            Incoming::Lost(_) => {}
+            Incoming::Down(down) => panic!("{down:?} without a session"),
+        }
+    }
+}
+
+async fn down(link: &mut LinkHandle) -> Down {
+    match next(link).await {
+        Incoming::Down(down) => down,
+        other => panic!("{other:?} instead of a message"),
+    }
+}
+
+async fn lost(link: &mut LinkHandle) -> String {
+    match next(link).await {
+        Incoming::Lost(why) => why,
+        other => panic!("{other:?} instead of a loss"),
+    }
+}
+
+fn joining() -> Joining {
+    Joining {
+        node_name: "edge-1".into(),
+        labels: BTreeMap::from([("site".to_owned(), "north".to_owned())]),
+        taints: vec![],
+        machine_id: "machine".into(),
+        last_seen: None,
+    }
+}
+
+#[tokio::test]
+async fn a_host_joins_with_a_token_and_opens_a_session_with_what_it_got() {
+    let mut harness = Harness::new().await;
+    let enrollment = client::enroll(&harness.address.to_string(), &harness.token(), joining()).await.ok().unwrap();
+    let Asked::Enroll(request) = harness.asked().await else { panic!() };
+    assert_eq!(request.token, format!("abcdef.{}", "0".repeat(32)));
+    assert_eq!(request.labels["site"], "north");
+    assert_eq!((enrollment.node_name.as_str(), enrollment.node_uid.as_str()), ("edge-1", UID));
+
+    let mut link = harness.spawn(enrollment.credentials);
+    answer_dialling(&mut link, 1).await;
+    let (hello, mut up_rx, down_tx) = harness.connected().await;
+    assert_eq!(hello.session, 1);
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    assert_eq!(down(&mut link).await, harness.welcome());
+    assert!(matches!(*link.state_rx.borrow(), LinkState::Connected { reception: Reception::Accepted, .. }));
+
+    link.up_tx.send(Up::Ack(Ack::Position(Position { era: 1, seq: 4 }))).await.unwrap();
+    let up = timeout(SOON, up_rx.recv()).await.unwrap();
+    assert_eq!(up, Some(Up::Ack(Ack::Position(Position { era: 1, seq: 4 }))));
+}
+
+#[tokio::test]
+async fn one_frame_reaches_many_sessions() {
+    let mut harness = Harness::new().await;
+    let manifest = Down::Manifest(Manifest {
+        position: Position { era: 1, seq: 2 },
+        entries: vec![Entry { uid: UID.into(), kind: Kind::DaemonSet, seq: 2, hash: BlobHash("ab".repeat(32)) }],
+    });
+    let frame = Frame::new(manifest.clone());
+    let mut sessions = Vec::new();
+    for number in 0..3 {
+        let mut link = harness.spawn(harness.credentials(SignedDuration::ZERO));
+        answer_dialling(&mut link, number).await;
+        let (_, up_rx, down_tx) = harness.connected().await;
+        down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+        sessions.push((link, up_rx, down_tx));
+    }
+    for (_, _, down_tx) in &sessions {
+        down_tx.send(frame.clone()).await.unwrap();
+    }
+    for (link, _, _) in &mut sessions {
+        assert_eq!(down(link).await, harness.welcome());
+        assert_eq!(down(link).await, manifest);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_session_is_told_of_and_dialled_again_with_a_new_hello() {
+    let mut harness = Harness::new().await;
+    let mut link = harness.spawn(harness.credentials(SignedDuration::ZERO));
+    answer_dialling(&mut link, 1).await;
+    let (_, up_rx, down_tx) = harness.connected().await;
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    down(&mut link).await;
+    // Control lets go.
+    drop((up_rx, down_tx));
+    assert_eq!(lost(&mut link).await, "control ended the session");
+    assert!(matches!(*link.state_rx.borrow(), LinkState::Disconnected { .. }));
+    // What is said without a session belongs to none.
+    link.up_tx.send(Up::Needs(Needs::default())).await.unwrap();
+    answer_dialling(&mut link, 2).await;
+    let (hello, mut up_rx, down_tx) = harness.connected().await;
+    assert_eq!(hello.session, 2);
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    assert_eq!(down(&mut link).await, harness.welcome());
+    link.up_tx.send(Up::Pods(vec![])).await.unwrap();
+    assert_eq!(timeout(SOON, up_rx.recv()).await.unwrap(), Some(Up::Pods(vec![])));
+}
+
+#[tokio::test]
+async fn control_hears_of_an_agent_that_is_gone() {
+    let mut harness = Harness::new().await;
+    let mut link = harness.spawn(harness.credentials(SignedDuration::ZERO));
+    answer_dialling(&mut link, 1).await;
+    let (_, mut up_rx, down_tx) = harness.connected().await;
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    down(&mut link).await;
+    drop(link);
+    assert_eq!(timeout(SOON, up_rx.recv()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_authority_other_than_the_pinned_one_is_refused_before_it_sees_the_secret() {
+    let mut harness = Harness::new().await;
+    let token = JoinToken { authority: tls::KeyPin([1; 32]), ..harness.token() };
+    let refused = client::enroll(&harness.address.to_string(), &token, joining()).await.err().unwrap();
+    assert!(matches!(refused, ClientError::Handshake { .. }), "{refused}");
+    assert!(harness.asked_rx.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_refused_token_is_not_worth_another_try() {
+    let harness = Harness::new().await;
+    let token = JoinToken { id: "badbad".into(), ..harness.token() };
+    let refused = client::enroll(&harness.address.to_string(), &token, joining()).await.err().unwrap();
+    assert!(refused.is_permanent());
+    assert_eq!(refused.to_string(), "control refused to enrol the node: the token has expired");
+}
+
+#[tokio::test]
+async fn neither_side_accepts_another_fleets_certificates() {
+    let mut ours = Harness::new().await;
+    let theirs = Harness::new().await;
+    // Their control, for a node of ours.
+    let mut link = theirs.spawn(ours.credentials(SignedDuration::ZERO));
+    let why = lost(&mut link).await;
+    assert!(why.contains("did not pass the TLS handshake: invalid peer certificate"), "{why}");
+    // A node of theirs that was told to trust our control.
+    let mut stranger = theirs.credentials(SignedDuration::ZERO);
+    stranger.trust(&[ours.authority.certificate().to_vec().into()]);
+    let mut link = ours.spawn(stranger);
+    loop {
+        match next(&mut link).await {
+            Incoming::Dialling(hello_tx) => drop(hello_tx.send(hello(1))),
+            Incoming::Lost(why) => break assert!(why.contains("UnknownCA") || why.contains("broke"), "{why}"),
+            Incoming::Down(down) => panic!("{down:?}"),
+        }
+    }
+    assert!(ours.asked_rx.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_people_opens_no_session() {
+    let mut harness = Harness::new().await;
+    let kubeconfig = tls::write_kubeconfig(&harness.authority, harness.dir.path(), "https://x").unwrap();
+    let kubeconfig: serde_json::Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
+    let pem = |field: &str| {
+        use base64::Engine;
+        let text = kubeconfig["users"][0]["user"][field].as_str().unwrap();
+        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap()
+    };
+    let authority = std::fs::read_to_string(harness.dir.path().join("pki/ca.crt")).unwrap();
+    let file = pem("client-key-data") + &pem("client-certificate-data") + &authority;
+    std::fs::write(harness.dir.path().join("node.pem"), file).unwrap();
+    let mut link = harness.spawn(Credentials::load(harness.dir.path()).unwrap().unwrap());
+    let Incoming::Dialling(hello_tx) = next(&mut link).await else { panic!() };
+    hello_tx.send(hello(1)).unwrap();
+    let why = lost(&mut link).await;
+    assert!(why.contains("a node's certificate is needed"), "{why}");
+    assert!(harness.asked_rx.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_expired_certificate_renews_and_does_nothing_else() {
+    let mut harness = Harness::new().await;
+    let expired = harness.credentials(SignedDuration::from_hours(24 * 365));
+    assert!(expired.identity().unwrap().is_expired(Timestamp::now()));
+
+    // Straight to a session: refused.
+    let connection =
+        client::dial::dial_with(&harness.address.to_string(), tls::client_config(&expired, None).unwrap()).await;
+    let mut fleet = pb::fleet_client::FleetClient::new(connection.ok().unwrap().channel);
+    let first = to_proto::up(Up::Hello(Box::new(hello(1))));
+    let refused = fleet.session(stream::iter([first])).await.unwrap_err();
+    assert_eq!(refused.message(), "the node's certificate has expired; renew it");
+    assert!(harness.asked_rx.try_recv().is_err());
+
+    // The link renews first, keeps what it got, and goes on with it.
+    let mut link = harness.spawn(expired);
+    let Asked::Renew(node) = harness.asked().await else { panic!("a renewal was expected") };
+    assert_eq!(node.uid, UID.into());
+    answer_dialling(&mut link, 1).await;
+    harness.connected().await;
+    let kept = Credentials::load(harness.dir.path()).unwrap().unwrap();
+    assert!(!kept.identity().unwrap().is_expired(Timestamp::now()));
+}
+
+#[tokio::test]
+async fn a_command_the_agent_does_not_know_is_answered_by_the_link() {
+    let mut harness = Harness::new().await;
+    let mut link = harness.spawn(harness.credentials(SignedDuration::ZERO));
+    answer_dialling(&mut link, 1).await;
+    let (_, mut up_rx, down_tx) = harness.connected().await;
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    let exec = pb::OpenTunnel {
+        pod_uid: UID.to_owned(),
+        kind: Some(pb::open_tunnel::Kind::Exec(pb::Exec::default())),
+        ..pb::OpenTunnel::default()
+    };
+    let body = Some(pb::session_down::Body::OpenTunnel(exec));
+    down_tx.send(Frame::from_message(&pb::SessionDown { id: 9, body })).await.unwrap();
+    let Some(Up::Ack(Ack::Command { id, outcome })) = timeout(SOON, up_rx.recv()).await.unwrap() else { panic!() };
+    assert_eq!(id, CommandId(9));
+    assert!(matches!(outcome, Outcome::Unsupported(_)), "{outcome:?}");
+}
+
+/// A link with a session, and control's ends of it.
+async fn session(harness: &mut Harness) -> (LinkHandle, mpsc::Receiver<Up>, mpsc::Sender<Frame>) {
+    let mut link = harness.spawn(harness.credentials(SignedDuration::ZERO));
+    answer_dialling(&mut link, 1).await;
+    let (_, up_rx, down_tx) = harness.connected().await;
+    down_tx.send(Frame::new(harness.welcome())).await.unwrap();
+    down(&mut link).await;
+    (link, up_rx, down_tx)
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_all_bytes_and_how_it_ended() {
+    let mut harness = Harness::new().await;
+    let (link, _up_rx, _down_tx) = session(&mut harness).await;
+    let large = Bytes::from(vec![7; 3 * CHUNK_BYTES + 1]);
+    let failure = TunnelFailure { code: 404, message: "no such container".into() };
+    let bodies = [
+        (vec![Ok(large.clone()), Ok(Bytes::from_static(b"end"))], Ok(large.len() + 3)),
+        (vec![Ok(Bytes::from_static(b"some")), Err(failure.clone())], Err(failure)),
+        (vec![], Ok(0)),
+    ];
+    for (body, expected) in bodies {
+        let tunnels = link.tunnels.clone();
+        let sending = tokio::spawn(async move { tunnels.send(CommandId(3), stream::iter(body)).await });
+        let Asked::Tunnel(id, mut receiver) = harness.asked().await else { panic!() };
+        assert_eq!(id, CommandId(3));
+        let mut received = Ok(0);
+        while let Some(item) = timeout(SOON, receiver.recv()).await.unwrap() {
+            received = item.and_then(|data| received.map(|so_far: usize| so_far + data.len()));
+        }
+        assert_eq!(received, expected);
+        timeout(SOON, sending).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_nobody_reads_any_more_lets_go_of_its_body() {
+    let mut harness = Harness::new().await;
+    let (link, _up_rx, _down_tx) = session(&mut harness).await;
+    let (dropped_tx, dropped_rx) = oneshot::channel::<()>();
+    let dropped_tx = Mutex::new(dropped_tx);
+    let endless = stream::repeat_with(move || {
+        let _kept = &dropped_tx;
+        Ok(Bytes::from_static(b"line\n"))
+    });
+    let tunnels = link.tunnels.clone();
+    let sending = tokio::spawn(async move { tunnels.send(CommandId(3), endless.boxed()).await });
+    let Asked::Tunnel(_, mut receiver) = harness.asked().await else { panic!() };
+    receiver.recv().await.unwrap().unwrap();
+    drop(receiver);
+    assert!(timeout(SOON, dropped_rx).await.expect("the body is dropped").is_err());
+    timeout(SOON, sending).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_door_closes_while_sessions_are_open() {
+    let mut harness = Harness::new().await;
+    let (mut link, up_rx, down_tx) = session(&mut harness).await;
+    harness.stop_tx.take();
+    drop((up_rx, down_tx));
+    lost(&mut link).await;
+    let why = lost(&mut link).await;
+    assert!(why.contains("cannot reach control"), "{why}");
+}
+
+/// A session over a connection in memory, so that time can be told to pass, with a node that says only what the test
+/// says.
+async fn quiet_session()
+-> (mpsc::Sender<pb::SessionUp>, tonic::Streaming<pb::SessionDown>, mpsc::Receiver<Up>, mpsc::Sender<Frame>) {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Arc::new(Authority::open(dir.path()).unwrap());
+    let key = NodeKey::generate().unwrap();
+    let request = key.request().unwrap();
+    let (certificate, _) = authority.issue_node(&request, &"edge-1".into(), &UID.into(), Timestamp::now()).unwrap();
+    let bundle = [authority.certificate().to_vec().into()];
+    let credentials = Credentials::new(key, &certificate.to_vec().into(), &bundle);
+    let (asked_tx, mut asked_rx) = mpsc::unbounded_channel();
+    let acceptor = TlsAcceptor::from(tls::server_config(&authority, &["control".to_owned()]).unwrap());
+    let router = routes(Arc::new(FakeControl { authority, asked_tx }));
+
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move {
+        let remote = (Ipv4Addr::LOCALHOST, 1).into();
+        let (stream, connection) = listen::handshake(far, remote, &acceptor).await.unwrap();
+        listen::serve_connection(stream, connection, router, None).await;
+    });
+    let connector = TlsConnector::from(Arc::new(tls::client_config(&credentials, None).unwrap()));
+    let stream = connector.connect("control".try_into().unwrap(), near).await.unwrap();
+    let channel = client::dial::over(stream).await.unwrap();
+
+    let (wire_tx, wire_rx) = mpsc::channel(4);
+    wire_tx.send(to_proto::up(Up::Hello(Box::new(hello(1))))).await.unwrap();
+    let mut fleet = pb::fleet_client::FleetClient::new(channel);
+    let down = fleet.session(tokio_stream::wrappers::ReceiverStream::new(wire_rx)).await.unwrap().into_inner();
+    let Some(Asked::Connected(_, _, up_rx, down_tx)) = asked_rx.recv().await else { panic!() };
+    (wire_tx, down, up_rx, down_tx)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_on_which_nothing_comes_is_cut_off() {
+    let (_wire_tx, mut down, mut up_rx, _down_tx) = quiet_session().await;
+    let begun = Instant::now();
+    assert_eq!(up_rx.recv().await, None);
+    // The handshake was a little earlier, by a paused clock at the same moment.
+    assert!(begun.elapsed() <= SILENCE && begun.elapsed() > SILENCE - Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(down.message().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_alives_keep_a_session_and_are_answered() {
+    let (wire_tx, mut down, mut up_rx, _down_tx) = quiet_session().await;
+    for _ in 0..5 {
+        tokio::time::sleep(KEEP_ALIVE).await;
+        wire_tx.send(to_proto::up(Up::KeepAlive)).await.unwrap();
+        let answer = down.message().await.unwrap().unwrap();
+        assert_eq!(from_proto::down(answer), Ok(Some(Down::KeepAlive)));
+        assert_eq!(up_rx.recv().await, Some(Up::KeepAlive));
+    }
+}

@@ -1,0 +1,417 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::link::pb::session_down::Body;
+use crate::link::*;
+use crate::model::{
+    BlobHash, FleetId, NodeName, PermitNumber, PodKey, Position, RevisionHash, Taint, TaintEffect, Uid,
+};
+
+const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
+
+/// Over the wire and back.
+fn up_again(up: &Up) -> Result<Option<Up>, Malformed> {
+    let bytes = to_proto::up(up.clone()).encode_to_vec();
+    from_proto::up(pb::SessionUp::decode(bytes.as_slice()).unwrap())
+}
+
+fn down_again(down: &Down) -> Result<Option<Down>, from_proto::Refused> {
+    let bytes = to_proto::down(down.clone()).encode_to_vec();
+    from_proto::down(pb::SessionDown::decode(bytes.as_slice()).unwrap())
+}
+
+// === strategies ===
+
+fn uid() -> impl Strategy<Value = Uid> {
+    any::<u128>().prop_map(|number| Uid(uuid::Uuid::from_u128(number).to_string()))
+}
+
+fn hash() -> impl Strategy<Value = BlobHash> {
+    any::<[u8; 32]>().prop_map(|bytes| BlobHash(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    (0..4_000_000_000_000_000_i64).prop_map(|micros| Timestamp::from_microsecond(micros).unwrap())
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..80).prop_map(Bytes::from)
+}
+
+fn certificates() -> impl Strategy<Value = Vec<Bytes>> {
+    vec(vec(any::<u8>(), 1..80).prop_map(Bytes::from), 1..3)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9]([-.a-z0-9]{0,20}[a-z0-9])?"
+}
+
+fn revision() -> impl Strategy<Value = RevisionHash> {
+    "[a-z0-9]{1,10}".prop_map(RevisionHash)
+}
+
+fn position() -> impl Strategy<Value = Position> {
+    any::<(u64, u64)>().prop_map(|(era, seq)| Position { era, seq })
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map("[a-z./]{1,20}", "[a-z]{0,10}", 0..4)
+}
+
+fn taint() -> impl Strategy<Value = Taint> {
+    use TaintEffect::{NoExecute, NoSchedule, PreferNoSchedule};
+    let effect = prop_oneof![Just(NoSchedule), Just(PreferNoSchedule), Just(NoExecute)];
+    ("[a-z./]{1,20}", "[a-z]{0,5}", effect).prop_map(|(key, value, effect)| Taint { key, value, effect })
+}
+
+fn reason() -> impl Strategy<Value = Reason> {
+    ("[A-Z][a-z]{0,9}", ".{0,30}", "[a-z.]{0,9}").prop_map(|(reason, message, field)| Reason { reason, message, field })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::DaemonSet), Just(Kind::Pod), Just(Kind::ConfigMap), Just(Kind::Secret)]
+}
+
+fn object_ref() -> impl Strategy<Value = ObjectRef> {
+    (kind(), name(), name()).prop_map(|(kind, namespace, name)| ObjectRef { kind, key: ObjectKey { namespace, name } })
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    (uid(), kind(), any::<u64>(), hash()).prop_map(|(uid, kind, seq, hash)| Entry { uid, kind, seq, hash })
+}
+
+fn permit() -> impl Strategy<Value = Permit> {
+    (any::<u64>(), uid(), revision(), any::<bool>()).prop_map(|(number, daemonset, revision, void)| Permit {
+        number: PermitNumber(number),
+        daemonset,
+        revision,
+        void,
+    })
+}
+
+fn hello() -> impl Strategy<Value = Up> {
+    let daemonset = (uid(), any::<u64>()).prop_map(|(uid, seq)| HeldDaemonSet { uid, seq });
+    let pod = (uid(), any::<[u8; 32]>()).prop_map(|(uid, digest)| HeldPod { uid, digest: Digest(digest) });
+    let taken = (any::<u64>(), uid(), revision()).prop_map(|(number, daemonset, revision)| TakenPermit {
+        number: PermitNumber(number),
+        daemonset,
+        revision,
+    });
+    (
+        (1_u32.., "[ -~]{0,20}", vec("[a-z]{1,9}", 0..3), name(), name(), uid()),
+        (position(), any::<u64>(), "[a-f0-9]{32}", vec(daemonset, 0..4), vec(pod, 0..4), vec(taken, 0..4)),
+    )
+        .prop_map(|(who, what)| {
+            Up::Hello(Box::new(Hello {
+                protocol: who.0,
+                agent_version: who.1,
+                features: who.2,
+                boot_id: who.3,
+                machine_id: who.4,
+                fleet: FleetId(who.5.0),
+                position: what.0,
+                session: what.1,
+                nonce: what.2,
+                daemonsets: what.3,
+                pods: what.4,
+                permits: what.5,
+            }))
+        })
+}
+
+fn pod_report() -> impl Strategy<Value = PodReport> {
+    let ending = (time(), any::<u32>()).prop_map(|(since, grace_period_secs)| PodEnding { since, grace_period_secs });
+    (
+        (name(), name(), uid(), option::of(uid()), revision()),
+        (time(), any::<bool>(), option::of(ending), any::<bool>(), bytes()),
+    )
+        .prop_map(|(who, what)| PodReport {
+            key: PodKey { namespace: who.0, name: who.1, uid: who.2 },
+            daemonset: who.3,
+            revision: who.4,
+            created_at: what.0,
+            available: what.1,
+            ending: what.2,
+            gone: what.3,
+            status: what.4,
+        })
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    use Standing::{Leaves, Refused, Runs, Stays};
+    let standing = prop_oneof![Just(Runs), Just(Stays), Just(Leaves), Just(Refused)];
+    (uid(), any::<u64>(), revision(), standing, vec(reason(), 0..3), vec(revision(), 0..3)).prop_map(|parts| Verdict {
+        daemonset: parts.0,
+        seq: parts.1,
+        revision: parts.2,
+        standing: parts.3,
+        reasons: parts.4,
+        rejected: parts.5,
+    })
+}
+
+fn ack() -> impl Strategy<Value = Ack> {
+    let outcome = prop_oneof![
+        Just(Outcome::Done),
+        ".{0,20}".prop_map(Outcome::Unsupported),
+        ".{0,20}".prop_map(Outcome::Failed),
+    ];
+    prop_oneof![
+        (any::<u64>(), outcome).prop_map(|(id, outcome)| Ack::Command { id: CommandId(id), outcome }),
+        position().prop_map(Ack::Position),
+        any::<u64>().prop_map(|number| Ack::Taken(PermitNumber(number))),
+    ]
+}
+
+fn event() -> impl Strategy<Value = EventReport> {
+    (
+        ("[A-Z][a-z]{0,9}", option::of(name()), name(), uid(), "[a-z.{}]{0,20}", any::<bool>()),
+        ("[A-Z][a-z]{0,9}", ".{0,20}", time(), time(), any::<u32>()),
+    )
+        .prop_map(|(what, how)| EventReport {
+            kind: what.0,
+            namespace: what.1.unwrap_or_default(),
+            name: what.2,
+            uid: what.3,
+            field_path: what.4,
+            warning: what.5,
+            reason: how.0,
+            message: how.1,
+            first_at: how.2,
+            last_at: how.3,
+            count: how.4,
+        })
+}
+
+fn any_up() -> impl Strategy<Value = Up> {
+    let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
+    let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
+        daemonset,
+        revision,
+        prepared: unable.map_or(Ok(()), Err),
+    });
+    prop_oneof![
+        hello(),
+        (labels(), bytes()).prop_map(|(labels, status)| Up::Node(NodeReport { labels, status })),
+        vec(pod_report(), 0..4).prop_map(Up::Pods),
+        vec(verdict(), 0..4).prop_map(Up::Verdicts),
+        (vec(needed, 0..4), vec(object_ref(), 0..4)).prop_map(|(blobs, objects)| Up::Needs(Needs { blobs, objects })),
+        ack().prop_map(Up::Ack),
+        vec(event(), 0..4).prop_map(Up::Events),
+        ask.prop_map(Up::Ask),
+        Just(Up::KeepAlive),
+    ]
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    use HoldReason::{Ahead, Clone, Other, OtherFleet, OtherMachine};
+    let reason = prop_oneof![Just(OtherFleet), Just(Ahead), Just(Clone), Just(OtherMachine), Just(Other)];
+    let reception = prop_oneof![
+        Just(Reception::Accepted),
+        ".{0,20}".prop_map(Reception::AdoptOnly),
+        (reason, ".{0,20}").prop_map(|(reason, message)| Reception::Hold { reason, message }),
+    ];
+    (1_u32.., uid(), any::<u64>(), certificates(), uid(), reception, 1_u32.., 1_u32..).prop_map(|parts| Welcome {
+        protocol: parts.0,
+        fleet: FleetId(parts.1.0),
+        era: parts.2,
+        ca_bundle: parts.3,
+        node_uid: parts.4,
+        reception: parts.5,
+        keep_alive_secs: parts.6,
+        silence_secs: parts.7,
+    })
+}
+
+fn tunnel() -> impl Strategy<Value = OpenTunnel> {
+    let logs = (
+        name(),
+        any::<[bool; 3]>(),
+        (option::of(any::<u64>()), option::of(time()), option::of(any::<u64>()), option::of(any::<u64>())),
+    )
+        .prop_map(|(container, [follow, previous, timestamps], numbers)| LogOptions {
+            container,
+            follow,
+            previous,
+            timestamps,
+            since_secs: numbers.0,
+            since_time: numbers.1,
+            tail_lines: numbers.2,
+            limit_bytes: numbers.3,
+        });
+    (uid(), logs).prop_map(|(pod, logs)| OpenTunnel { pod, logs })
+}
+
+fn pod_command() -> impl Strategy<Value = PodCommand> {
+    let action = prop_oneof![
+        (any::<u32>(), option::of(permit()))
+            .prop_map(|(grace_period_secs, permit)| PodAction::Delete { grace_period_secs, permit }),
+        ("[A-Z][a-z]{0,9}", ".{0,20}").prop_map(|(reason, message)| PodAction::Fail { reason, message }),
+    ];
+    (uid(), any::<u64>(), action).prop_map(|(uid, needs_seq, action)| PodCommand { uid, needs_seq, action })
+}
+
+fn any_down() -> impl Strategy<Value = Down> {
+    let id = || (1_u64..).prop_map(CommandId);
+    let object_answer = prop_oneof![
+        entry().prop_map(ObjectAnswer::Present),
+        Just(ObjectAnswer::Absent),
+        reason().prop_map(ObjectAnswer::Refused),
+    ];
+    let answer = prop_oneof![
+        Just(Answer::Present),
+        any::<(u64, bool)>().prop_map(|(seq, orphan)| Answer::Deleted { seq, orphan }),
+        Just(Answer::Unknown),
+    ];
+    let chunk = (hash(), 0_u64..1 << 40, 0_u64..1 << 20, bytes()).prop_map(|(hash, offset, more, data)| BlobChunk {
+        hash,
+        offset,
+        total: offset + data.len() as u64 + more,
+        data,
+    });
+    prop_oneof![
+        welcome().prop_map(Down::Welcome),
+        (position(), vec(entry(), 0..4)).prop_map(|(position, entries)| Down::Manifest(Manifest { position, entries })),
+        (position(), vec(entry(), 0..4), vec((object_ref(), object_answer), 0..4))
+            .prop_map(|(position, pods, objects)| Down::Assigned(Assigned { position, pods, objects })),
+        (position(), vec((uid(), answer), 0..4))
+            .prop_map(|(position, answers)| Down::Answers(Answers { position, answers })),
+        chunk.prop_map(Down::Blob),
+        (position(), labels(), vec(taint(), 0..3), any::<bool>()).prop_map(
+            |(position, labels, taints, unschedulable)| {
+                Down::Node(NodeChange { position, labels, taints, unschedulable })
+            }
+        ),
+        permit().prop_map(Down::Permit),
+        (id(), pod_command()).prop_map(|(id, command)| Down::Pod { id, command }),
+        (id(), tunnel()).prop_map(|(id, tunnel)| Down::OpenTunnel { id, tunnel }),
+        (id(), position()).prop_map(|(id, position)| Down::Removed { id, position }),
+        vec(uid(), 0..4).prop_map(Down::Wanted),
+        Just(Down::KeepAlive),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_an_agent_says_arrives_as_it_was_said(up in any_up()) {
+        prop_assert_eq!(up_again(&up), Ok(Some(up)));
+    }
+
+    #[test]
+    fn what_control_says_arrives_as_it_was_said(down in any_down()) {
+        prop_assert_eq!(down_again(&down), Ok(Some(down)));
+    }
+
+    #[test]
+    fn enrolment_arrives_as_it_was_said(
+        labels in labels(), taints in vec(taint(), 0..3), node_name in name(), uid in uid(), bundle in certificates(),
+    ) {
+        let request = EnrollRequest {
+            protocol: PROTOCOL,
+            token: "abcdef.0123456789abcdef".to_owned(),
+            certificate_request: bundle[0].clone(),
+            node_name: NodeName(node_name.clone()),
+            labels,
+            taints,
+            machine_id: "m".to_owned(),
+        };
+        prop_assert_eq!(from_proto::enroll_request(to_proto::enroll_request(request.clone())), Ok(request));
+        let enrolled = Enrolled {
+            certificate: bundle[0].clone(),
+            ca_bundle: bundle,
+            fleet: FleetId(uid.0.clone()),
+            node_name: NodeName(node_name),
+            node_uid: uid,
+        };
+        prop_assert_eq!(from_proto::enrolled(to_proto::enrolled(enrolled.clone())), Ok(enrolled));
+    }
+
+    #[test]
+    fn no_message_makes_the_decoder_panic(
+        garbage in vec(any::<u8>(), 0..200),
+        up in any_up(),
+        down in any_down(),
+        damage in vec(any::<(prop::sample::Index, u8)>(), 1..8),
+    ) {
+        let damaged = |mut bytes: Vec<u8>| {
+            for (index, value) in damage.iter().filter(|_| !bytes.is_empty()).collect::<Vec<_>>() {
+                let at = index.index(bytes.len());
+                bytes[at] = *value;
+            }
+            bytes
+        };
+        let up = damaged(to_proto::up(up).encode_to_vec());
+        let down = damaged(to_proto::down(down).encode_to_vec());
+        for bytes in [garbage, up, down] {
+            let _ = pb::SessionUp::decode(bytes.as_slice()).map(from_proto::up);
+            let _ = pb::SessionDown::decode(bytes.as_slice()).map(from_proto::down);
+            let _ = pb::TunnelUp::decode(bytes.as_slice()).map(from_proto::tunnel_up);
+            let _ = pb::EnrollRequest::decode(bytes.as_slice()).map(from_proto::enroll_request);
+        }
+    }
+}
+
+#[test]
+fn a_report_that_could_become_a_path_is_refused() {
+    let good = pb::PodReport {
+        uid: UID.to_owned(),
+        namespace: "default".to_owned(),
+        name: "exporter-abc".to_owned(),
+        revision: "abc".to_owned(),
+        ..pb::PodReport::default()
+    };
+    let refused = |report: pb::PodReport| {
+        let body = pb::session_up::Body::Pods(pb::PodReports { pods: vec![report] });
+        from_proto::up(pb::SessionUp { body: Some(body) }).err().map(|malformed| malformed.field)
+    };
+    assert_eq!(refused(good.clone()), None);
+    assert_eq!(refused(pb::PodReport { name: "../../etc".to_owned(), ..good.clone() }), Some("pods.name"));
+    assert_eq!(refused(pb::PodReport { namespace: String::new(), ..good.clone() }), Some("pods.namespace"));
+    assert_eq!(refused(pb::PodReport { uid: "0b6f1a3c".to_owned(), ..good.clone() }), Some("pods.uid"));
+    assert_eq!(refused(pb::PodReport { revision: "a/b".to_owned(), ..good.clone() }), Some("pods.revision"));
+    assert_eq!(refused(pb::PodReport { created_at: i64::MAX, ..good }), Some("pods.created_at"));
+}
+
+#[test]
+fn a_command_this_agent_does_not_know_is_refused_by_its_id() {
+    let exec = pb::OpenTunnel {
+        pod_uid: UID.to_owned(),
+        kind: Some(pb::open_tunnel::Kind::Exec(pb::Exec::default())),
+        ..pb::OpenTunnel::default()
+    };
+    let bodies = [None, Some(Body::OpenTunnel(exec))];
+    for body in bodies {
+        let refused = from_proto::down(pb::SessionDown { id: 7, body });
+        assert!(matches!(refused, Err(from_proto::Refused::Unsupported { id: CommandId(7), .. })), "{refused:?}");
+    }
+    // What asks for nothing is passed over.
+    assert_eq!(from_proto::down(pb::SessionDown { id: 0, body: None }), Ok(None));
+}
+
+#[test]
+fn a_reception_newer_than_this_agent_holds() {
+    let Body::Welcome(mut welcome) = to_proto::down(Down::Welcome(Welcome {
+        protocol: PROTOCOL,
+        fleet: FleetId::from("fleet"),
+        era: 1,
+        ca_bundle: vec![Bytes::from_static(b"der")],
+        node_uid: Uid::from(UID),
+        reception: Reception::Accepted,
+        keep_alive_secs: 30,
+        silence_secs: 50,
+    }))
+    .body
+    .unwrap() else {
+        panic!("not a welcome")
+    };
+    welcome.standing = None;
+    let down = from_proto::down(pb::SessionDown { id: 0, body: Some(Body::Welcome(welcome)) });
+    let Ok(Some(Down::Welcome(welcome))) = down else { panic!("{down:?}") };
+    assert!(matches!(welcome.reception, Reception::Hold { reason: HoldReason::Other, .. }), "{welcome:?}");
+}

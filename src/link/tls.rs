@@ -1,0 +1,300 @@
+//! Mutual TLS between agents, people and control: what each side shows, and what it accepts.
+//!
+//! One [`Authority`] signs for a fleet. Control's certificate is made at each start and lives in memory; people get a
+//! client certificate in a kubeconfig ([`write_kubeconfig`]); a node gets one for a key it keeps ([`Credentials`]).
+//!
+//! - Control accepts a client certificate whose only fault is that it has expired, since a node that was off for long
+//!   must still be able to renew. [`Identity::is_expired`] says so, and everything but Renew refuses it.
+//! - An agent's clock is never before its own build or the last time its ledger has seen, so that a board without a
+//!   clock can check control's certificate. For the same reason what the agent checks is valid from [`EPOCH`] on.
+//! - An agent that joins knows of its authority only the pin in the join token.
+//!
+//! Keys are ECDSA P-256, by ring. Private keys never leave the files named here, mode 0600.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+
+mod authority;
+mod files;
+mod identity;
+mod kubeconfig;
+
+pub use authority::{Authority, EPOCH, RENEW_BEFORE};
+pub use files::write_private;
+pub use identity::{BadPin, Credentials, Identity, KeyPin, NodeIdentity, NodeKey};
+pub use kubeconfig::write_kubeconfig;
+
+/// When this binary was built, in seconds since the Unix epoch.
+const BUILD_UNIX_SECS: &str = env!("GARRISON_BUILD_UNIX_SECS");
+
+/// What agents and control agree on first; kubectl may choose either.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// What went wrong with keys and certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file could not be read or written.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} does not hold {what}; restore it from a back-up, {way_out}")]
+    Damaged {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What was looked for.
+        what: &'static str,
+        /// What to do without a back-up, and what that costs.
+        way_out: &'static str,
+    },
+    /// A certificate or request from the other side cannot be used.
+    #[error("the {what} cannot be used")]
+    Unusable {
+        /// `certificate`, `certificate request`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A key or certificate could not be made.
+    #[error("cannot make a {what}")]
+    Make {
+        /// `key`, `certificate`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// A configuration was refused by the TLS library.
+    #[error("cannot set up TLS")]
+    Config(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+// === control's side ===
+
+/// What control serves with: its own certificate for `names` (host names and addresses), client certificates welcome
+/// but not demanded.
+///
+/// # Errors
+/// [`TlsError::Make`] if a name cannot stand in a certificate.
+pub fn server_config(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>, TlsError> {
+    let (chain, key) = authority.issue_server(names)?;
+    let checks = WebPkiClientVerifier::builder_with_provider(roots([authority.certificate()])?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Config(error.into()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Config(error.into()))?
+        .with_client_cert_verifier(Arc::new(EvenExpired(checks)))
+        .with_single_cert(chain, key)
+        .map_err(|error| TlsError::Config(error.into()))?;
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
+    // A resumed session would carry an identity that was checked long ago, and tickets cost memory for each agent.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Accepts what `WebPkiClientVerifier` accepts, and what it would have accepted before it expired.
+#[derive(Debug)]
+struct EvenExpired(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for EvenExpired {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match self.0.verify_client_cert(end_entity, intermediates, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            )) => {
+                let identity = Identity::of(end_entity)
+                    .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+                let last_second = identity.not_after.as_second().try_into().unwrap_or_default();
+                let then = UnixTime::since_unix_epoch(Duration::from_secs(last_second));
+                self.0.verify_client_cert(end_entity, intermediates, then)
+            }
+            result => result,
+        }
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+// === the agent's side ===
+
+/// What an enrolled agent dials with. `last_seen` is the newest time its ledger has seen.
+///
+/// # Errors
+/// [`TlsError::Config`] if the credentials do not fit together.
+pub fn client_config(credentials: &Credentials, last_seen: Option<Timestamp>) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(Clock::at_least(last_seen)))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| TlsError::Config(error.into()))?
+        .with_root_certificates(roots(&credentials.ca_bundle)?);
+    let mut config = builder
+        .with_client_auth_cert(vec![credentials.certificate.clone()], credentials.key.der())
+        .map_err(|error| TlsError::Config(error.into()))?;
+    config.alpn_protocols = vec![ALPN[0].to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// What an agent joins with: no certificate of its own, and an authority known only by its pin.
+///
+/// # Errors
+/// None are known; what the TLS library says, if it should refuse its own defaults.
+pub fn joining_config(authority: KeyPin, last_seen: Option<Timestamp>) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(Clock::at_least(last_seen)))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| TlsError::Config(error.into()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned(authority)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN[0].to_vec()];
+    Ok(config)
+}
+
+/// Never before the build, nor before what the ledger has seen.
+#[derive(Debug)]
+struct Clock {
+    floor: UnixTime,
+}
+
+impl Clock {
+    fn at_least(last_seen: Option<Timestamp>) -> Self {
+        let build = BUILD_UNIX_SECS.parse().expect("the build script writes a number");
+        let seen = last_seen.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or_default();
+        Self { floor: UnixTime::since_unix_epoch(Duration::from_secs(seen.max(build))) }
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(UnixTime::since_unix_epoch(now).max(self.floor))
+    }
+}
+
+/// Accepts a server whose chain ends in the authority with this key.
+#[derive(Debug)]
+struct Pinned(KeyPin);
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let pinned = |candidate: &&CertificateDer<'_>| Identity::of(candidate).is_ok_and(|it| it.key == self.0);
+        let authority = intermediates.iter().find(pinned);
+        let authority = authority.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let checks = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        checks.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn roots<'a>(
+    authorities: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(|error| TlsError::Config(error.into()))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// RFC 7468 text.
+fn pem(label: &str, der: &[u8]) -> String {
+    let lines: String = (der.chunks(48)).map(|line| STANDARD.encode(line) + "\n").collect();
+    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The fleet's certificate authority: made once, kept in `<state-dir>/pki`, signs for control, people and nodes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use uuid::Uuid;
+
+use super::{Identity, KeyPin, TlsError, files};
+use crate::model::{NodeName, Uid};
+
+/// From when on certificates hold that agents check: before any build of this program, since the build is the least
+/// that an agent without a clock knows of the time.
+pub const EPOCH: (i32, u8, u8) = (2025, 1, 1);
+
+const CA_DAYS: i64 = 10 * 365;
+const ADMIN_DAYS: i64 = 365;
+/// How long a node's certificate holds.
+const NODE_DAYS: i64 = 90;
+/// How long before its end a node renews its certificate: when a third of its time is left.
+pub const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(24 * NODE_DAYS / 3);
+/// How far the clock of whoever checks a client certificate may be behind.
+const SKEW: SignedDuration = SignedDuration::from_mins(10);
+
+const WAY_OUT: &str = "or remove the folder pki to begin with a new authority: every node then has to enrol again";
+
+/// The authority, ready to sign.
+pub struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    not_after: Timestamp,
+}
+
+impl Authority {
+    /// The authority of the fleet whose control has this state directory: `pki/ca.crt` and `pki/ca.key`. Makes it if
+    /// neither file is there.
+    ///
+    /// # Errors
+    /// [`TlsError::Damaged`] if one is missing or unreadable; they are never replaced.
+    pub fn open(state_dir: &Path) -> Result<Self, TlsError> {
+        let (certificate, key) = (state_dir.join("pki/ca.crt"), state_dir.join("pki/ca.key"));
+        let (certificate_pem, key_pem) = match (files::read(&certificate)?, files::read(&key)?) {
+            (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
+            // The certificate is written last: a key alone has signed nothing yet.
+            (None, _) => {
+                let (certificate_pem, key_pem) = make(Timestamp::now())?;
+                files::write_private(&key, &key_pem)?;
+                files::write_private(&certificate, &certificate_pem)?;
+                (certificate_pem, key_pem)
+            }
+            (Some(_), None) => return Err(damaged(&key, "the authority's private key")),
+        };
+        let certificate_der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+            .map_err(|_| damaged(&certificate, "a certificate"))?;
+        let signer = KeyPair::from_pem(&key_pem).map_err(|_| damaged(&key, "a private key"))?;
+        let pin = KeyPin::of(&signer.subject_public_key_info());
+        if Identity::of(&certificate_der).is_ok_and(|identity| identity.key != pin) {
+            return Err(damaged(&key, "the key of the certificate beside it"));
+        }
+        Self::new(certificate_der, signer).map_err(|_| damaged(&certificate, "an authority's certificate"))
+    }
+
+    fn new(certificate: CertificateDer<'static>, signer: KeyPair) -> Result<Self, TlsError> {
+        let not_after = Identity::of(&certificate)?.not_after;
+        let issuer = Issuer::from_ca_cert_der(&certificate, signer)
+            .map_err(|error| TlsError::Unusable { what: "certificate", source: error.into() })?;
+        Ok(Self { certificate, issuer, not_after })
+    }
+
+    /// Its own certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// What a join token pins.
+    pub fn pin(&self) -> KeyPin {
+        KeyPin::of(&self.issuer.key().subject_public_key_info())
+    }
+
+    /// A chain and a new key for control, good for all of `names`. The chain ends in the authority, so that who joins
+    /// can find the pinned key.
+    pub(super) fn issue_server(
+        &self,
+        names: &[String],
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let mut params = CertificateParams::new(names).map_err(make_error("certificate"))?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "garrison-control");
+        params.serial_number = Some(serial_number());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let (year, month, day) = EPOCH;
+        params.not_before = rcgen::date_time_ymd(year, month, day);
+        set_not_after(&mut params, self.not_after);
+        let key = KeyPair::generate().map_err(make_error("key"))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
+        Ok((vec![certificate.into(), self.certificate.clone()], key.into()))
+    }
+
+    /// A certificate and its key, both PEM, for a person who may do everything: group `system:masters`.
+    pub(super) fn issue_admin(&self, name: &str, now: Timestamp) -> Result<(String, String), TlsError> {
+        let params = client_params(name, "system:masters", now, ADMIN_DAYS);
+        let key = KeyPair::generate().map_err(make_error("key"))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    /// A certificate for the key of a node's request, with the name and uid its Node has. What else the request says is
+    /// not looked at. Gives the pin of the key with it.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if the request is none, or not signed by its key.
+    ///
+    /// Source: the subject is that of a kubelet's client certificate, Kubernetes "Certificate Signing Requests",
+    /// signer `kubernetes.io/kube-apiserver-client-kubelet`.
+    pub fn issue_node(
+        &self,
+        request: &[u8],
+        name: &NodeName,
+        uid: &Uid,
+        now: Timestamp,
+    ) -> Result<(CertificateDer<'static>, KeyPin), TlsError> {
+        let unusable = |error: rcgen::Error| TlsError::Unusable { what: "certificate request", source: error.into() };
+        let request = CertificateSigningRequestDer::from(request);
+        let key = CertificateSigningRequestParams::from_der(&request).map_err(unusable)?.public_key;
+        let mut params = client_params(&format!("system:node:{name}"), "system:nodes", now, NODE_DAYS);
+        let uri = format!("urn:uuid:{uid}").try_into().map_err(unusable)?;
+        params.subject_alt_names.push(SanType::URI(uri));
+        let certificate: Certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
+        Ok((certificate.into(), KeyPin::of(&key.subject_public_key_info())))
+    }
+}
+
+/// A new authority's certificate and key, as PEM.
+fn make(now: Timestamp) -> Result<(String, String), TlsError> {
+    let key = KeyPair::generate().map_err(make_error("key"))?;
+    let mut params = CertificateParams::default();
+    // The key is in the name: two authorities of one fleet are never taken for each other.
+    let name = format!("garrison-ca-{}", &KeyPin::of(&key.subject_public_key_info()).to_string()[..12]);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let (year, month, day) = EPOCH;
+    params.not_before = rcgen::date_time_ymd(year, month, day);
+    set_not_after(&mut params, now + SignedDuration::from_hours(24 * CA_DAYS));
+    let certificate = params.self_signed(&key).map_err(make_error("certificate"))?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn client_params(name: &str, group: &str, now: Timestamp, days: i64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.serial_number = Some(serial_number());
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(now - SKEW);
+    set_not_after(&mut params, now + SignedDuration::from_hours(24 * days));
+    params
+}
+
+/// Random, since a renewed certificate has the key of the one before.
+fn serial_number() -> SerialNumber {
+    SerialNumber::from_slice(Uuid::new_v4().as_bytes())
+}
+
+fn set_not_after(params: &mut CertificateParams, at: Timestamp) {
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(at);
+}
+
+fn since_epoch(at: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(at.as_second()).unwrap_or_default())
+}
+
+fn damaged(path: &Path, what: &'static str) -> TlsError {
+    TlsError::Damaged { path: path.to_owned(), what, way_out: WAY_OUT }
+}
+
+fn make_error(what: &'static str) -> impl FnOnce(rcgen::Error) -> TlsError {
+    move |source| TlsError::Make { what, source }
+}

@@ -1,0 +1,140 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{NodeName, Uid};
+
+const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
+
+fn temp_dir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn node_certificate(authority: &Authority, key: &NodeKey) -> (CertificateDer<'static>, KeyPin) {
+    let (name, uid) = (NodeName::from("edge-1"), Uid::from(UID));
+    authority.issue_node(&key.request().unwrap(), &name, &uid, Timestamp::now()).unwrap()
+}
+
+#[test]
+fn an_authority_is_made_once_and_kept_to_its_owner() {
+    let dir = temp_dir();
+    let made = Authority::open(dir.path()).unwrap();
+    let found = Authority::open(dir.path()).unwrap();
+    assert_eq!(made.certificate(), found.certificate());
+    assert_eq!(mode(&dir.path().join("pki/ca.key")), 0o600);
+    assert_eq!(mode(&dir.path().join("pki/ca.crt")), 0o600);
+    assert_eq!(mode(&dir.path().join("pki")), 0o700);
+}
+
+#[test]
+fn a_damaged_authority_is_named_and_never_replaced() {
+    let dir = temp_dir();
+    let other = temp_dir();
+    Authority::open(dir.path()).unwrap();
+    Authority::open(other.path()).unwrap();
+    let key = dir.path().join("pki/ca.key");
+    let refused = |expected: &str| {
+        let error = Authority::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("pki/ca.key") && error.contains(expected), "{error}");
+    };
+    fs::write(&key, "garbage").unwrap();
+    refused("a private key");
+    fs::copy(other.path().join("pki/ca.key"), &key).unwrap();
+    refused("the key of the certificate beside it");
+    fs::remove_file(&key).unwrap();
+    refused("the authority's private key");
+}
+
+#[test]
+fn a_nodes_certificate_says_what_control_decided_not_what_was_asked_for() {
+    let dir = temp_dir();
+    let authority = Authority::open(dir.path()).unwrap();
+    let key = NodeKey::generate().unwrap();
+    let (certificate, pin) = node_certificate(&authority, &key);
+    let identity = Identity::of(&certificate).unwrap();
+    assert_eq!(identity.name, "system:node:edge-1");
+    assert_eq!(identity.groups, ["system:nodes"]);
+    assert_eq!(identity.node(), Some(NodeIdentity { name: "edge-1".into(), uid: UID.into(), key: pin }));
+    assert!(!identity.is_expired(Timestamp::now()));
+    assert!(identity.is_expired(identity.not_after + Duration::from_secs(1)));
+
+    let mut forged = key.request().unwrap().to_vec();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let refused = authority.issue_node(&forged, &"edge-1".into(), &UID.into(), Timestamp::now());
+    assert!(matches!(refused, Err(TlsError::Unusable { what: "certificate request", .. })));
+}
+
+#[test]
+fn credentials_are_found_as_they_were_saved() {
+    let dir = temp_dir();
+    assert!(Credentials::load(dir.path()).unwrap().is_none());
+    let authority = Authority::open(dir.path()).unwrap();
+    let key = NodeKey::generate().unwrap();
+    let (certificate, pin) = node_certificate(&authority, &key);
+    let (certificate, bundle) = (certificate.to_vec().into(), [authority.certificate().to_vec().into()]);
+    let saved = Credentials::new(key, &certificate, &bundle);
+    saved.save(dir.path()).unwrap();
+
+    let found = Credentials::load(dir.path()).unwrap().unwrap();
+    assert_eq!((&found.certificate, &found.ca_bundle), (&saved.certificate, &saved.ca_bundle));
+    assert_eq!(found.identity().unwrap().key, pin);
+    assert_eq!(mode(&dir.path().join("node.pem")), 0o600);
+    client_config(&found, None).unwrap();
+
+    fs::write(dir.path().join("node.pem"), "garbage").unwrap();
+    let error = Credentials::load(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("node.pem") && error.contains("join token"), "{error}");
+}
+
+#[test]
+fn the_kubeconfig_holds_all_that_kubectl_needs() {
+    let dir = temp_dir();
+    let authority = Authority::open(dir.path()).unwrap();
+    let path = write_kubeconfig(&authority, dir.path(), "https://127.0.0.1:6443").unwrap();
+    assert_eq!(mode(&path), 0o600);
+    let config: serde_json::Value = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
+    assert_eq!(config["current-context"], config["contexts"][0]["name"]);
+    let user = &config["users"][0]["user"];
+    let decoded = STANDARD.decode(user["client-certificate-data"].as_str().unwrap()).unwrap();
+    use rustls::pki_types::pem::PemObject;
+    let identity = Identity::of(&CertificateDer::from_pem_slice(&decoded).unwrap()).unwrap();
+    assert_eq!((identity.name.as_str(), identity.groups), ("garrison-admin", vec!["system:masters".to_owned()]));
+    assert_eq!(identity.node_uid, None);
+    let key = STANDARD.decode(user["client-key-data"].as_str().unwrap()).unwrap();
+    assert!(rustls::pki_types::PrivateKeyDer::from_pem_slice(&key).is_ok());
+}
+
+#[test]
+fn an_agent_without_a_clock_is_never_before_its_build_or_its_ledger() {
+    let build = BUILD_UNIX_SECS.parse().unwrap();
+    let far = Timestamp::from_second(32_503_680_000).unwrap();
+    assert!(Clock::at_least(None).floor >= UnixTime::since_unix_epoch(Duration::from_secs(build)));
+    let at_least = Clock::at_least(Some(far)).current_time().unwrap();
+    assert_eq!(at_least.as_secs(), 32_503_680_000);
+    // What such an agent has to accept was valid before the program was built.
+    let dir = temp_dir();
+    let authority = Authority::open(dir.path()).unwrap();
+    let (chain, _) = authority.issue_server(&["localhost".to_owned()]).unwrap();
+    for certificate in chain {
+        let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+        assert!(certificate.validity().not_before.timestamp().unsigned_abs() < build);
+    }
+}
+
+#[test]
+fn a_pin_reads_back_as_it_was_written() {
+    let pin = KeyPin([0xa5; 32]);
+    assert_eq!(pin.to_string().parse(), Ok(pin));
+    for bad in ["", "a5", &"g".repeat(64), &"é".repeat(32)] {
+        assert_eq!(bad.parse::<KeyPin>(), Err(BadPin));
+    }
+}

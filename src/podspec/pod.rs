@@ -1,0 +1,279 @@
+//! A pod as a whole: sandbox, volumes, and what it asks of its node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::container::Container;
+use crate::model::{FleetId, PodKey, RevisionHash, Uid};
+
+/// One pod, ready to be realized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace, name and uid.
+    pub key: PodKey,
+    /// Whose pod it is; written into the sandbox's labels so that it is found again.
+    pub origin: Origin,
+    /// The pod's labels, the DaemonSet's own (`controller-revision-hash` …) included.
+    pub labels: BTreeMap<String, String>,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Which of the host's namespaces it shares.
+    pub namespaces: Namespaces,
+    /// Empty with the host's network: the host's name holds there.
+    pub hostname: String,
+    /// What becomes the containers' `/etc/resolv.conf`.
+    pub dns: Dns,
+    /// Ports of all containers, those without a host port included, without duplicates.
+    pub ports: Vec<PortMapping>,
+    /// The runtime's `cgroup_parent`: a path, or a slice path with the systemd driver.
+    pub cgroup_parent: String,
+    /// Quality of service, which chose `cgroup_parent` and each `oom_score_adj`.
+    pub qos: QosClass,
+    /// Sum over the containers, for the sandbox; `oom_score_adj` plays no part here.
+    pub resources: LinuxResources,
+    /// What it asks of the node.
+    pub requests: Requests,
+    /// Who the sandbox's own process is.
+    pub security: PodSecurity,
+    /// From the stop signal to the kill signal.
+    pub grace_period: Duration,
+    /// Everything on disk that belongs to this pod alone: `<root>/pods/<uid>`.
+    pub dir: PathBuf,
+    /// `/var/log/pods/<namespace>_<name>_<uid>`.
+    pub log_dir: PathBuf,
+    /// In the order of the template, also those no container mounts.
+    pub volumes: Vec<Volume>,
+    /// In the order of the template; at least one.
+    pub containers: Vec<Container>,
+}
+
+/// Whose pod it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The fleet of the node.
+    pub fleet: FleetId,
+    /// `metadata.uid` of the Node.
+    pub node: Uid,
+    /// `metadata.uid` of the DaemonSet; none for a pod posted with a node name.
+    pub daemonset: Option<Uid>,
+    /// The revision of the DaemonSet.
+    pub revision: RevisionHash,
+}
+
+/// `NamespaceOption` of CRI: true where the host's namespace is shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// `hostNetwork`.
+    pub host_network: bool,
+    /// `hostIPC`.
+    pub host_ipc: bool,
+    /// `hostPID` or `shareProcessNamespace`.
+    pub pid: PidNamespace,
+}
+
+/// Which processes a container sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// Its own.
+    #[default]
+    Container,
+    /// Those of its pod: `shareProcessNamespace`.
+    Pod,
+    /// Those of the host: `hostPID`.
+    Host,
+}
+
+/// A resolver's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// `name` or `name:value`.
+    pub options: Vec<String>,
+}
+
+/// One port of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Inside the pod.
+    pub container_port: u16,
+    /// On the host; 0 for none.
+    pub host_port: u16,
+    /// The host's address it is bound to; none for all.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// `TCP`.
+    Tcp,
+    /// `UDP`.
+    Udp,
+    /// `SCTP`.
+    Sctp,
+}
+
+impl Protocol {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `status.qosClass`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QosClass {
+    /// Every container has cpu and memory limits equal to its requests.
+    Guaranteed,
+    /// Neither of the others.
+    Burstable,
+    /// No request and no limit anywhere.
+    BestEffort,
+}
+
+impl QosClass {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// What a pod asks of its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// By resource name: cpu in millicores, all others in their base unit (bytes, pieces). Zero is left out.
+    pub resources: BTreeMap<String, u64>,
+    /// The ports with a host port.
+    pub host_ports: Vec<PortMapping>,
+}
+
+/// Limits and weights as the kernel takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinuxResources {
+    /// cgroup v1 weight, 2 to 262144.
+    pub cpu_shares: i64,
+    /// Microseconds of cpu per period; 0 for no limit.
+    pub cpu_quota: i64,
+    /// Length of a period in microseconds.
+    pub cpu_period: i64,
+    /// 0 for no limit.
+    pub memory_limit_bytes: i64,
+    /// cgroup v1 only: memory plus swap; 0 for no limit.
+    pub memory_swap_limit_bytes: i64,
+    /// Who is killed first when memory runs out.
+    pub oom_score_adj: i64,
+    /// Bytes by page size as CRI names it (`2MB`, `1GB`): every size of the host, 0 without a limit.
+    pub hugepage_limits: Vec<(String, u64)>,
+    /// cgroup v2 files and their content.
+    pub unified: BTreeMap<String, String>,
+}
+
+/// Who the sandbox's own process is. A container's own settings are in [`super::Security`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodSecurity {
+    /// Some container is privileged.
+    pub privileged: bool,
+    /// `securityContext.runAsUser` of the pod.
+    pub run_as_user: Option<i64>,
+    /// `securityContext.runAsGroup` of the pod.
+    pub run_as_group: Option<i64>,
+    /// `securityContext.supplementalGroups`.
+    pub supplemental_groups: Vec<i64>,
+}
+
+/// A directory or file that has to be there before a container is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// `volumes[].name`.
+    pub name: String,
+    /// Where on the host it is, and what has to be done for it.
+    pub source: VolumeSource,
+}
+
+/// What a volume is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A path of the host; nothing is removed with the pod.
+    HostPath {
+        /// Absolute.
+        path: PathBuf,
+        /// What must be there or be made.
+        kind: HostPathKind,
+    },
+    /// A directory made with the pod (mode 0777) and removed with it.
+    EmptyDir {
+        /// Below [`Pod::dir`].
+        path: PathBuf,
+    },
+    /// A tmpfs mounted with the pod and unmounted with it.
+    Memory {
+        /// Below [`Pod::dir`].
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+    },
+}
+
+impl VolumeSource {
+    /// Where on the host the volume's content is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::HostPath { path, .. } | Self::EmptyDir { path } | Self::Memory { path, .. } => path,
+        }
+    }
+}
+
+/// `hostPath.type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPathKind {
+    /// No check; the runtime makes a missing path a directory.
+    Unchecked,
+    /// Made with mode 0755 if it is missing.
+    DirectoryOrCreate,
+    /// Must be there.
+    Directory,
+    /// Made empty with mode 0644 if it is missing; its parent must be there.
+    FileOrCreate,
+    /// Must be there.
+    File,
+    /// Must be there.
+    Socket,
+    /// Must be there.
+    CharDevice,
+    /// Must be there.
+    BlockDevice,
+}
+
+impl Pod {
+    /// The file one instance of a container finds at its `terminationMessagePath`; empty and mode 0666 before it starts.
+    pub fn termination_log(&self, container: &Container, attempt: u32) -> PathBuf {
+        self.dir.join("containers").join(&container.name).join(format!("{attempt:08x}"))
+    }
+
+    /// The pod's `/etc/hosts`, written before a container is made.
+    pub fn etc_hosts(&self) -> PathBuf {
+        self.dir.join("etc-hosts")
+    }
+}

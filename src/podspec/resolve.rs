@@ -1,0 +1,169 @@
+//! The way from a bundle to a [`Pod`], part by part.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as k8s;
+
+use super::env::{self, Sources};
+use super::resources::{self, Amounts};
+use super::volumes::{self, Surroundings};
+use super::{
+    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PullPolicy, Requests, TerminationMessagePolicy, hash,
+    image, network, security, unsupported,
+};
+use crate::api::bundle::Bundle;
+use crate::api::field::{FieldError, Invalid, Path};
+use crate::model::PodKey;
+
+const REVISION_LABEL: &str = "controller-revision-hash";
+const GENERATION_LABEL: &str = "pod-template-generation";
+
+/// Makes the pod that `bundle` stands for on this host.
+///
+/// `key` is the identity the node minted for it. The template is expected as the API stores it: defaulted and valid.
+///
+/// # Errors
+/// Every field this version cannot realize ([`unsupported()`]); if there is none, the first field whose value makes no
+/// sense, which a validated template does not have. Paths begin at `spec` or `metadata` of the template.
+///
+/// Source: kubernetes v1.36 `pkg/controller/daemon/util/daemonset_util.go` (`CreatePodTemplate`), then as each part says.
+pub fn resolve(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, Invalid> {
+    Invalid::check(unsupported(&bundle.template, &Path::default()))?;
+    pod(bundle, key, host).map_err(|error| Invalid(vec![error]))
+}
+
+fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldError> {
+    let at = Path::new("spec");
+    let spec = &bundle.template.spec.clone().ok_or_else(|| FieldError::required(&at, ""))?;
+    let metadata = bundle.template.metadata.clone().unwrap_or_default();
+    let mut labels = metadata.labels.unwrap_or_default();
+    labels.insert(REVISION_LABEL.to_owned(), bundle.revision.0.clone());
+    labels.insert(GENERATION_LABEL.to_owned(), bundle.template_generation.to_string());
+    let annotations = metadata.annotations.unwrap_or_default();
+
+    let list = |index| at.child("containers").index(index);
+    let amounts: Vec<_> = (spec.containers.iter().enumerate())
+        .map(|(index, container)| Amounts::read(container.resources.as_ref(), &list(index)))
+        .collect::<Result<_, _>>()?;
+    let qos = resources::qos(&amounts);
+    let dir = host.root_dir.join("pods").join(key.uid.as_str());
+    let around = Surroundings { dir: &dir, amounts: &amounts, host };
+    let volumes = (spec.volumes.iter().flatten().enumerate())
+        .map(|(index, volume)| volumes::volume(volume, &around, &at.child("volumes").index(index)))
+        .collect::<Result<_, _>>()?;
+
+    let mut pod = Pod {
+        key: key.clone(),
+        origin: Origin {
+            fleet: host.fleet.clone(),
+            node: host.node_uid.clone(),
+            daemonset: Some(bundle.uid.clone()),
+            revision: bundle.revision.clone(),
+        },
+        labels,
+        annotations,
+        namespaces: namespaces(spec),
+        hostname: network::hostname(spec, &key.name),
+        dns: network::dns(&host.resolver),
+        ports: Vec::new(),
+        cgroup_parent: resources::cgroup_parent(&host.cgroup_root, &key.uid, qos, host.cgroup_driver),
+        qos,
+        resources: resources::sandbox(&amounts),
+        requests: Requests { resources: present(Amounts::sum(&amounts).requests), host_ports: Vec::new() },
+        security: security::pod(spec),
+        grace_period: grace_period(spec),
+        log_dir: host.log_root.join(format!("{}_{}_{}", key.namespace, key.name, key.uid)),
+        dir,
+        volumes,
+        containers: Vec::new(),
+    };
+    containers(&mut pod, spec, &amounts, host)?;
+    let mappings = pod.containers.iter().flat_map(|container| network::mappings(&container.ports));
+    pod.ports = mappings.collect();
+    pod.requests.host_ports = pod.ports.iter().filter(|port| port.host_port > 0).cloned().collect();
+    Ok(pod)
+}
+
+/// Adds the containers to a pod that is whole but for them and their ports.
+fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &HostFacts) -> Result<(), FieldError> {
+    let mut relabelled = Vec::new();
+    let mut resolved = Vec::new();
+    let sources = Sources {
+        key: &pod.key,
+        labels: &pod.labels,
+        annotations: &pod.annotations,
+        host_network: pod.namespaces.host_network,
+        containers: spec.containers.iter().map(|container| container.name.as_str()).zip(amounts).collect(),
+        host,
+    };
+    for (index, (written, amounts)) in spec.containers.iter().zip(amounts).enumerate() {
+        let at = Path::new("spec").child("containers").index(index);
+        let env = env::variables(written, &sources, &at)?;
+        let expand = |texts: &Option<Vec<String>>| texts.iter().flatten().map(|text| env::expand(text, &env)).collect();
+        let image = written.image.clone().unwrap_or_default();
+        resolved.push(Container {
+            name: written.name.clone(),
+            image_reference: image::reference(&image),
+            pull_policy: pull_policy(written, &at)?,
+            command: expand(&written.command),
+            args: expand(&written.args),
+            working_dir: written.working_dir.clone().unwrap_or_default(),
+            mounts: volumes::mounts(written, &pod.volumes, pod.etc_hosts(), &mut relabelled, &at)?,
+            ports: network::ports(written, pod.namespaces.host_network, &at)?,
+            resources: resources::container(amounts, spec, pod.qos, host),
+            security: security::container(spec, written),
+            termination_message_path: written.termination_message_path.clone().unwrap_or_default(),
+            termination_message_policy: termination_message_policy(written),
+            tty: written.tty == Some(true),
+            spec_hash: hash::spec_hash(&written.name, &image),
+            env,
+            image,
+        });
+    }
+    pod.containers = resolved;
+    Ok(())
+}
+
+fn namespaces(spec: &k8s::PodSpec) -> Namespaces {
+    let pid = if spec.host_pid == Some(true) {
+        PidNamespace::Host
+    } else if spec.share_process_namespace == Some(true) {
+        PidNamespace::Pod
+    } else {
+        PidNamespace::Container
+    };
+    Namespaces { host_network: spec.host_network == Some(true), host_ipc: spec.host_ipc == Some(true), pid }
+}
+
+/// Zero and less count as not asked for.
+fn present(mut amounts: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    amounts.retain(|_, amount| *amount > 0);
+    amounts
+}
+
+/// A negative period means one second, as upstream's API server has it.
+fn grace_period(spec: &k8s::PodSpec) -> Duration {
+    const DEFAULT_SECS: i64 = 30;
+    let seconds = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_SECS);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(1))
+}
+
+fn pull_policy(container: &k8s::Container, at: &Path) -> Result<PullPolicy, FieldError> {
+    match container.image_pull_policy.as_deref().unwrap_or_default() {
+        "Always" => Ok(PullPolicy::Always),
+        "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
+        "Never" => Ok(PullPolicy::Never),
+        other => {
+            let supported = ["Always", "IfNotPresent", "Never"];
+            Err(FieldError::not_supported(&at.child("imagePullPolicy"), other, &supported))
+        }
+    }
+}
+
+fn termination_message_policy(container: &k8s::Container) -> TerminationMessagePolicy {
+    match container.termination_message_policy.as_deref() {
+        Some("FallbackToLogsOnError") => TerminationMessagePolicy::FallbackToLogsOnError,
+        _ => TerminationMessagePolicy::File,
+    }
+}

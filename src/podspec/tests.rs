@@ -1,0 +1,514 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::bundle::Bundle;
+use crate::api::field::Invalid;
+use crate::model::PodKey;
+
+/// A host with 4 cores and 8 GiB, as the rows change it.
+pub(crate) fn host() -> HostFacts {
+    HostFacts {
+        fleet: "fleet".into(),
+        node_name: "node-1".into(),
+        node_uid: "node-uid".into(),
+        ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        resolver: Dns { servers: vec!["192.0.2.53".to_owned()], ..Dns::default() },
+        cgroup_driver: CgroupDriver::Systemd,
+        cgroup_root: "/".to_owned(),
+        cgroup_v2: true,
+        swap_limits: true,
+        hugepage_sizes: vec![],
+        memory_capacity_bytes: 8 << 30,
+        allocatable: [("cpu".to_owned(), 3900), ("memory".to_owned(), 7 << 30)].into(),
+        root_dir: "/var/lib/kubelet".into(),
+        log_root: "/var/log/pods".into(),
+    }
+}
+
+pub(crate) fn key() -> PodKey {
+    PodKey { namespace: "default".to_owned(), name: "web-bcdfghjklm".to_owned(), uid: "0-1".into() }
+}
+
+/// Lays `change` over `base`: objects field by field, all else as a whole.
+fn overlay(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (Value::Object(base), Value::Object(change)) => {
+            for (field, value) in change {
+                overlay(base.entry(field.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, change) => *base = change.clone(),
+    }
+}
+
+/// The base template: one container and nothing else. `pod` is laid over its spec, `container` over its container.
+fn bundle(pod: &Value, container: &Value) -> Bundle {
+    let mut web = json!({ "name": "web", "image": "nginx:1", "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File" });
+    overlay(&mut web, container);
+    let mut spec = json!({ "containers": [web] });
+    overlay(&mut spec, pod);
+    let metadata = json!({ "labels": { "app": "web" }, "annotations": { "note": "n" } });
+    serde_json::from_value(json!({
+        "format": 1, "uid": "set-uid", "namespace": "default", "name": "web", "generation": 3, "revision": "rev",
+        "templateGeneration": 2, "template": { "metadata": metadata, "spec": spec }, "minReadySeconds": 0,
+        "updateStrategy": "rollingUpdate", "priority": 0,
+    }))
+    .unwrap()
+}
+
+/// The base pod, with `pod` laid over its spec and `container` over its only container.
+pub(crate) fn resolved(pod: &Value, container: &Value) -> Pod {
+    resolve(&bundle(pod, container), &key(), &host()).unwrap()
+}
+
+/// What the base template resolves to.
+fn base() -> Pod {
+    let labels = [("app", "web"), ("controller-revision-hash", "rev"), ("pod-template-generation", "2")];
+    let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let weights = LinuxResources { cpu_shares: 2, cpu_period: 100_000, ..LinuxResources::default() };
+    Pod {
+        key: key(),
+        origin: Origin {
+            fleet: "fleet".into(),
+            node: "node-uid".into(),
+            daemonset: Some("set-uid".into()),
+            revision: "rev".into(),
+        },
+        labels: labels.map(text).into(),
+        annotations: [("note", "n")].map(text).into(),
+        namespaces: Namespaces::default(),
+        hostname: "web-bcdfghjklm".to_owned(),
+        dns: host().resolver,
+        ports: vec![],
+        cgroup_parent: "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod0_1.slice".to_owned(),
+        qos: QosClass::BestEffort,
+        resources: weights.clone(),
+        requests: Requests::default(),
+        security: PodSecurity::default(),
+        grace_period: Duration::from_secs(30),
+        dir: "/var/lib/kubelet/pods/0-1".into(),
+        log_dir: "/var/log/pods/default_web-bcdfghjklm_0-1".into(),
+        volumes: vec![],
+        containers: vec![Container {
+            name: "web".to_owned(),
+            image: "nginx:1".to_owned(),
+            image_reference: Ok("nginx:1".to_owned()),
+            pull_policy: PullPolicy::IfNotPresent,
+            command: vec![],
+            args: vec![],
+            working_dir: String::new(),
+            env: vec![],
+            mounts: vec![Mount {
+                host_path: "/var/lib/kubelet/pods/0-1/etc-hosts".into(),
+                container_path: "/etc/hosts".to_owned(),
+                read_only: false,
+                propagation: Propagation::Private,
+                selinux_relabel: true,
+                volume: None,
+            }],
+            ports: vec![],
+            resources: LinuxResources {
+                oom_score_adj: 1000,
+                unified: [("memory.oom.group", "1"), ("memory.swap.max", "0")].map(text).into(),
+                ..weights
+            },
+            security: Security {
+                privileged: false,
+                add_capabilities: vec![],
+                drop_capabilities: vec![],
+                run_as_user: None,
+                run_as_group: None,
+                supplemental_groups: vec![],
+                read_only_root_filesystem: false,
+                no_new_privs: false,
+                seccomp: Seccomp::Unconfined,
+            },
+            termination_message_path: "/dev/termination-log".to_owned(),
+            termination_message_policy: TerminationMessagePolicy::File,
+            tty: false,
+            spec_hash: hash::spec_hash("web", "nginx:1"),
+        }],
+    }
+}
+
+/// One row: what is laid over the template, and how the pod differs from the base for it.
+fn check(pod: &Value, container: &Value, change: impl FnOnce(&mut Pod)) {
+    let mut expected = base();
+    change(&mut expected);
+    assert_eq!(resolved(pod, container), expected, "pod {pod}, container {container}");
+}
+
+fn none() -> Value {
+    json!({})
+}
+
+#[test]
+fn a_plain_pod_is_resolved_to_the_last_field() {
+    check(&none(), &none(), |_| {});
+}
+
+#[test]
+fn pod_wide_settings_reach_the_sandbox() {
+    check(&json!({ "hostPID": true, "hostIPC": true, "shareProcessNamespace": true }), &none(), |pod| {
+        pod.namespaces = Namespaces { host_network: false, host_ipc: true, pid: PidNamespace::Host };
+    });
+    check(&json!({ "shareProcessNamespace": true }), &none(), |pod| pod.namespaces.pid = PidNamespace::Pod);
+    check(&json!({ "hostname": "other" }), &none(), |pod| pod.hostname = "other".to_owned());
+    check(&json!({ "terminationGracePeriodSeconds": 0 }), &none(), |pod| pod.grace_period = Duration::ZERO);
+    check(&json!({ "terminationGracePeriodSeconds": -5 }), &none(), |pod| pod.grace_period = Duration::from_secs(1));
+    let context = json!({ "runAsUser": 1, "runAsGroup": 2, "supplementalGroups": [3],
+        "seccompProfile": { "type": "RuntimeDefault" } });
+    check(&json!({ "securityContext": context }), &none(), |pod| {
+        let (user, group, groups) = (Some(1), Some(2), vec![3]);
+        let own = &mut pod.containers[0].security;
+        (own.run_as_user, own.run_as_group, own.supplemental_groups) = (user, group, groups.clone());
+        own.seccomp = Seccomp::RuntimeDefault;
+        pod.security =
+            PodSecurity { privileged: false, run_as_user: user, run_as_group: group, supplemental_groups: groups };
+    });
+}
+
+#[test]
+fn a_container_has_its_own_settings_before_those_of_its_pod() {
+    let base = json!({ "securityContext": { "runAsUser": 1, "runAsNonRoot": true,
+        "seccompProfile": { "type": "RuntimeDefault" } } });
+    let own = json!({ "securityContext": { "runAsUser": 7, "privileged": true, "readOnlyRootFilesystem": true,
+        "allowPrivilegeEscalation": false, "capabilities": { "add": ["SYS_TIME"], "drop": ["ALL"] },
+        "seccompProfile": { "type": "Unconfined" } } });
+    check(&base, &own, |pod| {
+        pod.security = PodSecurity { privileged: true, run_as_user: Some(1), ..PodSecurity::default() };
+        pod.containers[0].security = Security {
+            privileged: true,
+            add_capabilities: vec!["SYS_TIME".to_owned()],
+            drop_capabilities: vec!["ALL".to_owned()],
+            run_as_user: Some(7),
+            run_as_group: None,
+            supplemental_groups: vec![],
+            read_only_root_filesystem: true,
+            no_new_privs: true,
+            seccomp: Seccomp::Unconfined,
+        };
+    });
+    check(&none(), &json!({ "workingDir": "/srv", "tty": true, "imagePullPolicy": "Always" }), |pod| {
+        let web = &mut pod.containers[0];
+        (web.working_dir, web.tty, web.pull_policy) = ("/srv".to_owned(), true, PullPolicy::Always);
+    });
+    check(&none(), &json!({ "terminationMessagePolicy": "FallbackToLogsOnError" }), |pod| {
+        pod.containers[0].termination_message_policy = TerminationMessagePolicy::FallbackToLogsOnError;
+    });
+}
+
+#[test]
+fn an_image_without_a_version_is_asked_for_as_latest_and_a_bad_one_is_kept_for_the_status() {
+    check(&none(), &json!({ "image": "nginx" }), |pod| {
+        let web = &mut pod.containers[0];
+        (web.image, web.image_reference) = ("nginx".to_owned(), Ok("nginx:latest".to_owned()));
+        web.spec_hash = hash::spec_hash("web", "nginx");
+    });
+    check(&none(), &json!({ "image": "a b" }), |pod| {
+        let web = &mut pod.containers[0];
+        web.image = "a b".to_owned();
+        web.image_reference = Err("couldn't parse image name \"a b\": invalid reference format".to_owned());
+        web.spec_hash = hash::spec_hash("web", "a b");
+    });
+}
+
+fn port(name: &str, protocol: Protocol, container_port: u16, host_port: u16, host_ip: &str) -> ContainerPort {
+    let mapping = PortMapping { protocol, container_port, host_port, host_ip: host_ip.parse().ok() };
+    ContainerPort { name: name.to_owned(), mapping }
+}
+
+#[test]
+fn ports_are_mapped_once_and_host_ports_are_asked_of_the_node() {
+    let ports = json!([
+        { "containerPort": 80 },
+        { "containerPort": 80, "protocol": "TCP" },
+        { "containerPort": 53, "hostPort": 5353, "protocol": "UDP", "hostIP": "10.0.0.1", "name": "dns" },
+        { "containerPort": 54, "name": "dns" },
+    ]);
+    check(&none(), &json!({ "ports": ports }), |pod| {
+        let [first, again, dns, other] = [
+            port("", Protocol::Tcp, 80, 0, ""),
+            port("", Protocol::Tcp, 80, 0, ""),
+            port("dns", Protocol::Udp, 53, 5353, "10.0.0.1"),
+            port("dns", Protocol::Tcp, 54, 0, ""),
+        ];
+        pod.ports = vec![first.mapping.clone(), dns.mapping.clone()];
+        pod.requests.host_ports = vec![dns.mapping.clone()];
+        pod.containers[0].ports = vec![first, again, dns, other];
+    });
+}
+
+#[test]
+fn with_the_hosts_network_ports_and_addresses_are_the_hosts() {
+    let env = json!([
+        { "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+        { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "status.podIPs" } } },
+    ]);
+    let container = json!({ "ports": [{ "containerPort": 9100 }], "env": env });
+    check(&json!({ "hostNetwork": true }), &container, |pod| {
+        pod.namespaces.host_network = true;
+        pod.hostname = String::new();
+        let port = port("", Protocol::Tcp, 9100, 9100, "");
+        pod.ports = vec![port.mapping.clone()];
+        pod.requests.host_ports = vec![port.mapping.clone()];
+        pod.containers[0].ports = vec![port];
+        pod.containers[0].env = vec![variable("A", "192.0.2.1"), variable("B", "192.0.2.1,2001:db8::1")];
+    });
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: value.into() }
+}
+
+#[test]
+fn variables_refer_to_earlier_ones_and_to_the_pod() {
+    let env = json!([
+        { "name": "A", "value": "a" },
+        { "name": "B", "value": "$(A)$(C)$$(A)$(A" },
+        { "name": "C", "value": "" },
+        { "name": "LABEL", "valueFrom": { "fieldRef": { "fieldPath": "metadata.labels['app']" } } },
+        { "name": "NONE", "valueFrom": { "fieldRef": { "fieldPath": "metadata.annotations['x']" } } },
+        { "name": "NODE", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
+        { "name": "ACCOUNT", "valueFrom": { "fieldRef": { "fieldPath": "spec.serviceAccountName" } } },
+        { "name": "HOST", "valueFrom": { "fieldRef": { "fieldPath": "status.hostIP" } } },
+        { "name": "A", "value": "again" },
+    ]);
+    check(&none(), &json!({ "env": env, "command": ["$(A)", "$(X)"], "args": ["$(NODE)$"] }), |pod| {
+        let web = &mut pod.containers[0];
+        web.env = vec![
+            variable("A", "again"),
+            variable("B", "a$(C)$(A)$(A"),
+            variable("C", ""),
+            variable("LABEL", "web"),
+            variable("NONE", ""),
+            variable("NODE", "node-1"),
+            variable("ACCOUNT", "default"),
+            variable("HOST", "192.0.2.1"),
+        ];
+        web.command = vec!["again".into(), "$(X)".into()];
+        web.args = vec!["node-1$".into()];
+    });
+}
+
+#[test]
+fn the_pods_own_address_stays_open_until_the_sandbox_has_it() {
+    let env = json!([
+        { "name": "IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+        { "name": "URL", "value": "http://$(IP):80" },
+    ]);
+    let pod = resolved(&none(), &json!({ "env": env, "args": ["--at=$(URL)"] }));
+    let ips = ["10.4.0.2".parse().unwrap()];
+    let web = &pod.containers[0];
+    assert_eq!(web.env[1].value.bind(&ips), "http://10.4.0.2:80");
+    assert_eq!(web.args[0].bind(&ips), "--at=http://10.4.0.2:80");
+}
+
+#[test]
+fn resource_fields_are_divided_and_rounded_up() {
+    let rows = [
+        ("limits.cpu", "", "1"),
+        ("limits.cpu", "1m", "250"),
+        ("requests.cpu", "1m", "100"),
+        ("limits.memory", "", "104857600"),
+        ("limits.memory", "1Gi", "1"),
+        ("requests.memory", "1Mi", "100"),
+        ("requests.ephemeral-storage", "", "0"),
+        ("limits.ephemeral-storage", "", "0"),
+    ];
+    let resources = json!({ "limits": { "cpu": "250m", "memory": "100Mi" }, "requests": { "cpu": "100m" } });
+    for (resource, divisor, expected) in rows {
+        let field = json!({ "resource": resource, "divisor": divisor });
+        let env = json!([{ "name": "X", "valueFrom": { "resourceFieldRef": field } }]);
+        let pod = resolved(&none(), &json!({ "env": env, "resources": resources }));
+        assert_eq!(pod.containers[0].env, [variable("X", expected)], "{resource} / {divisor}");
+    }
+    let env =
+        json!([{ "name": "X", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu", "divisor": "1m" } } }]);
+    let pod = resolved(&none(), &json!({ "env": env }));
+    assert_eq!(pod.containers[0].env, [variable("X", "3900")], "without a limit it is what the node has");
+}
+
+#[test]
+fn resources_become_weights_limits_and_the_pods_class() {
+    let amounts =
+        |requests: &[(&str, u64)]| requests.iter().map(|(name, amount)| ((*name).to_owned(), *amount)).collect();
+    let example = json!({ "limits": { "memory": "200Mi" }, "requests": { "cpu": "100m", "memory": "200Mi" } });
+    check(&none(), &json!({ "resources": example }), |pod| {
+        pod.qos = QosClass::Burstable;
+        pod.cgroup_parent = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0_1.slice".to_owned();
+        pod.requests.resources = amounts(&[("cpu", 100), ("memory", 200 << 20)]);
+        pod.containers[0].resources.oom_score_adj = 976;
+        for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
+            (resources.cpu_shares, resources.memory_limit_bytes) = (102, 200 << 20);
+        }
+    });
+    check(&none(), &json!({ "resources": { "limits": { "cpu": "5m", "memory": "1Gi" } } }), |pod| {
+        pod.qos = QosClass::Guaranteed;
+        pod.cgroup_parent = "/kubepods.slice/kubepods-pod0_1.slice".to_owned();
+        pod.requests.resources = amounts(&[("cpu", 5), ("memory", 1 << 30)]);
+        pod.containers[0].resources.oom_score_adj = -997;
+        for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
+            (resources.cpu_shares, resources.cpu_quota, resources.memory_limit_bytes) = (5, 1000, 1 << 30);
+        }
+    });
+    check(&none(), &json!({ "resources": { "requests": { "example.com/dev": "1", "cpu": "0" } } }), |pod| {
+        pod.requests.resources = amounts(&[("example.com/dev", 1)]);
+    });
+    check(&json!({ "priorityClassName": "system-node-critical" }), &none(), |pod| {
+        pod.containers[0].resources.oom_score_adj = -997;
+    });
+    let huge = json!({ "resources": { "requests": { "memory": "100Gi" } } });
+    assert_eq!(resolved(&none(), &huge).containers[0].resources.oom_score_adj, 3);
+}
+
+#[test]
+fn what_the_host_is_like_shows_in_cgroups_and_limits() {
+    let resolve_on = |change: fn(&mut HostFacts), resources: Value| {
+        let mut host = host();
+        change(&mut host);
+        resolve(&bundle(&none(), &json!({ "resources": resources })), &key(), &host).unwrap()
+    };
+    let cgroupfs = |host: &mut HostFacts| host.cgroup_driver = CgroupDriver::Cgroupfs;
+    let memory = json!({ "limits": { "memory": "1Mi" } });
+    assert_eq!(resolve_on(cgroupfs, json!({})).cgroup_parent, "/kubepods/besteffort/pod0-1");
+    let below = |host: &mut HostFacts| {
+        host.cgroup_driver = CgroupDriver::Cgroupfs;
+        host.cgroup_root = "/lab/n1/".to_owned();
+    };
+    assert_eq!(resolve_on(below, json!({})).cgroup_parent, "/lab/n1/kubepods/besteffort/pod0-1");
+    assert_eq!(resolve_on(cgroupfs, memory.clone()).cgroup_parent, "/kubepods/burstable/pod0-1");
+    assert_eq!(resolve_on(cgroupfs, json!({ "limits": { "cpu": 1, "memory": 1 } })).cgroup_parent, "/kubepods/pod0-1");
+
+    let v1 = resolve_on(|host| host.cgroup_v2 = false, memory);
+    let resources = &v1.containers[0].resources;
+    assert_eq!((resources.memory_swap_limit_bytes, resources.unified.len()), (1 << 20, 0));
+
+    let pages = |host: &mut HostFacts| host.hugepage_sizes = vec![64 << 10, 2 << 20, 1 << 30];
+    let huge = resolve_on(pages, json!({ "limits": { "hugepages-2Mi": "4Mi", "cpu": 1 } }));
+    let expected = [("64KB", 0), ("2MB", 4 << 20), ("1GB", 0)].map(|(name, bytes)| (name.to_owned(), bytes));
+    assert_eq!(huge.containers[0].resources.hugepage_limits, expected);
+}
+
+fn mount(host_path: &str, container_path: &str, volume: &str) -> Mount {
+    Mount {
+        host_path: host_path.into(),
+        container_path: container_path.to_owned(),
+        read_only: false,
+        propagation: Propagation::Private,
+        selinux_relabel: false,
+        volume: Some(volume.to_owned()),
+    }
+}
+
+#[test]
+fn volumes_become_paths_and_mounts() {
+    let volumes = json!([
+        { "name": "log", "hostPath": { "path": "/var/log", "type": "" } },
+        { "name": "sock", "hostPath": { "path": "/run/s", "type": "Socket" } },
+        { "name": "scratch", "emptyDir": {} },
+        { "name": "ram", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
+    ]);
+    let mounts = json!([
+        { "name": "log", "mountPath": "/var/log", "readOnly": true, "mountPropagation": "HostToContainer" },
+        { "name": "scratch", "mountPath": "a" },
+        { "name": "scratch", "mountPath": "/b" },
+        { "name": "log", "mountPath": "/etc/hosts" },
+    ]);
+    check(&json!({ "volumes": volumes }), &json!({ "volumeMounts": mounts }), |pod| {
+        let own = "/var/lib/kubelet/pods/0-1/volumes/kubernetes.io~empty-dir";
+        let volume = |name: &str, source| Volume { name: name.to_owned(), source };
+        pod.volumes = vec![
+            volume("log", VolumeSource::HostPath { path: "/var/log".into(), kind: HostPathKind::Unchecked }),
+            volume("sock", VolumeSource::HostPath { path: "/run/s".into(), kind: HostPathKind::Socket }),
+            volume("scratch", VolumeSource::EmptyDir { path: format!("{own}/scratch").into() }),
+            volume("ram", VolumeSource::Memory { path: format!("{own}/ram").into(), size_bytes: 1 << 20 }),
+        ];
+        let log = Mount {
+            read_only: true,
+            propagation: Propagation::HostToContainer,
+            ..mount("/var/log", "/var/log", "log")
+        };
+        let first = Mount { selinux_relabel: true, ..mount(&format!("{own}/scratch"), "/a", "scratch") };
+        let second = mount(&format!("{own}/scratch"), "/b", "scratch");
+        pod.containers[0].mounts = vec![log, first, second, mount("/var/log", "/etc/hosts", "log")];
+    });
+}
+
+#[test]
+fn a_volume_in_memory_is_as_large_as_the_smallest_bound() {
+    let size = |empty_dir: Value, limits: Value| {
+        let pod = json!({ "volumes": [{ "name": "ram", "emptyDir": empty_dir }] });
+        match &resolved(&pod, &json!({ "resources": { "limits": limits } })).volumes[0].source {
+            VolumeSource::Memory { size_bytes, .. } => *size_bytes,
+            other => panic!("{other:?}"),
+        }
+    };
+    let memory = || json!({ "medium": "Memory" });
+    assert_eq!(size(memory(), none()), 7 << 30);
+    assert_eq!(size(memory(), json!({ "memory": "1Gi" })), 1 << 30);
+    assert_eq!(size(json!({ "medium": "Memory", "sizeLimit": "1Mi" }), json!({ "memory": "1Gi" })), 1 << 20);
+    assert_eq!(size(json!({ "medium": "Memory", "sizeLimit": "0" }), none()), 7 << 30);
+}
+
+#[test]
+fn a_resolver_gets_no_more_than_it_reads() {
+    let mut host = host();
+    let many = |count: usize| (0..count).map(|number| format!("{number:0>100}")).collect::<Vec<_>>();
+    host.resolver = Dns { servers: many(4), searches: many(40), options: vec!["ndots:2".to_owned()] };
+    let pod = resolve(&bundle(&none(), &none()), &key(), &host).unwrap();
+    assert_eq!((pod.dns.servers.len(), pod.dns.searches.len(), pod.dns.options.len()), (3, 20, 1));
+}
+
+#[test]
+fn a_long_name_is_cut_to_a_host_name() {
+    let key = PodKey { name: format!("{}-.{}", "a".repeat(61), "b".repeat(11)), ..key() };
+    let pod = resolve(&bundle(&none(), &none()), &key, &host()).unwrap();
+    assert_eq!(pod.hostname, "a".repeat(61));
+}
+
+#[test]
+fn etc_hosts_names_the_pod_or_is_the_hosts() {
+    let ips = ["10.4.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    let own = hosts::content(&base(), &ips, "unused");
+    assert!(own.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"), "{own}");
+    assert!(own.ends_with("ip6-allrouters\n10.4.0.2\tweb-bcdfghjklm\nfd00::2\tweb-bcdfghjklm\n"), "{own}");
+    let host_network = resolved(&json!({ "hostNetwork": true }), &none());
+    assert_eq!(
+        hosts::content(&host_network, &ips, "1.2.3.4 a\n"),
+        "# Kubernetes-managed hosts file (host network).\n1.2.3.4 a\n"
+    );
+}
+
+#[test]
+fn values_that_make_no_sense_are_named_by_their_field() {
+    let rows = [
+        (none(), json!({ "imagePullPolicy": "Often" }), "spec.containers[0].imagePullPolicy"),
+        (none(), json!({ "ports": [{ "containerPort": 70000 }] }), "spec.containers[0].ports[0].containerPort"),
+        (none(), json!({ "ports": [{ "containerPort": 1, "hostIP": "x" }] }), "spec.containers[0].ports[0].hostIP"),
+        (none(), json!({ "ports": [{ "containerPort": 1, "protocol": "X" }] }), "spec.containers[0].ports[0].protocol"),
+        (none(), json!({ "resources": { "limits": { "cpu": "much" } } }), "spec.containers[0].resources.limits[cpu]"),
+        (
+            none(),
+            json!({ "volumeMounts": [{ "name": "x", "mountPath": "/" }] }),
+            "spec.containers[0].volumeMounts[0].name",
+        ),
+        (
+            none(),
+            json!({ "env": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "spec.x" } } }] }),
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "hostPath": { "path": "/", "type": "Any" } }] }),
+            none(),
+            "spec.volumes[0].hostPath.type",
+        ),
+    ];
+    for (pod, container, field) in rows {
+        let Invalid(errors) = resolve(&bundle(&pod, &container), &key(), &host()).unwrap_err();
+        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), [field]);
+    }
+}

@@ -1,0 +1,542 @@
+//! What this version cannot realize, field by field.
+//!
+//! Every struct of the pod template is taken apart without `..`, so a field that a newer Kubernetes adds does not compile
+//! until it is decided here. A field bound to `_` is realized, or has nothing to act on: the comment says which.
+
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::field::{FieldError, Path};
+
+const NO_SCHEDULER: &str = "there is no scheduler here that could look at other nodes and pods";
+const NO_TOKENS: &str = "service account tokens are not supported yet; set automountServiceAccountToken: false if the pod \
+                         does not need one";
+const NO_USER: &str = "the image's user is not looked at yet; set runAsUser to a number above 0";
+
+/// The classes every Kubernetes has, with their priorities. Others would be objects of their own, which are not served yet.
+pub const PRIORITY_CLASSES: [(&str, i32); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+/// Names every field of a pod template that this version does not realize, so that it is refused as a whole and nothing
+/// is dropped in silence.
+///
+/// `at` is where the template is in its object, such as `spec.template`; empty for the template itself. The order is that
+/// of the fields in Kubernetes' types. Whether values are valid at all is not looked at.
+pub fn unsupported(template: &k8s::PodTemplateSpec, at: &Path) -> Vec<FieldError> {
+    let k8s::PodTemplateSpec { metadata, spec } = template;
+    let mut refusals = Refusals(Vec::new());
+    if let Some(metadata) = metadata {
+        refusals.metadata(metadata, &at.child("metadata"));
+    }
+    if let Some(spec) = spec {
+        refusals.pod(spec, &at.child("spec"));
+    }
+    refusals.0
+}
+
+/// The errors found so far. Each method takes one struct apart.
+struct Refusals(Vec<FieldError>);
+
+/// Whether a field holds something. An empty list or map is as good as none.
+trait IsGiven {
+    fn is_given(&self) -> bool;
+}
+
+impl<T> IsGiven for Option<Vec<T>> {
+    fn is_given(&self) -> bool {
+        self.as_ref().is_some_and(|items| !items.is_empty())
+    }
+}
+
+impl IsGiven for Option<String> {
+    fn is_given(&self) -> bool {
+        self.as_ref().is_some_and(|text| !text.is_empty())
+    }
+}
+
+impl IsGiven for Option<bool> {
+    fn is_given(&self) -> bool {
+        *self == Some(true)
+    }
+}
+
+impl Refusals {
+    /// Refuses a field that is given and not realized.
+    fn refuse(&mut self, given: bool, at: &Path, field: &str, detail: &str) {
+        if given {
+            self.0.push(FieldError::forbidden(&at.child(field), detail));
+        }
+    }
+
+    /// Refuses a field that is given: its time has not come.
+    fn not_yet(&mut self, given: bool, at: &Path, field: &str) {
+        self.refuse(given, at, field, "not supported yet");
+    }
+
+    /// Refuses a value other than those realized. An empty text is no value.
+    fn only(&mut self, value: Option<&str>, realized: &[&str], at: &Path, field: &str) {
+        if let Some(value) = value.filter(|value| !value.is_empty() && !realized.contains(value)) {
+            self.0.push(FieldError::not_supported(&at.child(field), value, realized));
+        }
+    }
+
+    fn metadata(&mut self, metadata: &ObjectMeta, at: &Path) {
+        let ObjectMeta {
+            // Realized.
+            annotations: _,
+            labels: _,
+            finalizers,
+            // Of a template's metadata no others reach the pod, here as upstream.
+            creation_timestamp: _,
+            deletion_grace_period_seconds: _,
+            deletion_timestamp: _,
+            generate_name: _,
+            generation: _,
+            managed_fields: _,
+            name: _,
+            namespace: _,
+            owner_references: _,
+            resource_version: _,
+            self_link: _,
+            uid: _,
+        } = metadata;
+        self.not_yet(finalizers.is_given(), at, "finalizers");
+    }
+
+    fn pod(&mut self, spec: &k8s::PodSpec, at: &Path) {
+        let k8s::PodSpec {
+            active_deadline_seconds,
+            affinity,
+            automount_service_account_token,
+            containers,
+            dns_config,
+            dns_policy,
+            // There are no Services, so there are no links to them either way.
+            enable_service_links: _,
+            ephemeral_containers,
+            host_aliases,
+            // Realized.
+            host_ipc: _,
+            host_network: _,
+            host_pid: _,
+            host_users,
+            // Realized.
+            hostname: _,
+            hostname_override,
+            image_pull_secrets,
+            init_containers,
+            // `eligibility` judges by these.
+            node_name: _,
+            node_selector: _,
+            os,
+            overhead,
+            // Nothing is preempted, so nothing is spared from it.
+            preemption_policy: _,
+            priority,
+            priority_class_name,
+            readiness_gates,
+            resource_claims,
+            resources,
+            restart_policy,
+            runtime_class_name,
+            scheduler_name,
+            scheduling_gates,
+            scheduling_group,
+            security_context,
+            service_account,
+            service_account_name,
+            set_hostname_as_fqdn,
+            // Realized.
+            share_process_namespace: _,
+            subdomain,
+            // Realized.
+            termination_grace_period_seconds: _,
+            // `eligibility` judges by these.
+            tolerations: _,
+            topology_spread_constraints,
+            volumes,
+        } = spec;
+        self.not_yet(active_deadline_seconds.is_some(), at, "activeDeadlineSeconds");
+        if let Some(affinity) = affinity {
+            self.affinity(affinity, &at.child("affinity"));
+        }
+        let base = security_context.as_ref();
+        for (index, container) in containers.iter().enumerate() {
+            self.container(container, base, &at.child("containers").index(index));
+        }
+        self.not_yet(dns_config.is_some(), at, "dnsConfig");
+        // Without cluster DNS all three mean the host's resolver, as in a kubelet that was given none.
+        self.only(dns_policy.as_deref(), &["ClusterFirst", "ClusterFirstWithHostNet", "Default"], at, "dnsPolicy");
+        self.not_yet(ephemeral_containers.is_given(), at, "ephemeralContainers");
+        self.not_yet(host_aliases.is_given(), at, "hostAliases");
+        self.not_yet(*host_users == Some(false), at, "hostUsers");
+        self.not_yet(hostname_override.is_given(), at, "hostnameOverride");
+        self.not_yet(image_pull_secrets.is_given(), at, "imagePullSecrets");
+        self.not_yet(init_containers.is_given(), at, "initContainers");
+        if let Some(k8s::PodOS { name }) = os {
+            self.only(Some(name), &["linux"], &at.child("os"), "name");
+        }
+        self.not_yet(overhead.as_ref().is_some_and(|overhead| !overhead.is_empty()), at, "overhead");
+        self.priority(priority_class_name.as_deref(), *priority, at);
+        self.not_yet(readiness_gates.is_given(), at, "readinessGates");
+        self.not_yet(resource_claims.is_given(), at, "resourceClaims");
+        self.not_yet(resources.is_some(), at, "resources");
+        self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
+        self.not_yet(runtime_class_name.is_given(), at, "runtimeClassName");
+        self.only(scheduler_name.as_deref(), &["default-scheduler"], at, "schedulerName");
+        self.refuse(scheduling_gates.is_given(), at, "schedulingGates", NO_SCHEDULER);
+        self.refuse(scheduling_group.is_some(), at, "schedulingGroup", NO_SCHEDULER);
+        if let Some(security_context) = security_context {
+            self.pod_security(security_context, &at.child("securityContext"));
+        }
+        self.tokens([service_account, service_account_name], *automount_service_account_token, at);
+        self.not_yet(set_hostname_as_fqdn.is_given(), at, "setHostnameAsFQDN");
+        self.not_yet(subdomain.is_given(), at, "subdomain");
+        for (index, constraint) in topology_spread_constraints.iter().flatten().enumerate() {
+            self.spread(constraint, &at.child("topologySpreadConstraints").index(index));
+        }
+        for (index, volume) in volumes.iter().flatten().enumerate() {
+            self.volume(volume, &at.child("volumes").index(index));
+        }
+    }
+
+    fn affinity(&mut self, affinity: &k8s::Affinity, at: &Path) {
+        let k8s::Affinity {
+            // `eligibility` judges by what is required; what is preferred is a choice between nodes, of which there is none.
+            node_affinity: _,
+            pod_affinity,
+            pod_anti_affinity,
+        } = affinity;
+        const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+        if let Some(k8s::PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: _,
+            required_during_scheduling_ignored_during_execution: required,
+        }) = pod_affinity
+        {
+            self.refuse(required.is_given(), &at.child("podAffinity"), REQUIRED, NO_SCHEDULER);
+        }
+        if let Some(k8s::PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: _,
+            required_during_scheduling_ignored_during_execution: required,
+        }) = pod_anti_affinity
+        {
+            self.refuse(required.is_given(), &at.child("podAntiAffinity"), REQUIRED, NO_SCHEDULER);
+        }
+    }
+
+    /// A constraint that may be left unsatisfied has nothing to act on: a daemon has no choice of nodes.
+    fn spread(&mut self, constraint: &k8s::TopologySpreadConstraint, at: &Path) {
+        let k8s::TopologySpreadConstraint {
+            label_selector: _,
+            match_label_keys: _,
+            max_skew: _,
+            min_domains: _,
+            node_affinity_policy: _,
+            node_taints_policy: _,
+            topology_key: _,
+            when_unsatisfiable,
+        } = constraint;
+        self.refuse(when_unsatisfiable != "ScheduleAnyway", at, "whenUnsatisfiable", NO_SCHEDULER);
+    }
+
+    fn priority(&mut self, class: Option<&str>, priority: Option<i32>, at: &Path) {
+        let names = PRIORITY_CLASSES.map(|(name, _)| name);
+        self.only(class, &names, at, "priorityClassName");
+        let resolved = PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map_or(0, |(_, value)| *value);
+        let differs = priority.is_some_and(|priority| priority != resolved);
+        self.refuse(differs, at, "priority", "the integer comes from priorityClassName");
+    }
+
+    /// A pod that names no account gets no token, silently; one that asks for an account or a token is refused.
+    fn tokens(&mut self, [account, account_name]: [&Option<String>; 2], automount: Option<bool>, at: &Path) {
+        self.refuse(automount == Some(true), at, "automountServiceAccountToken", NO_TOKENS);
+        let is_asked = |account: &Option<String>| {
+            automount.is_none() && account.as_deref().is_some_and(|name| !name.is_empty() && name != "default")
+        };
+        self.refuse(is_asked(account_name), at, "serviceAccountName", NO_TOKENS);
+        self.refuse(is_asked(account) && account != account_name, at, "serviceAccount", NO_TOKENS);
+    }
+
+    fn pod_security(&mut self, context: &k8s::PodSecurityContext, at: &Path) {
+        let k8s::PodSecurityContext {
+            app_armor_profile,
+            fs_group,
+            fs_group_change_policy,
+            // Realized.
+            run_as_group: _,
+            // Looked at with each container.
+            run_as_non_root: _,
+            // Realized.
+            run_as_user: _,
+            se_linux_change_policy,
+            se_linux_options,
+            seccomp_profile,
+            // Realized.
+            supplemental_groups: _,
+            supplemental_groups_policy,
+            sysctls,
+            windows_options,
+        } = context;
+        self.not_yet(app_armor_profile.is_some(), at, "appArmorProfile");
+        self.not_yet(fs_group.is_some(), at, "fsGroup");
+        self.not_yet(fs_group_change_policy.is_given(), at, "fsGroupChangePolicy");
+        self.not_yet(se_linux_change_policy.is_given(), at, "seLinuxChangePolicy");
+        self.not_yet(se_linux_options.is_some(), at, "seLinuxOptions");
+        self.seccomp(seccomp_profile.as_ref(), at);
+        self.only(supplemental_groups_policy.as_deref(), &["Merge"], at, "supplementalGroupsPolicy");
+        self.not_yet(sysctls.is_given(), at, "sysctls");
+        self.refuse(windows_options.is_some(), at, "windowsOptions", "only Linux is supported");
+    }
+
+    fn seccomp(&mut self, profile: Option<&k8s::SeccompProfile>, at: &Path) {
+        if let Some(k8s::SeccompProfile {
+            // Goes with the type Localhost, which is refused.
+            localhost_profile: _,
+            type_,
+        }) = profile
+        {
+            self.only(Some(type_), &["RuntimeDefault", "Unconfined"], &at.child("seccompProfile"), "type");
+        }
+    }
+
+    fn container(&mut self, container: &k8s::Container, base: Option<&k8s::PodSecurityContext>, at: &Path) {
+        let k8s::Container {
+            // Realized.
+            args: _,
+            command: _,
+            env,
+            env_from,
+            // Realized.
+            image: _,
+            image_pull_policy: _,
+            lifecycle,
+            liveness_probe,
+            // Realized.
+            name: _,
+            ports: _,
+            readiness_probe,
+            resize_policy,
+            resources,
+            restart_policy,
+            restart_policy_rules,
+            security_context,
+            startup_probe,
+            stdin,
+            stdin_once,
+            // Realized.
+            termination_message_path: _,
+            termination_message_policy: _,
+            tty: _,
+            volume_devices,
+            volume_mounts,
+            // Realized.
+            working_dir: _,
+        } = container;
+        for (index, variable) in env.iter().flatten().enumerate() {
+            self.env(variable, &at.child("env").index(index));
+        }
+        self.not_yet(env_from.is_given(), at, "envFrom");
+        self.not_yet(lifecycle.is_some(), at, "lifecycle");
+        self.not_yet(liveness_probe.is_some(), at, "livenessProbe");
+        self.not_yet(readiness_probe.is_some(), at, "readinessProbe");
+        self.not_yet(resize_policy.is_given(), at, "resizePolicy");
+        if let Some(resources) = resources {
+            self.resources(resources, &at.child("resources"));
+        }
+        self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
+        self.not_yet(restart_policy_rules.is_given(), at, "restartPolicyRules");
+        self.container_security(security_context.as_ref(), base, &at.child("securityContext"));
+        self.not_yet(startup_probe.is_some(), at, "startupProbe");
+        self.not_yet(stdin.is_given(), at, "stdin");
+        self.not_yet(stdin_once.is_given(), at, "stdinOnce");
+        self.not_yet(volume_devices.is_given(), at, "volumeDevices");
+        for (index, mount) in volume_mounts.iter().flatten().enumerate() {
+            self.mount(mount, &at.child("volumeMounts").index(index));
+        }
+    }
+
+    fn env(&mut self, variable: &k8s::EnvVar, at: &Path) {
+        let k8s::EnvVar {
+            // Realized.
+            name: _,
+            value: _,
+            value_from,
+        } = variable;
+        if let Some(k8s::EnvVarSource {
+            config_map_key_ref,
+            // Realized.
+            field_ref: _,
+            file_key_ref,
+            // Realized.
+            resource_field_ref: _,
+            secret_key_ref,
+        }) = value_from
+        {
+            let at = at.child("valueFrom");
+            self.not_yet(config_map_key_ref.is_some(), &at, "configMapKeyRef");
+            self.not_yet(file_key_ref.is_some(), &at, "fileKeyRef");
+            self.not_yet(secret_key_ref.is_some(), &at, "secretKeyRef");
+        }
+    }
+
+    fn resources(&mut self, resources: &k8s::ResourceRequirements, at: &Path) {
+        let k8s::ResourceRequirements {
+            claims,
+            limits,
+            // Realized: what a node does not have is short there.
+            requests: _,
+        } = resources;
+        self.not_yet(claims.is_given(), at, "claims");
+        // All other limits are the kernel's to keep.
+        let storage = limits.as_ref().is_some_and(|limits| limits.contains_key("ephemeral-storage"));
+        self.not_yet(storage, at, "limits[ephemeral-storage]");
+    }
+
+    fn container_security(
+        &mut self,
+        context: Option<&k8s::SecurityContext>,
+        base: Option<&k8s::PodSecurityContext>,
+        at: &Path,
+    ) {
+        let (mut user, mut non_root) =
+            (base.and_then(|base| base.run_as_user), base.and_then(|base| base.run_as_non_root));
+        if let Some(context) = context {
+            let k8s::SecurityContext {
+                // Realized.
+                allow_privilege_escalation: _,
+                app_armor_profile,
+                // Realized.
+                capabilities: _,
+                privileged: _,
+                proc_mount,
+                // Realized.
+                read_only_root_filesystem: _,
+                run_as_group: _,
+                run_as_non_root,
+                run_as_user,
+                se_linux_options,
+                seccomp_profile,
+                windows_options,
+            } = context;
+            (user, non_root) = (run_as_user.or(user), run_as_non_root.or(non_root));
+            self.not_yet(app_armor_profile.is_some(), at, "appArmorProfile");
+            self.only(proc_mount.as_deref(), &["Default"], at, "procMount");
+            self.not_yet(se_linux_options.is_some(), at, "seLinuxOptions");
+            self.seccomp(seccomp_profile.as_ref(), at);
+            self.refuse(windows_options.is_some(), at, "windowsOptions", "only Linux is supported");
+        }
+        if non_root == Some(true) {
+            self.refuse(user.is_none(), at, "runAsNonRoot", NO_USER);
+            self.refuse(user == Some(0), at, "runAsUser", "container's runAsUser breaks non-root policy");
+        }
+    }
+
+    fn mount(&mut self, mount: &k8s::VolumeMount, at: &Path) {
+        let k8s::VolumeMount {
+            // Realized.
+            mount_path: _,
+            mount_propagation: _,
+            name: _,
+            read_only: _,
+            recursive_read_only,
+            sub_path,
+            sub_path_expr,
+        } = mount;
+        self.only(recursive_read_only.as_deref(), &["Disabled"], at, "recursiveReadOnly");
+        self.not_yet(sub_path.is_given(), at, "subPath");
+        self.not_yet(sub_path_expr.is_given(), at, "subPathExpr");
+    }
+
+    fn volume(&mut self, volume: &k8s::Volume, at: &Path) {
+        let k8s::Volume {
+            aws_elastic_block_store,
+            azure_disk,
+            azure_file,
+            cephfs,
+            cinder,
+            config_map,
+            csi,
+            downward_api,
+            empty_dir,
+            ephemeral,
+            fc,
+            flex_volume,
+            flocker,
+            gce_persistent_disk,
+            git_repo,
+            glusterfs,
+            host_path,
+            image,
+            iscsi,
+            // Realized.
+            name: _,
+            nfs,
+            persistent_volume_claim,
+            photon_persistent_disk,
+            portworx_volume,
+            projected,
+            quobyte,
+            rbd,
+            scale_io,
+            secret,
+            storageos,
+            vsphere_volume,
+        } = volume;
+        let sources = [
+            (aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
+            (azure_disk.is_some(), "azureDisk"),
+            (azure_file.is_some(), "azureFile"),
+            (cephfs.is_some(), "cephfs"),
+            (cinder.is_some(), "cinder"),
+            (config_map.is_some(), "configMap"),
+            (csi.is_some(), "csi"),
+            (downward_api.is_some(), "downwardAPI"),
+            (ephemeral.is_some(), "ephemeral"),
+            (fc.is_some(), "fc"),
+            (flex_volume.is_some(), "flexVolume"),
+            (flocker.is_some(), "flocker"),
+            (gce_persistent_disk.is_some(), "gcePersistentDisk"),
+            (git_repo.is_some(), "gitRepo"),
+            (glusterfs.is_some(), "glusterfs"),
+            (image.is_some(), "image"),
+            (iscsi.is_some(), "iscsi"),
+            (nfs.is_some(), "nfs"),
+            (persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+            (photon_persistent_disk.is_some(), "photonPersistentDisk"),
+            (portworx_volume.is_some(), "portworxVolume"),
+            (projected.is_some(), "projected"),
+            (quobyte.is_some(), "quobyte"),
+            (rbd.is_some(), "rbd"),
+            (scale_io.is_some(), "scaleIO"),
+            (secret.is_some(), "secret"),
+            (storageos.is_some(), "storageos"),
+            (vsphere_volume.is_some(), "vsphereVolume"),
+        ];
+        for (given, field) in sources {
+            self.refuse(given, at, field, "not supported yet; this version has hostPath and emptyDir volumes");
+        }
+        if let Some(k8s::EmptyDirVolumeSource { medium, size_limit }) = empty_dir {
+            let at = at.child("emptyDir");
+            self.only(medium.as_deref(), &["Memory"], &at, "medium");
+            let on_disk = medium.as_deref() != Some("Memory");
+            self.refuse(
+                on_disk && size_limit.is_some(),
+                &at,
+                "sizeLimit",
+                "not supported yet for a volume on disk; medium: Memory has limits",
+            );
+        }
+        if let Some(k8s::HostPathVolumeSource {
+            path,
+            // Realized.
+            type_: _,
+        }) = host_path
+        {
+            let relative = !path.is_empty() && !path.starts_with('/');
+            self.refuse(relative, &at.child("hostPath"), "path", "must be an absolute path");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

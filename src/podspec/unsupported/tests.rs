@@ -1,0 +1,202 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The errors of a template with these fields, below `spec.template`.
+fn refused(metadata: &Value, spec: &Value) -> Vec<String> {
+    let template = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap();
+    let at = Path::new("spec").child("template");
+    unsupported(&template, &at).iter().map(ToString::to_string).collect()
+}
+
+fn refused_in_pod(fields: &Value) -> Vec<String> {
+    let mut spec = json!({ "containers": [{ "name": "a" }] });
+    spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    refused(&Value::Null, &spec)
+}
+
+fn refused_in_container(fields: &Value) -> Vec<String> {
+    let mut container = json!({ "name": "a" });
+    container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    refused_in_pod(&json!({ "containers": [container] }))
+}
+
+#[test]
+fn the_examples_and_all_that_is_realized_pass() {
+    for example in ["fluentd.yaml", "gpu-monitor.yaml", "node-exporter.yaml"] {
+        let path = format!("{}/examples/{example}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let daemonset: k8s_openapi::api::apps::v1::DaemonSet = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(unsupported(&daemonset.spec.unwrap().template, &Path::default()), []);
+    }
+    let pod = json!({
+        "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": false, "hostUsers": true,
+        "hostname": "h", "nodeName": "n", "nodeSelector": { "a": "b" }, "os": { "name": "linux" },
+        "priorityClassName": "system-node-critical", "priority": 2_000_001_000, "preemptionPolicy": "Never",
+        "restartPolicy": "Always", "schedulerName": "default-scheduler", "dnsPolicy": "ClusterFirstWithHostNet",
+        "enableServiceLinks": true, "serviceAccountName": "x", "serviceAccount": "x",
+        "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 5,
+        "tolerations": [{ "operator": "Exists" }], "initContainers": [], "imagePullSecrets": [],
+        "securityContext": { "runAsUser": 1, "runAsNonRoot": true, "supplementalGroupsPolicy": "Merge",
+            "seccompProfile": { "type": "RuntimeDefault" } },
+        "topologySpreadConstraints":
+            [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }],
+        "volumes": [{ "name": "h", "hostPath": { "path": "/x", "type": "Socket" } }, { "name": "e", "emptyDir": {} },
+            { "name": "m", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }],
+    });
+    assert_eq!(refused_in_pod(&pod), Vec::<String>::new());
+    let container = json!({
+        "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "restartPolicy": "Always",
+        "env": [{ "name": "A", "value": "b" },
+            { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+            { "name": "C", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }],
+        "ports": [{ "containerPort": 1, "hostPort": 1 }],
+        "resources": { "limits": { "cpu": 1, "hugepages-2Mi": "2Mi" }, "requests": { "ephemeral-storage": 1 } },
+        "securityContext": { "privileged": true, "capabilities": { "add": ["ALL"] }, "procMount": "Default",
+            "allowPrivilegeEscalation": true, "readOnlyRootFilesystem": true, "runAsNonRoot": false },
+        "volumeMounts": [{ "name": "h", "mountPath": "/", "mountPropagation": "Bidirectional", "subPath": "",
+            "recursiveReadOnly": "Disabled" }],
+    });
+    assert_eq!(refused_in_container(&container), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
+    let not_yet = "Forbidden: not supported yet";
+    let forbidden = |detail: &str| format!("Forbidden: {detail}");
+    let affinity = |kind: &str| {
+        let required = json!([{ "topologyKey": "a" }]);
+        json!({ "affinity": { kind: { "requiredDuringSchedulingIgnoredDuringExecution": required } } })
+    };
+    let volume = "Forbidden: not supported yet; this version has hostPath and emptyDir volumes";
+    let rows = [
+        (json!({ "activeDeadlineSeconds": 1 }), "activeDeadlineSeconds", not_yet.to_owned()),
+        (
+            affinity("podAntiAffinity"),
+            "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+            forbidden(NO_SCHEDULER),
+        ),
+        (
+            affinity("podAffinity"),
+            "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+            forbidden(NO_SCHEDULER),
+        ),
+        (json!({ "automountServiceAccountToken": true }), "automountServiceAccountToken", forbidden(NO_TOKENS)),
+        (json!({ "serviceAccountName": "x", "serviceAccount": "x" }), "serviceAccountName", forbidden(NO_TOKENS)),
+        (json!({ "serviceAccount": "x" }), "serviceAccount", forbidden(NO_TOKENS)),
+        (
+            json!({ "dnsPolicy": "None" }),
+            "dnsPolicy",
+            "Unsupported value: \"None\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\""
+                .to_owned(),
+        ),
+        (json!({ "hostUsers": false }), "hostUsers", not_yet.to_owned()),
+        (json!({ "initContainers": [{ "name": "i" }] }), "initContainers", not_yet.to_owned()),
+        (
+            json!({ "os": { "name": "windows" } }),
+            "os.name",
+            "Unsupported value: \"windows\": supported values: \"linux\"".to_owned(),
+        ),
+        (
+            json!({ "priorityClassName": "gold" }),
+            "priorityClassName",
+            "Unsupported value: \"gold\": supported values: \"system-cluster-critical\", \"system-node-critical\""
+                .to_owned(),
+        ),
+        (json!({ "priority": 5 }), "priority", forbidden("the integer comes from priorityClassName")),
+        (
+            json!({ "restartPolicy": "Never" }),
+            "restartPolicy",
+            "Unsupported value: \"Never\": supported values: \"Always\"".to_owned(),
+        ),
+        (json!({ "securityContext": { "fsGroup": 0 } }), "securityContext.fsGroup", not_yet.to_owned()),
+        (
+            json!({ "securityContext": { "sysctls": [{ "name": "a", "value": "b" }] } }),
+            "securityContext.sysctls",
+            not_yet.to_owned(),
+        ),
+        (
+            json!({ "securityContext": { "runAsNonRoot": true } }),
+            "containers[0].securityContext.runAsNonRoot",
+            forbidden(NO_USER),
+        ),
+        (
+            json!({ "topologySpreadConstraints":
+                [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule" }] }),
+            "topologySpreadConstraints[0].whenUnsatisfiable",
+            forbidden(NO_SCHEDULER),
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "configMap": { "name": "c" } }] }),
+            "volumes[0].configMap",
+            volume.to_owned(),
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": "1" } }] }),
+            "volumes[0].emptyDir.sizeLimit",
+            forbidden("not supported yet for a volume on disk; medium: Memory has limits"),
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "hostPath": { "path": "a" } }] }),
+            "volumes[0].hostPath.path",
+            forbidden("must be an absolute path"),
+        ),
+    ];
+    for (fields, field, body) in rows {
+        assert_eq!(refused_in_pod(&fields), [format!("spec.template.spec.{field}: {body}")]);
+    }
+    assert_eq!(
+        refused(&json!({ "finalizers": ["a/b"] }), &json!({ "containers": [] })),
+        ["spec.template.metadata.finalizers: Forbidden: not supported yet"]
+    );
+}
+
+#[test]
+fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
+    let key = json!({ "name": "o", "key": "k" });
+    let rows = [
+        (json!({ "envFrom": [{ "configMapRef": { "name": "c" } }] }), "envFrom", "Forbidden: not supported yet"),
+        (
+            json!({ "env": [{ "name": "A", "valueFrom": { "secretKeyRef": key } }] }),
+            "env[0].valueFrom.secretKeyRef",
+            "Forbidden: not supported yet",
+        ),
+        (json!({ "lifecycle": {} }), "lifecycle", "Forbidden: not supported yet"),
+        (json!({ "livenessProbe": {} }), "livenessProbe", "Forbidden: not supported yet"),
+        (json!({ "stdin": true }), "stdin", "Forbidden: not supported yet"),
+        (
+            json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } }),
+            "resources.limits[ephemeral-storage]",
+            "Forbidden: not supported yet",
+        ),
+        (
+            json!({ "restartPolicy": "Never" }),
+            "restartPolicy",
+            "Unsupported value: \"Never\": supported values: \"Always\"",
+        ),
+        (
+            json!({ "securityContext": { "seccompProfile": { "type": "Localhost", "localhostProfile": "a" } } }),
+            "securityContext.seccompProfile.type",
+            "Unsupported value: \"Localhost\": supported values: \"RuntimeDefault\", \"Unconfined\"",
+        ),
+        (
+            json!({ "securityContext": { "runAsNonRoot": true, "runAsUser": 0 } }),
+            "securityContext.runAsUser",
+            "Forbidden: container's runAsUser breaks non-root policy",
+        ),
+        (
+            json!({ "volumeMounts": [{ "name": "v", "mountPath": "/", "subPath": "a" }] }),
+            "volumeMounts[0].subPath",
+            "Forbidden: not supported yet",
+        ),
+    ];
+    for (fields, field, body) in rows {
+        assert_eq!(refused_in_container(&fields), [format!("spec.template.spec.containers[0].{field}: {body}")]);
+    }
+}
+
+#[test]
+fn everything_refused_is_listed_at_once() {
+    let spec = json!({ "containers": [{ "name": "a", "stdin": true, "tty": true }], "subdomain": "s" });
+    assert_eq!(refused(&Value::Null, &spec).len(), 2);
+}

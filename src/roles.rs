@@ -1,0 +1,146 @@
+//! Running a role: reads the files that flags name, settles the settings, starts the runtime, stops on a signal.
+
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::Context;
+use garrison::agent;
+use garrison::cli::{AgentFlags, Command, CommonFlags, ControlFlags, ExplainFlags, UpFlags};
+use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
+use garrison::control::endpoint::Endpoint;
+use garrison::control::tokens::Allowance;
+use jiff::SignedDuration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How long the token is good for with which `up` enrols its own agent.
+const OWN_TOKEN: SignedDuration = SignedDuration::from_mins(10);
+/// How long the token is good for that `control` leaves for the hosts of its fleet.
+const FLEET_TOKEN: SignedDuration = SignedDuration::from_hours(24);
+
+/// Runs what the command line asks for, to its end.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Agent(flags) => run_agent(flags),
+        Command::Control(flags) => run_control(flags),
+        Command::Up(flags) => run_up(flags),
+        Command::Explain(flags) => explain(flags),
+    }
+}
+
+fn run_agent(flags: AgentFlags) -> anyhow::Result<()> {
+    let file = read_config(&flags.common)?;
+    let state_dir = config::state_dir(flags.common.state_dir, &file);
+    let install_cni = flags.install_cni.then_some(true);
+    let mut settings = config::agent(flags.node, state_dir, install_cni, flags.control, file, &hostname()?)?;
+    if settings.control.is_none() && settings.manifests.is_none() {
+        return Err(ConfigError::NoSource.into());
+    }
+    settings.token = match flags.token.as_deref() {
+        Some("-") => Some(read_input(None).context("cannot read the token")?.trim().to_owned()),
+        token => token.map(str::to_owned),
+    };
+    block_on(async { Ok(agent::run(settings, stop_signal()?).await?) })
+}
+
+fn run_control(flags: ControlFlags) -> anyhow::Result<()> {
+    let file = read_config(&flags.common)?;
+    let settings = config::control(flags, &file, Ipv4Addr::UNSPECIFIED)?;
+    block_on(async {
+        let endpoint = Endpoint::open(&settings).await?;
+        announce(&endpoint);
+        let allowance = Allowance { valid_for: FLEET_TOKEN, uses: None, node_name: None, labels: None };
+        let token = endpoint.write_join_token(allowance).await?;
+        tracing::info!(token = %token.display(), hours = FLEET_TOKEN.as_hours(), "hosts join with the token in this file");
+        Ok(endpoint.serve(stop_signal()?).await?)
+    })
+}
+
+fn run_up(flags: UpFlags) -> anyhow::Result<()> {
+    let file = read_config(&flags.control.common)?;
+    let control = config::control(flags.control, &file, Ipv4Addr::LOCALHOST)?;
+    // Trying it out shall not begin with network plugins.
+    let install_cni = Some(file.install_cni.unwrap_or(true));
+    let agent = config::agent(flags.node, control.state_dir.clone(), install_cni, None, file, &hostname()?)?;
+    block_on(up(control, agent))
+}
+
+/// Control and agent in one process. The agent enrols itself with a token made for it alone.
+async fn up(control: ControlSettings, mut agent: AgentSettings) -> anyhow::Result<()> {
+    let endpoint = Endpoint::open(&control).await?;
+    announce(&endpoint);
+    let allowance =
+        Allowance { valid_for: OWN_TOKEN, uses: Some(1), node_name: Some(agent.node_name.clone()), labels: None };
+    agent.token = Some(endpoint.join_token(allowance).await?.to_string());
+    agent.control = Some(format!("localhost:{}", endpoint.address.port()));
+    let stop = stop_signal()?;
+    // Whichever ends first ends both: an agent that cannot begin, or a control endpoint that cannot serve.
+    tokio::select! {
+        served = endpoint.serve(stop.clone()) => served?,
+        ran = agent::run(agent, stop) => ran?,
+    }
+    Ok(())
+}
+
+fn announce(endpoint: &Endpoint) {
+    let (address, kubeconfig) = (endpoint.address, endpoint.kubeconfig.display());
+    tracing::info!(%address, %kubeconfig, "serving the Kubernetes API; use it with kubectl --kubeconfig");
+}
+
+fn explain(flags: ExplainFlags) -> anyhow::Result<()> {
+    let file = read_config(&flags.common)?;
+    let state_dir = config::state_dir(flags.common.state_dir, &file);
+    let manifest = flags.filename.as_deref().map(|path| read_input(Some(path))).transpose()?;
+    let text = agent::explain(&state_dir, manifest.as_deref())?;
+    print(&text);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command belongs on standard output")]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+/// A file, or standard input for `-` and nothing.
+fn read_input(path: Option<&Path>) -> anyhow::Result<String> {
+    let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        return Ok(text);
+    };
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_config(flags: &CommonFlags) -> anyhow::Result<File> {
+    let Some(path) = &flags.config else { return Ok(File::default()) };
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read --config {}", path.display()))?;
+    Ok(config::parse_file(path, &text)?)
+}
+
+fn hostname() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("cannot read the hostname; give --node-name")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Two threads are enough: nothing here computes for long.
+fn block_on(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(role)
+}
+
+/// Becomes true with SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (stop_tx, stop_rx) = watch::channel(false);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        // Both arms only wait.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop_tx.send_replace(true);
+    });
+    Ok(stop_rx)
+}

@@ -1,0 +1,71 @@
+//! The agent without a control endpoint: a folder of manifests says what runs.
+
+use std::fs;
+
+use crate::harness::Node;
+
+fn manifest(name: &str, seconds: u32) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: {name}
+spec:
+  selector:
+    matchLabels: {{app: {name}}}
+  template:
+    metadata:
+      labels: {{app: {name}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: main
+          image: busybox:1.35
+          command: [sleep, '{seconds}']
+"
+    )
+}
+
+/// Waits until exactly these commands run in containers.
+fn runs(node: &Node, commands: &[&str]) {
+    node.eventually(&format!("the containers run {commands:?}"), |node| {
+        let mut found: Vec<_> = node
+            .tasks()
+            .iter()
+            .filter_map(|task| node.read(&format!("/proc/{}/cmdline", task.pid)))
+            .map(|line| line.trim_end_matches('\0').replace('\0', " "))
+            .filter(|line| line.starts_with("sleep"))
+            .collect();
+        found.sort();
+        if found == commands { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[test]
+fn files_added_changed_and_removed_take_effect() {
+    let mut node = Node::up("files");
+    node.write("manifests/one.yaml", &manifest("one", 1001));
+    node.garrison_alone(&node.path("manifests"));
+    runs(&node, &["sleep 1001"]);
+    node.write("manifests/two.yaml", &manifest("two", 2001));
+    runs(&node, &["sleep 1001", "sleep 2001"]);
+    node.write("manifests/one.yaml", &manifest("one", 1002));
+    runs(&node, &["sleep 1002", "sleep 2001"]);
+
+    // A file that cannot be read as a manifest takes nothing away, and neither does a folder that is gone.
+    let before = node.tasks();
+    node.write("manifests/one.yaml", "kind: [");
+    node.write("manifests/three.yaml", &manifest("three", 3001));
+    runs(&node, &["sleep 1002", "sleep 2001", "sleep 3001"]);
+    fs::rename(node.path("manifests"), node.path("away")).unwrap();
+    node.kill_garrison();
+    node.garrison_alone(&node.path("manifests"));
+    fs::rename(node.path("away"), node.path("manifests")).unwrap();
+    runs(&node, &["sleep 1002", "sleep 2001", "sleep 3001"]);
+    let after = node.tasks();
+    assert!(before.iter().all(|task| after.contains(task)), "nothing was restarted: {before:?} {after:?}");
+
+    node.write("manifests/one.yaml", &manifest("one", 1002));
+    fs::remove_file(node.path("manifests/two.yaml")).unwrap();
+    runs(&node, &["sleep 1002", "sleep 3001"]);
+}

@@ -1,0 +1,222 @@
+//! One node for one test: private containerd and registry from `tests/env/node.sh`, garrison beside them, kubectl.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/env/node.sh");
+/// How long anything may take on a busy machine before the test calls it a failure.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A node that exists as long as this value.
+pub struct Node {
+    name: String,
+    dir: tempfile::TempDir,
+    /// Keeps the node up until its standard input ends, however this process dies.
+    keeper: Child,
+    garrison: Option<Child>,
+}
+
+/// A running container as containerd tells it, for telling a restart from the same one. The pid is the node's own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Task {
+    pub container: String,
+    pub pid: u32,
+}
+
+impl Node {
+    /// Makes namespaces, containerd and registry. `name` has to be unique among the tests.
+    pub fn up(name: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("gt-").tempdir_in("/tmp").expect("/tmp is writable");
+        let name = format!("gt-{name}");
+        let mut keeper = Command::new(SCRIPT);
+        keeper.arg("run").arg(&name).arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut keeper = keeper.spawn().expect("tests/env/node.sh can be run");
+        let mut socket = String::new();
+        let said = BufReader::new(keeper.stdout.take().expect("it is piped")).read_line(&mut socket);
+        assert!(said.is_ok_and(|bytes| bytes > 0), "node {name} did not come up");
+        Self { name, dir, keeper, garrison: None }
+    }
+
+    /// Starts `garrison up` and waits until the API answers and the node is there.
+    pub fn garrison_up(&mut self) {
+        self.spawn(&["up"]);
+        self.is_ready();
+    }
+
+    /// Waits until the node is ready.
+    pub fn is_ready(&self) {
+        self.eventually("the node is ready", |node| {
+            let status = node.try_kubectl(&["get", "nodes", "--no-headers"])?;
+            if status.contains(" Ready ") { Ok(()) } else { Err(status) }
+        });
+    }
+
+    /// Starts `garrison agent` on a folder of manifests, without a control endpoint.
+    pub fn garrison_alone(&mut self, manifests: &Path) {
+        let manifests = manifests.to_str().expect("test paths are UTF-8").to_owned();
+        self.spawn(&["agent", "--manifests", &manifests]);
+    }
+
+    /// Inside the node all of garrison's default paths are the node's own.
+    fn spawn(&mut self, role: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.path("garrison.log")).expect("a log file");
+        let mut command = self.inside(env!("CARGO_BIN_EXE_garrison"));
+        command.args(role).args(["--node-name", &self.name]).arg("--state-dir").arg(self.path("state"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.garrison = Some(command.spawn().expect("the binary under test starts"));
+    }
+
+    /// `kill -9` of garrison itself; what started it ends with it.
+    pub fn kill_garrison(&mut self) {
+        let mut starter = self.garrison.take().expect("garrison was started");
+        let pid = self.eventually("garrison runs", |_| descendant(starter.id(), "garrison"));
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill can be run");
+        assert!(killed.success());
+        starter.wait().expect("it is our child");
+    }
+
+    /// `kill -9` of containerd; the containers' shims stay.
+    pub fn kill_containerd(&self) {
+        let pid = fs::read_to_string(self.path("containerd.pid")).expect("the node's script writes it");
+        self.kill(pid.trim().parse().expect("a pid"));
+    }
+
+    /// `kill -9` of a process by the pid it has inside the node.
+    pub fn kill(&self, pid: u32) {
+        let killed = self.inside("kill").args(["-9", &pid.to_string()]).status().expect("kill can be run");
+        assert!(killed.success());
+    }
+
+    /// Starts containerd again.
+    pub fn start_containerd(&self) {
+        let started = Command::new(SCRIPT).arg("start-containerd").arg(&self.name).arg(self.dir.path()).status();
+        assert!(started.expect("tests/env/node.sh can be run").success());
+    }
+
+    /// A path in the node's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A command inside the node.
+    fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new(SCRIPT);
+        command.arg("exec").arg(&self.name).arg(self.dir.path()).arg(program);
+        command
+    }
+
+    /// Runs kubectl; panics with what it said if it fails.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|said| panic!("kubectl {args:?} failed:\n{said}"))
+    }
+
+    /// Runs kubectl, which has to fail; answers with what it said.
+    pub fn kubectl_refused(&self, args: &[&str]) -> String {
+        match self.try_kubectl(args) {
+            Ok(said) => panic!("kubectl {args:?} was to fail, it said:\n{said}"),
+            Err(said) => said,
+        }
+    }
+
+    fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = self.inside("kubectl");
+        command.arg("--kubeconfig").arg(self.path("state/admin.kubeconfig")).arg("--cache-dir").arg(self.path("cache"));
+        let output = command.args(args).output().expect("kubectl is installed");
+        if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+    }
+
+    /// Writes a file of the test and answers with its path.
+    pub fn write(&self, name: &str, content: &str) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder for test files");
+        fs::write(&path, content).expect("the node's folder is writable");
+        path.to_str().expect("test paths are UTF-8").to_owned()
+    }
+
+    /// The content of a file inside the node, if it can be read.
+    pub fn read(&self, path: &str) -> Option<String> {
+        let output = self.inside("cat").arg(path).output().expect("cat can be run");
+        output.status.success().then(|| text(&output))
+    }
+
+    /// Fetches a URL from inside the node.
+    pub fn fetch(&self, url: &str) -> Result<String, String> {
+        let output = self.inside("curl").args(["-sS", "--max-time", "5", url]).output().expect("curl is installed");
+        if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+    }
+
+    /// The containers that run now, sandboxes included.
+    pub fn tasks(&self) -> Vec<Task> {
+        let socket = self.path("containerd.sock");
+        let output = Command::new("ctr").arg("-a").arg(socket).args(["-n", "k8s.io", "tasks", "list"]).output();
+        let listing = text(&output.expect("ctr is installed"));
+        let task = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (container, pid, status) = (words.next()?, words.next()?, words.next()?);
+            (status == "RUNNING").then(|| Task { container: container.to_owned(), pid: pid.parse().expect("a pid") })
+        };
+        let mut tasks: Vec<_> = listing.lines().filter_map(task).collect();
+        tasks.sort();
+        tasks
+    }
+
+    /// Waits until `probe` answers; panics with its last complaint and the end of garrison's log when it never does.
+    pub fn eventually<T>(&self, what: &str, mut probe: impl FnMut(&Self) -> Result<T, String>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match probe(self) {
+                Ok(value) => return value,
+                Err(complaint) if Instant::now() > deadline => {
+                    let log = fs::read_to_string(self.path("garrison.log")).unwrap_or_default();
+                    let tail: Vec<_> = log.lines().rev().take(40).collect();
+                    let tail: Vec<_> = tail.into_iter().rev().collect();
+                    panic!("waited in vain until {what}: {complaint}\ngarrison's log ends:\n{}", tail.join("\n"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Waits until kubectl's output contains all of `parts`.
+    pub fn sees(&self, args: &[&str], parts: &[&str]) -> String {
+        self.eventually(&format!("kubectl {args:?} shows {parts:?}"), |node| {
+            let shown = node.try_kubectl(args)?;
+            if parts.iter().all(|part| shown.contains(part)) { Ok(shown) } else { Err(shown) }
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Its end of the pipe closes, and the keeper takes everything down: garrison, pods, mounts, namespaces.
+        drop(self.keeper.stdin.take());
+        let down = self.keeper.wait();
+        if let Some(mut starter) = self.garrison.take() {
+            drop(starter.wait());
+        }
+        assert!(
+            down.is_ok_and(|status| status.success()) || std::thread::panicking(),
+            "the node did not go down cleanly"
+        );
+    }
+}
+
+/// The process of this name that `ancestor` has become or started.
+fn descendant(ancestor: u32, name: &str) -> Result<u32, String> {
+    let comm = fs::read_to_string(format!("/proc/{ancestor}/comm")).map_err(|error| error.to_string())?;
+    if comm.trim() == name {
+        return Ok(ancestor);
+    }
+    let children = fs::read_to_string(format!("/proc/{ancestor}/task/{ancestor}/children"));
+    let children = children.map_err(|error| error.to_string())?;
+    let mut children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    children.find_map(|child| descendant(child, name).ok()).ok_or_else(|| format!("{ancestor} ({comm}) has no {name}"))
+}
+
+/// What a program printed, on both channels.
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

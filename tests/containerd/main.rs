@@ -1,0 +1,10 @@
+//! Garrison on the real thing: containerd, runc, CNI, an image registry and kubectl, in a network namespace per test.
+//!
+//! Needs root and what `tests/env/install.sh` installs; `make test` sees to both. Every test has a node of its own and
+//! leaves nothing behind, also when it fails.
+
+mod alone;
+mod daemonsets;
+mod harness;
+mod restarts;
+mod trouble;

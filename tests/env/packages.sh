@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Installs with apt what a purpose needs and the machine lacks, saying what and why. Starts no service.
+#
+#   packages.sh build    to compile
+#   packages.sh run      and to run the tests and the demo
+#   packages.sh ci       and to check the sources
+source "$(dirname "$0")/lib.sh"
+
+missing=()
+
+need() { # COMMAND-or-/PATH PACKAGE WHY
+  have "$1" && return
+  say "missing: $2 ($3)"
+  missing+=("$2")
+}
+
+need_for_build() {
+  have cargo || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
+  need cc gcc "links Rust programs, compiles the pause image"
+  need /usr/include/stdio.h libc6-dev "the C library gcc links with"
+  need protoc protobuf-compiler "compiles the CRI and containerd protocol definitions"
+  need /usr/include/google/protobuf/any.proto libprotobuf-dev "protobuf's own definitions, which those include"
+}
+
+need_for_run() {
+  need containerd containerd "runs the pods; its system service is not started"
+  need runc runc "starts the containers for containerd"
+  [[ -e /opt/cni/bin/portmap ]] || need /usr/lib/cni/portmap containernetworking-plugins "pod network and host ports"
+  need iptables iptables "host ports are iptables rules"
+  need ip iproute2 "network devices and addresses"
+  need curl curl "loads images into the local registry, reads metrics"
+  need jq jq "reads what containerd says about its containers"
+  need kubectl kubernetes-client "the client; Debian's is 1.20: a newer one in PATH is better"
+}
+
+need_for_ci() {
+  need pgrep procps "looks for processes left behind"
+  need shellcheck shellcheck "checks the shell scripts"
+}
+
+# Debian starts and enables a package's service when it is installed. The demo and the tests run daemons of their own, and a
+# machine must not get a second registry or containerd behind its owner's back, so services stay stopped: policy-rc.d is
+# how Debian lets an administrator say that.
+without_services() { # CMD...
+  local policy=/usr/sbin/policy-rc.d rc=0
+  if [[ -e $policy ]]; then
+    "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  "$@" || rc=$?
+  rm -f "$policy"
+  return "$rc"
+}
+
+install_packages() { # PACKAGE...
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  without_services apt-get install -y -q --no-install-recommends "$@"
+}
+
+main() {
+  if [[ ${1:-} == _install ]]; then
+    shift
+    install_packages "$@"
+    return
+  fi
+  case ${1:-} in
+    build) need_for_build ;;
+    run) need_for_build; need_for_run ;;
+    ci) need_for_build; need_for_run; need_for_ci ;;
+    *) die "usage: packages.sh build|run|ci" ;;
+  esac
+  ((${#missing[@]})) || return 0
+  have apt-get || die "this machine has no apt-get; install these by other means: ${missing[*]}"
+  say "installing with apt-get: ${missing[*]}"
+  as_root "$env_dir/packages.sh" _install "${missing[@]}" >&2
+}
+
+main "$@"
