@@ -13,10 +13,11 @@ use std::path::PathBuf;
 use crate::model::{FleetId, NodeName, Uid};
 
 pub use self::container::{
-    Container, ContainerPort, EnvVar, Mount, Propagation, PullPolicy, Seccomp, Security, TerminationMessagePolicy,
+    Container, ContainerPort, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe, Probes, Propagation, PullPolicy,
+    RestartAction, RestartPolicy, RestartRule, Role, Seccomp, Security, TerminationMessagePolicy,
 };
 pub use self::pod::{
-    Dns, HostPathKind, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping, Protocol,
+    Dns, HostAlias, HostPathKind, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping, Protocol,
     QosClass, Requests, Volume, VolumeSource,
 };
 pub use self::resolve::resolve;

@@ -1,6 +1,7 @@
 //! One container: image, process, mounts, and what it may do.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::pod::{LinuxResources, PortMapping};
 use super::text::Text;
@@ -10,6 +11,12 @@ use super::text::Text;
 pub struct Container {
     /// `containers[].name`.
     pub name: String,
+    /// Its part in the pod's life.
+    pub role: Role,
+    /// Whether it runs again after an end that no rule speaks of: its own policy, or the pod's.
+    pub restart_policy: RestartPolicy,
+    /// `restartPolicyRules`: the first that matches the exit code decides.
+    pub restart_rules: Vec<RestartRule>,
     /// The image as written, for status and events.
     pub image: String,
     /// The image as the runtime is asked for it: `image` with `:latest` where it has neither tag nor digest. `Err` holds
@@ -38,10 +45,150 @@ pub struct Container {
     pub termination_message_path: String,
     /// What stands in for missing last words.
     pub termination_message_policy: TerminationMessagePolicy,
+    /// What is asked of it from outside while it runs.
+    pub probes: Probes,
+    /// What is done right after its start and before its stop.
+    pub hooks: Hooks,
+    /// `stdin`.
+    pub stdin: bool,
+    /// `stdinOnce`.
+    pub stdin_once: bool,
     /// `tty`.
     pub tty: bool,
     /// What a change of makes a new instance ([`super::hash::spec_hash`]).
     pub spec_hash: String,
+}
+
+/// A container's part in its pod's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before what follows it.
+    Init,
+    /// An init container with `restartPolicy: Always`: started before what follows it, stopped after it.
+    Sidecar,
+    /// What the pod is for.
+    Regular,
+    /// Added to a pod that runs (`kubectl debug`); started once, never again.
+    Ephemeral,
+}
+
+/// `restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Whatever the exit code.
+    Always,
+    /// Unless the exit code is 0.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// One of `restartPolicyRules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartRule {
+    /// What to do when the exit code matches.
+    pub action: RestartAction,
+    /// The exit codes it is about.
+    pub exit_codes: ExitCodes,
+}
+
+/// `restartPolicyRules[].action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartAction {
+    /// Run this container again.
+    Restart,
+    /// Begin the whole pod again, from its first init container, in the same sandbox.
+    RestartAllContainers,
+}
+
+/// `restartPolicyRules[].exitCodes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitCodes {
+    /// One of these.
+    In(Vec<i32>),
+    /// None of these.
+    NotIn(Vec<i32>),
+}
+
+/// The probes of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// Until it succeeds the others wait; a failure restarts the container.
+    pub startup: Option<Probe>,
+    /// A failure restarts the container.
+    pub liveness: Option<Probe>,
+    /// Decides whether the container is ready.
+    pub readiness: Option<Probe>,
+}
+
+/// One probe, defaulted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is asked.
+    pub handler: Handler,
+    /// From the container's start to the first attempt.
+    pub initial_delay: Duration,
+    /// From one attempt to the next.
+    pub period: Duration,
+    /// How long an attempt may take.
+    pub timeout: Duration,
+    /// So many successes in a row make a success.
+    pub success_threshold: u32,
+    /// So many failures in a row make a failure.
+    pub failure_threshold: u32,
+    /// The grace period of a restart it causes; none for the pod's.
+    pub grace_period: Option<Duration>,
+}
+
+/// `lifecycle`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Done right after the start; a failure ends the container.
+    pub post_start: Option<Handler>,
+    /// Done before the stop signal, within the grace period.
+    pub pre_stop: Option<Handler>,
+    /// `stopSignal`, such as `SIGUSR1`; none for the image's.
+    pub stop_signal: Option<String>,
+}
+
+/// What a probe or a hook does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handler {
+    /// Runs a command in the container.
+    Exec(Vec<String>),
+    /// Sends a GET request.
+    Http(HttpGet),
+    /// Opens a connection and closes it.
+    Tcp {
+        /// None for the pod's address.
+        host: Option<String>,
+        /// `Err` says which named port there is not.
+        port: Result<u16, String>,
+    },
+    /// Calls `grpc.health.v1.Health/Check` at the pod's address.
+    Grpc {
+        /// The port.
+        port: u16,
+        /// The service asked for; may be empty.
+        service: String,
+    },
+    /// Waits.
+    Sleep(Duration),
+}
+
+/// An HTTP request of a probe or a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpGet {
+    /// `scheme: HTTPS`; no certificate is verified.
+    pub https: bool,
+    /// None for the pod's address.
+    pub host: Option<String>,
+    /// `Err` says which named port there is not.
+    pub port: Result<u16, String>,
+    /// With a leading `/`, the query included.
+    pub path: String,
+    /// As written; a name may be there more than once.
+    pub headers: Vec<(String, String)>,
 }
 
 /// `imagePullPolicy`.
@@ -111,7 +258,7 @@ pub struct ContainerPort {
 }
 
 /// What a container's processes may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Security {
     /// `privileged`.
     pub privileged: bool,
@@ -134,11 +281,12 @@ pub struct Security {
 }
 
 /// `seccompProfile.type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Seccomp {
     /// The runtime's default profile.
     RuntimeDefault,
     /// No filter.
+    #[default]
     Unconfined,
 }
 

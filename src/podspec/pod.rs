@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::container::Container;
+use super::container::{Container, RestartPolicy};
 use crate::model::{FleetId, PodKey, RevisionHash, Uid};
 
 /// One pod, ready to be realized.
@@ -40,14 +40,43 @@ pub struct Pod {
     pub security: PodSecurity,
     /// From the stop signal to the kill signal.
     pub grace_period: Duration,
+    /// `restartPolicy`: `Always` but for pods posted with a node name.
+    pub restart_policy: RestartPolicy,
+    /// `activeDeadlineSeconds`: a pod that runs for longer is failed.
+    pub active_deadline: Option<Duration>,
+    /// Condition types that have to be true beside the containers' own readiness.
+    pub readiness_gates: Vec<String>,
+    /// `serviceAccountName`.
+    pub service_account: String,
+    /// `imagePullSecrets[].name`.
+    pub pull_secrets: Vec<String>,
+    /// CRI's runtime handler; empty for the runtime's default.
+    pub runtime_handler: String,
+    /// What the runtime takes beside the containers (`overhead`).
+    pub overhead: LinuxResources,
+    /// The host name's domain; empty for none.
+    pub domain: String,
+    /// Lines added to `/etc/hosts`.
+    pub host_aliases: Vec<HostAlias>,
+    /// Kernel settings by name.
+    pub sysctls: BTreeMap<String, String>,
     /// Everything on disk that belongs to this pod alone: `<root>/pods/<uid>`.
     pub dir: PathBuf,
     /// `/var/log/pods/<namespace>_<name>_<uid>`.
     pub log_dir: PathBuf,
     /// In the order of the template, also those no container mounts.
     pub volumes: Vec<Volume>,
-    /// In the order of the template; at least one.
+    /// Init containers and sidecars in the order of the template, then the regular ones, then the ephemeral ones.
     pub containers: Vec<Container>,
+}
+
+/// One line of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAlias {
+    /// An address.
+    pub ip: String,
+    /// Its names.
+    pub hostnames: Vec<String>,
 }
 
 /// Whose pod it is.

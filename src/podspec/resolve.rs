@@ -9,8 +9,8 @@ use super::env::{self, Sources};
 use super::resources::{self, Amounts};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PullPolicy, Requests, TerminationMessagePolicy, hash,
-    image, network, security, unsupported,
+    Container, Hooks, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, Probes, PullPolicy, Requests,
+    RestartPolicy, Role, TerminationMessagePolicy, hash, image, network, security, unsupported,
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
@@ -73,6 +73,16 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         requests: Requests { resources: present(Amounts::sum(&amounts).requests), host_ports: Vec::new() },
         security: security::pod(spec),
         grace_period: grace_period(spec),
+        restart_policy: RestartPolicy::Always,
+        active_deadline: None,
+        readiness_gates: Vec::new(),
+        service_account: "default".to_owned(),
+        pull_secrets: Vec::new(),
+        runtime_handler: bundle.runtime_handler.clone().unwrap_or_default(),
+        overhead: LinuxResources::default(),
+        domain: String::new(),
+        host_aliases: Vec::new(),
+        sysctls: BTreeMap::new(),
         log_dir: host.log_root.join(format!("{}_{}_{}", key.namespace, key.name, key.uid)),
         dir,
         volumes,
@@ -104,6 +114,9 @@ fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &Ho
         let image = written.image.clone().unwrap_or_default();
         resolved.push(Container {
             name: written.name.clone(),
+            role: Role::Regular,
+            restart_policy: pod.restart_policy,
+            restart_rules: Vec::new(),
             image_reference: image::reference(&image),
             pull_policy: pull_policy(written, &at)?,
             command: expand(&written.command),
@@ -115,6 +128,10 @@ fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &Ho
             security: security::container(spec, written),
             termination_message_path: written.termination_message_path.clone().unwrap_or_default(),
             termination_message_policy: termination_message_policy(written),
+            probes: Probes::default(),
+            hooks: Hooks::default(),
+            stdin: false,
+            stdin_once: false,
             tty: written.tty == Some(true),
             spec_hash: hash::spec_hash(&written.name, &image),
             env,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::PodKey;
 use crate::podspec::{
-    Container, Dns, LinuxResources, Namespaces, Origin, Pod, PodSecurity, PullPolicy, QosClass, Requests, Seccomp,
-    Security, TerminationMessagePolicy,
+    Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy, QosClass, Requests,
+    RestartPolicy, Role, Security, TerminationMessagePolicy,
 };
 
 /// A pod `default/<name>` with uid `uid-<name>` and no container, its files below `dir`.
@@ -32,6 +32,16 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         requests: Requests::default(),
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
+        restart_policy: RestartPolicy::Always,
+        active_deadline: None,
+        readiness_gates: vec![],
+        service_account: "default".to_owned(),
+        pull_secrets: vec![],
+        runtime_handler: String::new(),
+        overhead: LinuxResources::default(),
+        domain: String::new(),
+        host_aliases: vec![],
+        sysctls: [].into(),
         dir: dir.join("pods").join(&uid),
         log_dir: dir.join("logs/pods").join(format!("default_{name}_{uid}")),
         volumes: vec![],
@@ -43,6 +53,9 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
 pub fn container(name: &str, image: &str, command: &[&str]) -> Container {
     Container {
         name: name.to_owned(),
+        role: Role::Regular,
+        restart_policy: RestartPolicy::Always,
+        restart_rules: vec![],
         image: image.to_owned(),
         image_reference: Ok(image.to_owned()),
         pull_policy: PullPolicy::IfNotPresent,
@@ -53,19 +66,13 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> Container {
         mounts: vec![],
         ports: vec![],
         resources: LinuxResources { cpu_shares: 2, oom_score_adj: 1000, ..LinuxResources::default() },
-        security: Security {
-            privileged: false,
-            add_capabilities: vec![],
-            drop_capabilities: vec![],
-            run_as_user: None,
-            run_as_group: None,
-            supplemental_groups: vec![],
-            read_only_root_filesystem: false,
-            no_new_privs: false,
-            seccomp: Seccomp::Unconfined,
-        },
+        security: Security::default(),
         termination_message_path: "/dev/termination-log".to_owned(),
         termination_message_policy: TerminationMessagePolicy::File,
+        probes: Probes::default(),
+        hooks: Hooks::default(),
+        stdin: false,
+        stdin_once: false,
         tty: false,
         spec_hash: "hash-1".to_owned(),
     }
