@@ -32,6 +32,7 @@ pub mod availability;
 pub mod events;
 pub mod last_words;
 pub mod memory;
+pub mod probe;
 mod restart;
 mod run;
 pub mod status;

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use crate::model::{FleetId, NodeName, Uid};
 
 pub use self::container::{
-    Container, ContainerPort, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe, Probes, Propagation, PullPolicy,
-    RestartAction, RestartPolicy, RestartRule, Role, Seccomp, Security, TerminationMessagePolicy,
+    Container, ContainerPort, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe, Probes, Propagation,
+    PullPolicy, RestartAction, RestartPolicy, RestartRule, Role, Seccomp, Security, TerminationMessagePolicy,
 };
 pub use self::pod::{
-    Dns, HostAlias, HostPathKind, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping, Protocol,
-    QosClass, Requests, Volume, VolumeSource,
+    Dns, HostAlias, HostPathKind, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping,
+    Protocol, QosClass, Requests, Volume, VolumeSource,
 };
 pub use self::resolve::resolve;
 pub use self::unsupported::{PRIORITY_CLASSES, unsupported};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::PodKey;
 use crate::podspec::{
-    Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy, QosClass, Requests,
-    RestartPolicy, Role, Security, TerminationMessagePolicy,
+    Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy, QosClass,
+    Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
 };
 
 /// A pod `default/<name>` with uid `uid-<name>` and no container, its files below `dir`.
