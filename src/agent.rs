@@ -27,7 +27,7 @@ use crate::cri::{CriError, Runtime, RuntimeSettings};
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
-use crate::host::{FileError, cni, facts, resolv};
+use crate::host::{FileError, cni, facts, resolv, service};
 use crate::link::BadToken;
 use crate::link::EventReport;
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
@@ -50,6 +50,7 @@ mod prepare;
 mod roster;
 mod session;
 mod streams;
+mod watchdog;
 mod words;
 mod worker;
 
@@ -197,10 +198,12 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
         _ => None,
     };
     let roster = Roster::new(shared, identity, (ledger, contents), link, inputs_tx);
+    service::ready("caring for this host's pods");
     tokio::select! {
         () = roster.run(inputs_rx) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    service::stopping();
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod logs;
 mod mounts;
 pub mod resolv;
+pub mod service;
 mod tree;
 pub mod volumes;
 pub mod watch;

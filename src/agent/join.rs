@@ -9,6 +9,7 @@ use crate::config::AgentSettings;
 use crate::error::Chain;
 use crate::host::facts::Facts;
 use crate::host::ledger::{Contents, Identity};
+use crate::host::service;
 use crate::link::JoinToken;
 use crate::link::client::{Joining, enroll};
 use crate::link::tls::Credentials;
@@ -73,6 +74,8 @@ pub(super) async fn join(
             Err(error) if error.is_permanent() => return Err(AgentError::Enroll(error)),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "cannot enrol yet; trying again");
+                // This may take for ever, and nothing that waits for the service could hurry it.
+                service::ready("waiting for control, to enrol this host");
                 tokio::time::sleep(ENROLL_RETRY).await;
             }
         }

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use super::desired::{Desired, Folder};
 use super::session::Session;
+use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, FromPod, PodView, WorkerHandle};
 use crate::error::Chain;
 use crate::fit::{self, Admitted};
@@ -136,6 +137,7 @@ pub(super) struct Roster {
     /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
     unseen: HashSet<Uid>,
     preparations: HashMap<Uid, Preparation>,
+    watchdog: Watchdog,
     /// Leads back here, for workers and preparations.
     inputs_tx: mpsc::Sender<Input>,
 }
@@ -172,6 +174,7 @@ impl Roster {
             workers: HashMap::new(),
             views: HashMap::new(),
             preparations: HashMap::new(),
+            watchdog: Watchdog::new(),
             inputs_tx,
         };
         roster.load_bundles();
@@ -223,6 +226,7 @@ impl Roster {
             self.staff();
         }
         self.session.flush();
+        self.watchdog.beat(self.shared.clock.now());
     }
 
     /// Says what waited for the disk.
@@ -242,7 +246,7 @@ impl Roster {
     fn wake_at(&self) -> Option<Moment> {
         let now = self.shared.clock.now();
         let retries = self.preparations.values().filter_map(|preparation| preparation.retry_at);
-        retries.chain(self.commit_retry_at).filter(|due| *due > now).min()
+        retries.chain(self.commit_retry_at).filter(|due| *due > now).chain(self.watchdog.due()).min()
     }
 
     /// Writes the contents to disk; says whether they are there.
