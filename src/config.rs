@@ -1,6 +1,13 @@
 //! From a configuration file and flags to checked settings. Pure: the caller reads the file.
 //!
-//! A flag wins over the file, the file over the default. Each default is a constant here.
+//! A flag wins over the files, a drop-in over the file it lies beside, that over the files of `labels.d`, those over the
+//! default. Each default is a constant here.
+//!
+//! ```text
+//! /etc/garrison/agent.yaml      --config
+//!               agent.d/*.yaml  drop-ins, by name: each key replaces the same key before it, nodeLabels are added up
+//!               labels.d/*      labels and taints, a line each
+//! ```
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,6 +18,10 @@ use serde::Deserialize;
 use crate::cli::{ControlFlags, NodeFlags};
 use crate::model::{BadTaint, NodeName, Taint};
 
+mod labels;
+
+pub use labels::{BadLine, HostLabels};
+
 /// Default of `stateDir`.
 pub const STATE_DIR: &str = "/var/lib/garrison";
 /// Default of `containerRuntimeEndpoint`; containerd's own default.
@@ -19,6 +30,8 @@ pub const RUNTIME_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 pub const ROOT_DIR: &str = "/var/lib/kubelet";
 /// Default of `podLogsDir`: kubelet's, since log collectors read it.
 pub const POD_LOGS_DIR: &str = "/var/log/pods";
+/// Where packages put the agent's configuration; the small commands for a host read it unless told otherwise.
+pub const AGENT_CONFIG: &str = "/etc/garrison/agent.yaml";
 /// Port of the control endpoint, as kube-apiserver's.
 pub const PORT: u16 = 6443;
 
@@ -56,6 +69,35 @@ pub struct File {
     pub listen: Option<String>,
     /// Further names of the control endpoint.
     pub names: Vec<String>,
+    /// What `labels.d` says; no key of a file.
+    #[serde(skip)]
+    pub host_labels: HostLabels,
+}
+
+impl File {
+    /// This file with `over` laid on it: a key that `over` has replaces the one here, labels are added up.
+    #[must_use]
+    pub fn with(self, over: Self) -> Self {
+        let list = |over: Vec<String>, under| if over.is_empty() { under } else { over };
+        Self {
+            state_dir: over.state_dir.or(self.state_dir),
+            container_runtime_endpoint: over.container_runtime_endpoint.or(self.container_runtime_endpoint),
+            node_name: over.node_name.or(self.node_name),
+            node_labels: self.node_labels.into_iter().chain(over.node_labels).collect(),
+            register_with_taints: list(over.register_with_taints, self.register_with_taints),
+            node_ip: over.node_ip.or(self.node_ip),
+            manifests: over.manifests.or(self.manifests),
+            root_dir: over.root_dir.or(self.root_dir),
+            pod_logs_dir: over.pod_logs_dir.or(self.pod_logs_dir),
+            cgroup_root: over.cgroup_root.or(self.cgroup_root),
+            cni_conf_dir: over.cni_conf_dir.or(self.cni_conf_dir),
+            install_cni: over.install_cni.or(self.install_cni),
+            control: over.control.or(self.control),
+            listen: over.listen.or(self.listen),
+            names: list(over.names, self.names),
+            host_labels: self.host_labels,
+        }
+    }
 }
 
 /// What an agent runs with.
@@ -191,7 +233,8 @@ pub fn agent(
     if !runtime_endpoint.strip_prefix("unix://").is_some_and(|path| path.starts_with('/')) {
         return Err(ConfigError::Endpoint { text: runtime_endpoint });
     }
-    let mut node_labels = file.node_labels;
+    let HostLabels { labels: mut node_labels, taints: host_taints } = file.host_labels;
+    node_labels.extend(file.node_labels);
     for text in flags.node_labels {
         let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label { text: text.clone() })?;
         node_labels.insert(key.to_owned(), value.to_owned());
@@ -199,7 +242,11 @@ pub fn agent(
     let taints =
         if flags.register_with_taints.is_empty() { file.register_with_taints } else { flags.register_with_taints };
     let cni_conf_dir = flags.cni_conf_dir.or(file.cni_conf_dir);
-    let register_with_taints = taints.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    let asked =
+        taints.iter().map(|text| text.parse()).collect::<Result<Vec<Taint>, _>>().map_err(ConfigError::Taint)?;
+    // A node has one taint of a key and effect, as the API has it.
+    let is_new = |taint: &Taint| !asked.iter().any(|one| (&one.key, one.effect) == (&taint.key, taint.effect));
+    let host_taints: Vec<_> = host_taints.into_iter().filter(is_new).collect();
     let or_default =
         |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.or(file).unwrap_or(default.into());
     Ok(AgentSettings {
@@ -207,7 +254,7 @@ pub fn agent(
         runtime_endpoint,
         node_name: node_name.into(),
         node_labels,
-        register_with_taints: register_with_taints.map_err(ConfigError::Taint)?,
+        register_with_taints: asked.into_iter().chain(host_taints).collect(),
         node_ip: flags.node_ip.or(file.node_ip),
         manifests: flags.manifests.or(file.manifests),
         root_dir: absolute("--root-dir", or_default(flags.root_dir, file.root_dir, ROOT_DIR))?,
@@ -248,3 +295,6 @@ fn is_subdomain(name: &str) -> bool {
     };
     name.len() <= 253 && name.split('.').all(label)
 }
+
+#[cfg(test)]
+mod tests;

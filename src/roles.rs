@@ -1,9 +1,9 @@
 //! Running a role: reads the files that flags name, settles the settings, starts the runtime, stops on a signal.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use garrison::agent;
@@ -11,6 +11,7 @@ use garrison::cli::{AgentFlags, Command, CommonFlags, ControlFlags, ExplainFlags
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
 use garrison::control::tokens::Allowance;
+use garrison::host::service;
 use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use tokio::sync::watch;
 const OWN_TOKEN: SignedDuration = SignedDuration::from_mins(10);
 /// How long the token is good for that `control` leaves for the hosts of its fleet.
 const FLEET_TOKEN: SignedDuration = SignedDuration::from_hours(24);
+
+/// The name of the service's credential that holds the join token.
+const TOKEN_CREDENTIAL: &str = "garrison.token";
 
 /// Runs what the command line asks for, to its end.
 pub fn run(command: Command) -> anyhow::Result<()> {
@@ -38,9 +42,10 @@ fn run_agent(flags: AgentFlags) -> anyhow::Result<()> {
     if settings.control.is_none() && settings.manifests.is_none() {
         return Err(ConfigError::NoSource.into());
     }
-    settings.token = match flags.token.as_deref() {
-        Some("-") => Some(read_input(None).context("cannot read the token")?.trim().to_owned()),
-        token => token.map(str::to_owned),
+    settings.token = match flags.token {
+        Some(token) if token == "-" => Some(read_input(None).context("cannot read the token")?.trim().to_owned()),
+        None => service::credential(TOKEN_CREDENTIAL)?,
+        token => token,
     };
     block_on(async { Ok(agent::run(settings, stop_signal()?).await?) })
 }
@@ -53,6 +58,7 @@ fn run_control(flags: ControlFlags) -> anyhow::Result<()> {
         announce(&endpoint);
         let allowance = Allowance { valid_for: FLEET_TOKEN, uses: None, node_name: None, labels: None };
         let token = endpoint.write_join_token(allowance).await?;
+        service::ready("serving the Kubernetes API");
         tracing::info!(token = %token.display(), hours = FLEET_TOKEN.as_hours(), "hosts join with the token in this file");
         Ok(endpoint.serve(stop_signal()?).await?)
     })
@@ -107,16 +113,51 @@ fn print(text: &str) {
 fn read_input(path: Option<&Path>) -> anyhow::Result<String> {
     let Some(path) = path.filter(|path| *path != Path::new("-")) else {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         return Ok(text);
     };
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The file `--config` names, with the drop-ins and labels beside it.
 fn read_config(flags: &CommonFlags) -> anyhow::Result<File> {
     let Some(path) = &flags.config else { return Ok(File::default()) };
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read --config {}", path.display()))?;
+    let mut file = parse_config(path)?;
+    for drop_in in files_of(&path.with_extension("d"))? {
+        if drop_in.extension().is_some_and(|kind| kind == "yaml") {
+            file = file.with(parse_config(&drop_in)?);
+        }
+    }
+    for labels in files_of(&path.with_file_name("labels.d"))? {
+        file.host_labels.add(&labels, &read_input(Some(&labels))?)?;
+    }
+    Ok(file)
+}
+
+fn parse_config(path: &Path) -> anyhow::Result<File> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read configuration {}", path.display()))?;
     Ok(config::parse_file(path, &text)?)
+}
+
+/// The files of a folder in the order of their names, but for hidden ones and those that editors and package managers
+/// leave behind. None if there is no such folder.
+fn files_of(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    };
+    let is_left_over = |name: &str| {
+        name.starts_with('.')
+            || [".dpkg-old", ".dpkg-dist", ".dpkg-new", ".rpmsave", ".rpmnew", "~"]
+                .iter()
+                .any(|end| name.ends_with(end))
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.with_context(|| format!("cannot read {}", dir.display()))?;
+    paths.retain(|path| path.is_file() && !path.file_name().is_some_and(|name| is_left_over(&name.to_string_lossy())));
+    paths.sort();
+    Ok(paths)
 }
 
 fn hostname() -> anyhow::Result<String> {
