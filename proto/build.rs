@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         .bytes(".")
         .btree_map(".")
+        // `link::pb` shows them without what must not be seen.
+        .skip_debug([".garrison.fleet.v1.Token", ".garrison.fleet.v1.BlobChunk"])
         .compile_fds(protox::compile([FLEET], ["proto"])?)?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");

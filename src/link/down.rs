@@ -1,6 +1,7 @@
 //! What control says in a session.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -48,6 +49,13 @@ pub enum Down {
     },
     /// Pods whose report control does not have.
     Wanted(Vec<Uid>),
+    /// Answers a [`TokenRequest`](super::TokenRequest).
+    Token {
+        /// As in the request.
+        id: u64,
+        /// The token, or why the node does not get one.
+        outcome: Result<Token, Reason>,
+    },
     /// A sign of life. The link sends and answers it by itself.
     KeepAlive,
 }
@@ -173,8 +181,8 @@ pub enum Answer {
     Unknown,
 }
 
-/// A stretch of one blob.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A stretch of one blob. `Debug` leaves the data out, which may be a Secret's.
+#[derive(Clone, PartialEq, Eq)]
 pub struct BlobChunk {
     /// The blob.
     pub hash: BlobHash,
@@ -242,6 +250,15 @@ pub enum PodAction {
     },
 }
 
+/// A token of a ServiceAccount. `Debug` leaves its text out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// A JWT. Whoever has it is the ServiceAccount.
+    pub text: String,
+    /// Not good after this.
+    pub expires_at: Timestamp,
+}
+
 /// A stream that control asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTunnel {
@@ -270,4 +287,23 @@ pub struct LogOptions {
     pub tail_lines: Option<u64>,
     /// Stop after so many bytes.
     pub limit_bytes: Option<u64>,
+}
+
+// === impl BlobChunk ===
+
+impl fmt::Debug for BlobChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hash, offset, total, data } = self;
+        let chunk = &mut f.debug_struct("BlobChunk");
+        let chunk = chunk.field("hash", hash).field("offset", offset).field("total", total);
+        chunk.field("data_bytes", &data.len()).finish()
+    }
+}
+
+// === impl Token ===
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
 }

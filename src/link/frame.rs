@@ -1,5 +1,7 @@
 //! Messages from control as the bytes they travel as: encoded once, sent to any number of sessions.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
@@ -8,9 +10,15 @@ use tonic_prost::ProstDecoder;
 
 use super::{Down, pb, to_proto};
 
-/// One encoded message. Clones share the bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One encoded message. Clones share the bytes, which `Debug` leaves out: they may be a Secret's.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} bytes)", self.0.len())
+    }
+}
 
 impl Frame {
     /// Encodes a message.

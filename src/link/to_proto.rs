@@ -24,6 +24,7 @@ pub(super) fn up(up: Up) -> pb::SessionUp {
             revision: ask.revision.0,
             unable: ask.prepared.err().map(reason),
         }),
+        Up::TokenRequest(request) => Body::TokenRequest(token_request(request)),
         Up::KeepAlive => Body::KeepAlive(pb::KeepAlive {}),
     };
     pb::SessionUp { body: Some(body) }
@@ -68,6 +69,7 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
         Down::Wanted(pods) => {
             (None, Body::Wanted(pb::Wanted { pod_uids: pods.into_iter().map(|uid| uid.0).collect() }))
         }
+        Down::Token { id, outcome } => (None, Body::Token(token_reply(id, outcome))),
         Down::KeepAlive => (None, Body::KeepAlive(pb::KeepAlive {})),
     };
     pb::SessionDown { id: id.map_or(0, |id| id.0), body: Some(body) }
@@ -249,6 +251,19 @@ fn event(event: EventReport) -> pb::Event {
     }
 }
 
+fn token_request(request: TokenRequest) -> pb::TokenRequest {
+    pb::TokenRequest {
+        id: request.id,
+        namespace: request.namespace,
+        service_account: request.service_account,
+        pod_name: request.pod.name,
+        pod_uid: request.pod.uid.0,
+        daemonset_uid: request.daemonset.map_or_else(String::new, |uid| uid.0),
+        audiences: request.audiences,
+        expiration_secs: request.expiration_secs,
+    }
+}
+
 fn welcome(welcome: Welcome) -> pb::Welcome {
     use pb::welcome::Standing;
     let standing = match welcome.reception {
@@ -328,6 +343,15 @@ fn pod_command(command: PodCommand) -> pb::PodCommand {
         PodAction::Fail { reason, message } => Action::Fail(pb::FailPod { reason, message }),
     };
     pb::PodCommand { uid: command.uid.0, needs_seq: command.needs_seq, action: Some(action) }
+}
+
+fn token_reply(id: u64, outcome: Result<Token, Reason>) -> pb::TokenReply {
+    use pb::token_reply::Outcome;
+    let outcome = match outcome {
+        Ok(token) => Outcome::Token(pb::Token { text: token.text, expires_at: micros(token.expires_at) }),
+        Err(refused) => Outcome::Refused(reason(refused)),
+    };
+    pb::TokenReply { id, outcome: Some(outcome) }
 }
 
 fn open_tunnel(tunnel: OpenTunnel) -> pb::OpenTunnel {

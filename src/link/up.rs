@@ -28,6 +28,8 @@ pub enum Up {
     Events(Vec<EventReport>),
     /// A newer revision was prepared.
     Ask(Ask),
+    /// A pod needs a token of its ServiceAccount.
+    TokenRequest(TokenRequest),
     /// A sign of life. The link sends and answers it by itself.
     KeepAlive,
 }
@@ -244,6 +246,25 @@ pub struct Ask {
     pub revision: RevisionHash,
     /// `Ok` asks for a permit; otherwise why the revision would not work here.
     pub prepared: Result<(), Reason>,
+}
+
+/// Asks for a token of a pod's ServiceAccount: authentication.k8s.io/v1 `TokenRequest`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Chosen by the agent; [`Down::Token`](super::Down::Token) bears it.
+    pub id: u64,
+    /// Of the ServiceAccount and of the pod.
+    pub namespace: String,
+    /// Name of the ServiceAccount.
+    pub service_account: String,
+    /// The pod the token is bound to.
+    pub pod: PodKey,
+    /// None for a pod posted with a node name.
+    pub daemonset: Option<Uid>,
+    /// Whom the token is meant for; empty means the API itself.
+    pub audiences: Vec<String>,
+    /// How long it is wanted for. The answer may give less or more.
+    pub expiration_secs: u64,
 }
 
 /// Why a tunnel did not carry what was asked for; what the user is told.

@@ -107,8 +107,8 @@ impl Roster {
             }
             Down::Removed { id, .. } => self.removed(id),
             Down::Wanted(pods) => pods.iter().for_each(|pod| self.session.pod_changed(pod)),
-            // This agent asks for no objects and has no posted pods.
-            Down::Assigned(_) | Down::KeepAlive => {}
+            // This agent asks for no objects and no tokens, and has no posted pods.
+            Down::Assigned(_) | Down::Token { .. } | Down::KeepAlive => {}
         }
     }
 

@@ -20,8 +20,8 @@ use crate::control::meta;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
 use crate::link::{
-    Ack, Ask, CommandId, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception, Standing,
-    Up, Verdict,
+    Ack, Ask, CommandId, Down, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception,
+    Standing, Up, Verdict,
 };
 use crate::model::{NodeName, ObjectKey, Uid};
 
@@ -52,6 +52,11 @@ impl Session {
                 }
             }
             Up::Ask(ask) => self.ask(ask).await?,
+            Up::TokenRequest(request) => {
+                let message = "this version of control makes no tokens".to_owned();
+                let refused = Reason { reason: "NotServed".to_owned(), message, field: String::new() };
+                self.shared.roster.say(&self.node, Down::Token { id: request.id, outcome: Err(refused) });
+            }
         }
         Ok(())
     }

@@ -43,6 +43,7 @@ fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
             Down::Removed { id: id()?, position: position(removed.position, "removed.position")? }
         }
         Body::Wanted(wanted) => Down::Wanted(each(wanted.pod_uids, |text| uid(text, "wanted.pod_uids"))?),
+        Body::Token(reply) => token_reply(reply)?,
         Body::KeepAlive(_) => Down::KeepAlive,
     }))
 }
@@ -162,6 +163,19 @@ fn pod_command(command: pb::PodCommand) -> Checked<PodCommand> {
         None => return Err(malformed("pod.action", "is unknown to this agent")),
     };
     Ok(PodCommand { uid: uid(command.uid, "pod.uid")?, needs_seq: command.needs_seq, action })
+}
+
+fn token_reply(reply: pb::TokenReply) -> Checked<Down> {
+    use pb::token_reply::Outcome;
+    let outcome = match reply.outcome {
+        Some(Outcome::Token(token)) => Ok(Token {
+            text: sentence(token.text, "token.text")?,
+            expires_at: time(token.expires_at, "token.expires_at")?,
+        }),
+        Some(Outcome::Refused(why)) => Err(reason(why)?),
+        None => return Err(malformed("token.outcome", "is missing")),
+    };
+    Ok(Down::Token { id: reply.id, outcome })
 }
 
 fn open_tunnel(tunnel: pb::OpenTunnel) -> Checked<OpenTunnel> {

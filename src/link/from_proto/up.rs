@@ -20,6 +20,7 @@ pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
             revision: revision(ask.revision, "ask.revision")?,
             prepared: ask.unable.map_or(Ok(Ok(())), |unable| reason(unable).map(Err))?,
         }),
+        Body::TokenRequest(request) => Up::TokenRequest(token_request(request)?),
         Body::KeepAlive(_) => Up::KeepAlive,
     }))
 }
@@ -159,5 +160,24 @@ fn event(event: pb::Event) -> Checked<EventReport> {
         first_at: time(event.first_at, "events.first_at")?,
         last_at: time(event.last_at, "events.last_at")?,
         count: event.count,
+    })
+}
+
+fn token_request(request: pb::TokenRequest) -> Checked<TokenRequest> {
+    let namespace = name(request.namespace, "token_request.namespace")?;
+    Ok(TokenRequest {
+        id: request.id,
+        service_account: name(request.service_account, "token_request.service_account")?,
+        pod: PodKey {
+            namespace: namespace.clone(),
+            name: name(request.pod_name, "token_request.pod_name")?,
+            uid: uid(request.pod_uid, "token_request.pod_uid")?,
+        },
+        namespace,
+        daemonset: (!request.daemonset_uid.is_empty())
+            .then(|| uid(request.daemonset_uid, "token_request.daemonset_uid"))
+            .transpose()?,
+        audiences: each(request.audiences, |text| sentence(text, "token_request.audiences"))?,
+        expiration_secs: request.expiration_secs,
     })
 }

@@ -189,6 +189,19 @@ fn event() -> impl Strategy<Value = EventReport> {
         })
 }
 
+fn token_request() -> impl Strategy<Value = TokenRequest> {
+    ((any::<u64>(), name(), name(), name(), uid()), (option::of(uid()), vec("[ -~]{0,30}", 0..3), any::<u64>()))
+        .prop_map(|(who, what)| TokenRequest {
+            id: who.0,
+            namespace: who.1.clone(),
+            service_account: who.2,
+            pod: PodKey { namespace: who.1, name: who.3, uid: who.4 },
+            daemonset: what.0,
+            audiences: what.1,
+            expiration_secs: what.2,
+        })
+}
+
 fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
     let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
@@ -205,6 +218,7 @@ fn any_up() -> impl Strategy<Value = Up> {
         ack().prop_map(Up::Ack),
         vec(event(), 0..4).prop_map(Up::Events),
         ask.prop_map(Up::Ask),
+        token_request().prop_map(Up::TokenRequest),
         Just(Up::KeepAlive),
     ]
 }
@@ -269,6 +283,10 @@ fn any_down() -> impl Strategy<Value = Down> {
         any::<(u64, bool)>().prop_map(|(seq, orphan)| Answer::Deleted { seq, orphan }),
         Just(Answer::Unknown),
     ];
+    let outcome = prop_oneof![
+        ("[!-~]{0,80}", time()).prop_map(|(text, expires_at)| Ok(Token { text, expires_at })),
+        reason().prop_map(Err),
+    ];
     let chunk = (hash(), 0_u64..1 << 40, 0_u64..1 << 20, bytes()).prop_map(|(hash, offset, more, data)| BlobChunk {
         hash,
         offset,
@@ -293,6 +311,7 @@ fn any_down() -> impl Strategy<Value = Down> {
         (id(), tunnel()).prop_map(|(id, tunnel)| Down::OpenTunnel { id, tunnel }),
         (id(), position()).prop_map(|(id, position)| Down::Removed { id, position }),
         vec(uid(), 0..4).prop_map(Down::Wanted),
+        (any::<u64>(), outcome).prop_map(|(id, outcome)| Down::Token { id, outcome }),
         Just(Down::KeepAlive),
     ]
 }
@@ -376,6 +395,44 @@ fn a_report_that_could_become_a_path_is_refused() {
     assert_eq!(refused(pb::PodReport { uid: "0b6f1a3c".to_owned(), ..good.clone() }), Some("pods.uid"));
     assert_eq!(refused(pb::PodReport { revision: "a/b".to_owned(), ..good.clone() }), Some("pods.revision"));
     assert_eq!(refused(pb::PodReport { created_at: i64::MAX, ..good }), Some("pods.created_at"));
+}
+
+#[test]
+fn a_token_request_names_a_service_account_and_a_pod() {
+    let good = pb::TokenRequest {
+        namespace: "default".to_owned(),
+        service_account: "default".to_owned(),
+        pod_name: "exporter-abc".to_owned(),
+        pod_uid: UID.to_owned(),
+        ..pb::TokenRequest::default()
+    };
+    let refused = |request: pb::TokenRequest| {
+        let body = pb::session_up::Body::TokenRequest(request);
+        from_proto::up(pb::SessionUp { body: Some(body) }).err().map(|malformed| malformed.field)
+    };
+    assert_eq!(refused(good.clone()), None);
+    let account = pb::TokenRequest { service_account: "a/../b".to_owned(), ..good.clone() };
+    assert_eq!(refused(account), Some("token_request.service_account"));
+    assert_eq!(refused(pb::TokenRequest { pod_uid: String::new(), ..good.clone() }), Some("token_request.pod_uid"));
+    let set = pb::TokenRequest { daemonset_uid: "set".to_owned(), ..good };
+    assert_eq!(refused(set), Some("token_request.daemonset_uid"));
+}
+
+#[test]
+fn no_token_and_no_content_of_a_blob_is_shown() {
+    let hash = BlobHash("ab".repeat(32));
+    let expires_at = Timestamp::UNIX_EPOCH;
+    let said = [
+        Down::Token { id: 1, outcome: Ok(Token { text: "eyJhbGciOi".to_owned(), expires_at }) },
+        Down::Blob(BlobChunk { hash, offset: 0, total: 10, data: Bytes::from_static(b"eyJhbGciOi") }),
+    ];
+    for down in said {
+        let (message, frame) = (to_proto::down(down.clone()), Frame::new(down.clone()));
+        let bytes = "101, 121, 74, 104";
+        for shown in [format!("{down:?}"), format!("{message:?}"), format!("{frame:?}")] {
+            assert!(!shown.contains("eyJhbGciOi") && !shown.contains(bytes), "{shown}");
+        }
+    }
 }
 
 #[test]
