@@ -5,12 +5,15 @@
 //!
 //! ```text
 //! no pod ──Create──▶ pod of the permitted revision ──newest differs──▶ Prepare ──▶ Ask ──granted──▶ Take ──▶ End ──▶ no pod
+//!                                                                                                  └─ surge: Create, and End
+//!                                                                                                     once it is available
 //! ```
 //!
 //! Source: kubernetes v1.36 `pkg/controller/daemon/daemon_controller.go` (`podsShouldBeOnNode`) and `update.go`
 //! (`rollingUpdate`). We differ on purpose: the node creates and ends its pods itself, and replaces a running one only
 //! under a permit (design.md §6); an old pod that is not available waits for its permit too.
 
+use crate::api::bundle::UpdateStrategy;
 use crate::model::{PermitNumber, RevisionHash, Source, Uid};
 
 /// Whether the node is a place for the DaemonSet's pod: the two answers of `eligibility` as one.
@@ -37,8 +40,8 @@ pub struct Set<'a> {
     pub newest: &'a RevisionHash,
     /// The revision this node's pods are made from now; none until the first was made.
     pub permitted: Option<&'a RevisionHash>,
-    /// `updateStrategy.type: OnDelete`.
-    pub on_delete: bool,
+    /// How a running pod is replaced.
+    pub strategy: UpdateStrategy,
     /// How far this node has prepared `newest`.
     pub prepared: Prepared,
     /// The grant for `newest` of the session that is open now.
@@ -65,6 +68,8 @@ pub struct Pod<'a> {
     pub uid: &'a Uid,
     /// What it was made from.
     pub revision: &'a RevisionHash,
+    /// Ready for at least `minReadySeconds`.
+    pub available: bool,
     /// It is on its way out.
     pub ending: bool,
 }
@@ -107,50 +112,93 @@ pub fn place(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
         Standing::Deleted => live.map(|pod| Move::End(pod.uid.clone(), Why::Deleted)).collect(),
         Standing::Leaves => live.map(|pod| Move::End(pod.uid.clone(), Why::Ineligible)).collect(),
         Standing::Runs if pods.is_empty() => vec![create(set)],
-        Standing::Runs | Standing::Stays => keep(set, &live.collect::<Vec<_>>()),
+        Standing::Runs | Standing::Stays => keep(set, pods),
     }
 }
 
 /// A pod made anew takes the permitted revision; under OnDelete, and where nobody grants, the newest.
 fn create(set: &Set<'_>) -> Move {
-    let newest = set.on_delete || set.source == Source::Files;
+    let newest = set.strategy == UpdateStrategy::OnDelete || set.source == Source::Files;
     Move::Create(if newest { set.newest } else { set.permitted.unwrap_or(set.newest) }.clone())
 }
 
-/// Keeps the oldest pod, at the newest revision this node may run.
-fn keep(set: &Set<'_>, live: &[&Pod<'_>]) -> Vec<Move> {
-    let Some((kept, surplus)) = live.split_first() else { return Vec::new() };
-    let mut moves: Vec<_> = surplus.iter().map(|pod| Move::End(pod.uid.clone(), Why::Surplus)).collect();
-    if kept.revision == set.newest || set.on_delete {
-        return moves;
-    }
-    if set.permitted == Some(set.newest) {
-        moves.push(Move::End(kept.uid.clone(), Why::Replaced));
-        return moves;
-    }
-    match set.prepared {
-        Prepared::No => moves.push(Move::Prepare),
-        Prepared::NotYet => {}
-        Prepared::Yes if set.source == Source::Files => moves.push(Move::Take(None)),
-        Prepared::Yes => moves.push(Move::Ask),
-        Prepared::Asked => moves.extend(set.granted.map(|number| Move::Take(Some(number)))),
+/// Keeps one pod, at the newest revision this node may run; two while one takes the other's place by surge.
+fn keep(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
+    let live = || pods.iter().filter(|pod| !pod.ending);
+    let is_current = |pod: &&Pod<'_>| set.permitted == Some(pod.revision);
+    let current = best(live().filter(is_current));
+    let other = best(live().filter(|pod| !is_current(pod)));
+    let is_surplus = |pod: &&Pod<'_>| ![current, other].into_iter().flatten().any(|kept| kept.uid == pod.uid);
+    let mut moves: Vec<_> = live().filter(is_surplus).map(|pod| end(pod, Why::Surplus)).collect();
+    match (other, current) {
+        (Some(other), Some(current)) => moves.extend(settle(set, other, current)),
+        (Some(kept), None) | (None, Some(kept)) => moves.extend(renew(set, kept, pods.len())),
+        (None, None) => {}
     }
     moves
+}
+
+/// Of pods of the same standing, oldest first: one that is available, or else the oldest.
+fn best<'a, 'b>(mut pods: impl Iterator<Item = &'a Pod<'b>> + Clone) -> Option<&'a Pod<'b>> {
+    pods.clone().find(|pod| pod.available).or_else(|| pods.next())
+}
+
+/// One pod of the permitted revision beside one of another: which goes, if one has to.
+///
+/// Source: as the module's, `podsShouldBeOnNode`. Upstream asks whether the old pod is ready, we whether it is available.
+fn settle(set: &Set<'_>, other: &Pod<'_>, current: &Pod<'_>) -> Option<Move> {
+    let surges = set.strategy == UpdateStrategy::RollingUpdateWithSurge;
+    if current.available || surges && !other.available {
+        Some(end(other, Why::Replaced))
+    } else if surges {
+        None
+    } else {
+        // The strategy was changed while the two stood beside each other.
+        Some(end(current, Why::Surplus))
+    }
+}
+
+/// Moves the one pod that is kept towards the newest revision. `pods` counts the ones that are ending, too.
+fn renew(set: &Set<'_>, kept: &Pod<'_>, pods: usize) -> Option<Move> {
+    if kept.revision == set.newest || set.strategy == UpdateStrategy::OnDelete {
+        return None;
+    }
+    if set.permitted == Some(set.newest) {
+        return match set.strategy {
+            UpdateStrategy::RollingUpdateWithSurge if set.standing != Standing::Runs || pods > 1 => None,
+            UpdateStrategy::RollingUpdateWithSurge => Some(Move::Create(set.newest.clone())),
+            _ => Some(end(kept, Why::Replaced)),
+        };
+    }
+    match set.prepared {
+        Prepared::No => Some(Move::Prepare),
+        Prepared::NotYet => None,
+        Prepared::Yes if set.source == Source::Files => Some(Move::Take(None)),
+        Prepared::Yes => Some(Move::Ask),
+        Prepared::Asked => set.granted.map(|number| Move::Take(Some(number))),
+    }
+}
+
+fn end(pod: &Pod<'_>, why: Why) -> Move {
+    Move::End(pod.uid.clone(), why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// One row: the base set and a pod of the old revision, changed by `change`.
-    fn moves(pods: &[(&str, &str, bool)], change: impl FnOnce(&mut Set<'_>)) -> Vec<Move> {
+    /// Uid, revision, whether it is ending; a uid in capitals is of a pod that is not available.
+    type Row = (&'static str, &'static str, bool);
+
+    /// One row: the base set and `pods`, changed by `change`.
+    fn moves(pods: &[Row], change: impl FnOnce(&mut Set<'_>)) -> Vec<Move> {
         let (old, new) = (RevisionHash::from("old"), RevisionHash::from("new"));
         let mut set = Set {
             source: Source::Link,
             standing: Standing::Runs,
             newest: &new,
             permitted: Some(&old),
-            on_delete: false,
+            strategy: UpdateStrategy::RollingUpdate,
             prepared: Prepared::No,
             granted: None,
         };
@@ -159,7 +207,11 @@ mod tests {
             .iter()
             .map(|(uid, revision, ending)| (Uid::from(*uid), RevisionHash::from(*revision), *ending))
             .collect();
-        let views: Vec<_> = pods.iter().map(|(uid, revision, ending)| Pod { uid, revision, ending: *ending }).collect();
+        let available = |uid: &Uid| uid.as_str().chars().all(char::is_lowercase);
+        let views: Vec<_> = pods
+            .iter()
+            .map(|(uid, revision, ending)| Pod { uid, revision, available: available(uid), ending: *ending })
+            .collect();
         place(&set, &views)
     }
 
@@ -167,15 +219,15 @@ mod tests {
         Move::End(uid.into(), why)
     }
 
-    const OLD: (&str, &str, bool) = ("a", "old", false);
-    const NEW: (&str, &str, bool) = ("b", "new", false);
-    const ENDING: (&str, &str, bool) = ("c", "old", true);
+    const OLD: Row = ("a", "old", false);
+    const NEW: Row = ("b", "new", false);
+    const ENDING: Row = ("c", "old", true);
 
     #[test]
     fn a_pod_is_made_where_there_is_none_and_only_then() {
         assert_eq!(moves(&[], |_| {}), [Move::Create("old".into())]);
         assert_eq!(moves(&[], |set| set.permitted = None), [Move::Create("new".into())]);
-        assert_eq!(moves(&[], |set| set.on_delete = true), [Move::Create("new".into())]);
+        assert_eq!(moves(&[], |set| set.strategy = UpdateStrategy::OnDelete), [Move::Create("new".into())]);
         assert_eq!(moves(&[], |set| set.source = Source::Files), [Move::Create("new".into())]);
         assert_eq!(moves(&[], |set| set.standing = Standing::Stays), []);
         assert_eq!(moves(&[], |set| set.standing = Standing::Leaves), []);
@@ -224,6 +276,34 @@ mod tests {
         };
         assert_eq!(files(Prepared::No), [Move::Prepare]);
         assert_eq!(files(Prepared::Yes), [Move::Take(None)]);
-        assert_eq!(moves(&[OLD], |set| set.on_delete = true), []);
+        assert_eq!(moves(&[OLD], |set| set.strategy = UpdateStrategy::OnDelete), []);
+    }
+
+    #[test]
+    fn a_surge_puts_the_new_pod_beside_the_old_one_until_it_is_available() {
+        let surging = |pods: &[Row], standing| {
+            moves(pods, |set| {
+                set.strategy = UpdateStrategy::RollingUpdateWithSurge;
+                set.permitted = Some(set.newest);
+                set.standing = standing;
+            })
+        };
+        let surge = |pods: &[Row]| surging(pods, Standing::Runs);
+        assert_eq!(surge(&[OLD]), [Move::Create("new".into())]);
+        assert_eq!(surging(&[OLD], Standing::Stays), []);
+        assert_eq!(surge(&[ENDING, OLD]), [], "two pods at most");
+        assert_eq!(surge(&[OLD, ("B", "new", false)]), []);
+        assert_eq!(surge(&[OLD, NEW]), [end("a", Why::Replaced)]);
+        assert_eq!(surge(&[("A", "old", false), ("B", "new", false)]), [end("A", Why::Replaced)]);
+        assert_eq!(surge(&[NEW]), []);
+        // A revision that never became available is overtaken: of the two before it, the one that works stays.
+        assert_eq!(surge(&[OLD, ("M", "mid", false)]), [end("M", Why::Surplus)]);
+    }
+
+    #[test]
+    fn a_strategy_changed_in_mid_surge_leaves_the_pod_that_works() {
+        let without_surge = |pods: &[Row]| moves(pods, |set| set.permitted = Some(set.newest));
+        assert_eq!(without_surge(&[OLD, NEW]), [end("a", Why::Replaced)]);
+        assert_eq!(without_surge(&[OLD, ("B", "new", false)]), [end("B", Why::Surplus)]);
     }
 }

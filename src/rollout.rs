@@ -7,16 +7,25 @@
 //! purpose: nodes that are not connected spend no budget and block nothing, a slot is freed by the node's word alone,
 //! and an unproven revision may not replace more pods at once than the budget, not even pods that are not available.
 
-/// `updateStrategy.rollingUpdate.maxUnavailable`.
+/// `updateStrategy.rollingUpdate` of one DaemonSet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxUnavailable {
+pub enum Budget {
+    /// `maxUnavailable`: so many nodes may be without an available pod, whatever the cause.
+    Unavailable(Share),
+    /// `maxSurge`: so many nodes may have two pods.
+    Surge(Share),
+}
+
+/// A number of nodes as users write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
     /// So many nodes.
     Nodes(u32),
     /// So many per cent of the nodes the DaemonSet is desired on, rounded up.
     Percent(u32),
 }
 
-impl MaxUnavailable {
+impl Share {
     /// The number of nodes it means for `desired` nodes: never 0, or nothing would ever move.
     pub fn of(self, desired: usize) -> usize {
         let nodes = match self {
@@ -44,12 +53,16 @@ pub struct Node {
 
 /// The nodes, by their place in `nodes`, that are granted a permit now: pods that are not available first, otherwise in
 /// the order given.
-pub fn grant(max_unavailable: MaxUnavailable, nodes: &[Node]) -> Vec<usize> {
-    let budget = max_unavailable.of(nodes.len());
+pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
+    let (Budget::Unavailable(share) | Budget::Surge(share)) = budget;
+    let is_surge = matches!(budget, Budget::Surge(_));
+    let budget = share.of(nodes.len());
     let proven = nodes.iter().filter(|node| node.newest && node.available).count() >= budget;
     // A permit holds its slot until the node says that the new pod is available, however long it is silent.
     let mut slots = nodes.iter().filter(|node| node.permitted && !(node.newest && node.available)).count();
-    let mut down = nodes.iter().filter(|node| node.connected && !node.permitted && !node.available).count();
+    // A surge takes no available pod away, so those that are down besides do not count against it.
+    let is_down = |node: &&Node| !is_surge && node.connected && !node.permitted && !node.available;
+    let mut down = nodes.iter().filter(is_down).count();
 
     let asking = |available| {
         let asks = move |node: &Node| node.connected && node.asks && !node.permitted && node.available == available;
@@ -59,7 +72,7 @@ pub fn grant(max_unavailable: MaxUnavailable, nodes: &[Node]) -> Vec<usize> {
     for index in asking(false) {
         if proven || slots < budget {
             slots += 1;
-            down -= 1;
+            down -= usize::from(!is_surge);
             granted.push(index);
         }
     }
@@ -89,14 +102,14 @@ mod tests {
     #[test]
     fn the_budget_is_rounded_up_and_never_nothing() {
         let cases = [
-            (MaxUnavailable::Nodes(3), 10, 3),
-            (MaxUnavailable::Nodes(0), 10, 1),
-            (MaxUnavailable::Percent(10), 11, 2),
-            (MaxUnavailable::Percent(0), 5, 1),
-            (MaxUnavailable::Percent(100), 5, 5),
+            (Share::Nodes(3), 10, 3),
+            (Share::Nodes(0), 10, 1),
+            (Share::Percent(10), 11, 2),
+            (Share::Percent(0), 5, 1),
+            (Share::Percent(100), 5, 5),
         ];
-        for (max_unavailable, desired, nodes) in cases {
-            assert_eq!(max_unavailable.of(desired), nodes, "{max_unavailable:?} of {desired}");
+        for (share, desired, nodes) in cases {
+            assert_eq!(share.of(desired), nodes, "{share:?} of {desired}");
         }
     }
 
@@ -115,8 +128,22 @@ mod tests {
             ("an old pod that is down spends budget", 1, &[ASKS, Node { asks: false, ..DOWN }], &[]),
         ];
         for (rule, budget, nodes, granted) in cases {
-            assert_eq!(grant(MaxUnavailable::Nodes(budget), nodes), granted, "{rule}");
+            assert_eq!(grant(Budget::Unavailable(Share::Nodes(budget)), nodes), granted, "{rule}");
         }
+    }
+
+    #[test]
+    fn a_surge_counts_the_nodes_with_two_pods_and_no_others() {
+        let surge = |nodes: &[Node]| grant(Budget::Surge(Share::Nodes(1)), nodes);
+        let idle_down = Node { asks: false, ..DOWN };
+        assert_eq!(surge(&[ASKS, idle_down]), [0], "an old pod that is down spends nothing");
+        assert_eq!(
+            surge(&[ASKS, Node { available: true, ..MOVING }]),
+            [0; 0],
+            "a second pod beside an available one does"
+        );
+        assert_eq!(surge(&[ASKS, DOWN]), [1]);
+        assert_eq!(surge(&[DOWN, DOWN, DONE]), [0, 1]);
     }
 
     fn any_node() -> impl Strategy<Value = Node> {
@@ -135,7 +162,7 @@ mod tests {
             nodes in proptest::collection::vec(any_node(), 0..40),
             budget in 1u32..6,
         ) {
-            let granted = grant(MaxUnavailable::Nodes(budget), &nodes);
+            let granted = grant(Budget::Unavailable(Share::Nodes(budget)), &nodes);
             for &index in &granted {
                 prop_assert!(nodes[index].connected && nodes[index].asks && !nodes[index].permitted);
             }

@@ -174,7 +174,7 @@ fn validate_share(value: &IntOrString, path: &Path, errors: &mut Vec<FieldError>
 }
 
 /// The number, or the number of a percentage, cut to what fits; 0 for other text.
-pub(super) fn leading_number(value: &IntOrString) -> i32 {
+pub fn leading_number(value: &IntOrString) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) if names::percent(text).is_empty() => {

@@ -24,11 +24,12 @@ use tokio::sync::mpsc;
 use super::kinds::{CONTROLLER_REVISION, DAEMON_SET, Kind, NODE, POD};
 use super::meta;
 use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, PermitRecord, Watcher};
+use crate::api::daemonset::leading_number;
 use crate::api::revision;
 use crate::error::Chain;
 use crate::link::Permit;
 use crate::model::{PermitNumber, RevisionHash, Uid};
-use crate::rollout::{self, MaxUnavailable};
+use crate::rollout::{self, Budget, Share};
 use crate::store::Revision;
 use view::View;
 
@@ -322,7 +323,7 @@ impl<'a> Updates<'a> {
             .filter(|node| status::runs(node, set))
             .map(|node| (node.uid.clone(), self.rollout_node(uid, set, node, min_ready)))
             .unzip();
-        for index in rollout::grant(max_unavailable(&set.object), &states) {
+        for index in rollout::grant(budget(&set.object), &states) {
             let node = &nodes[index];
             let permit = self.objects.grant(uid, node, &set.revision).await?;
             let (number, revision) = (permit.number, permit.revision.clone());
@@ -383,16 +384,23 @@ fn pod_key(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod), meta::name(pod))
 }
 
-/// The budget the user set. A template that was validated has one; anything else counts as the default, one node.
-fn max_unavailable(set: &DaemonSet) -> MaxUnavailable {
+/// The budget the user set: `maxSurge` if it is more than nothing, or else `maxUnavailable`.
+fn budget(set: &DaemonSet) -> Budget {
     let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
-    let budget = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.max_unavailable.as_ref());
-    match budget {
-        Some(IntOrString::Int(nodes)) => MaxUnavailable::Nodes(u32::try_from(*nodes).unwrap_or(1)),
-        Some(IntOrString::String(percent)) => {
-            percent.trim_end_matches('%').parse().map_or(MaxUnavailable::Nodes(1), MaxUnavailable::Percent)
-        }
-        None => MaxUnavailable::Nodes(1),
+    let update = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+    match update.and_then(|update| update.max_surge.as_ref()).filter(|surge| leading_number(surge) != 0) {
+        Some(surge) => Budget::Surge(share(surge)),
+        None => Budget::Unavailable(
+            update.and_then(|update| update.max_unavailable.as_ref()).map_or(Share::Nodes(1), share),
+        ),
+    }
+}
+
+/// A value that was validated is a share; anything else counts as the default, one node.
+fn share(written: &IntOrString) -> Share {
+    match written {
+        IntOrString::Int(nodes) => Share::Nodes(u32::try_from(*nodes).unwrap_or(1)),
+        IntOrString::String(percent) => percent.trim_end_matches('%').parse().map_or(Share::Nodes(1), Share::Percent),
     }
 }
 

@@ -156,20 +156,21 @@ impl Roster {
         records.sort_by_key(|pod| pod.created_at);
         let pods: Vec<_> = records
             .iter()
-            .map(|pod| placement::Pod { uid: &pod.key.uid, revision: &pod.revision.hash, ending: pod.ending.is_some() })
+            .map(|pod| placement::Pod {
+                uid: &pod.key.uid,
+                revision: &pod.revision.hash,
+                available: self.views.get(&pod.key.uid).is_some_and(|view| view.available),
+                ending: pod.ending.is_some(),
+            })
             .collect();
         let newest = &set.newest.hash;
-        let on_delete = self
-            .desired
-            .bundle(&set.newest.bundle)
-            .is_some_and(|bundle| bundle.update_strategy == UpdateStrategy::OnDelete);
         let moves = place(
             &Set {
                 source: set.source,
                 standing,
                 newest,
                 permitted: set.permitted.as_ref().map(|permitted| &permitted.hash),
-                on_delete,
+                strategy: self.strategy(set),
                 prepared: self.how_far(uid, set),
                 granted: self.session.granted(uid, newest),
             },
@@ -181,6 +182,12 @@ impl Roster {
             self.make(uid, one);
         }
         again
+    }
+
+    /// A revision that was lost is replaced by nothing, so its strategy does not matter.
+    fn strategy(&self, set: &DaemonSetRecord) -> UpdateStrategy {
+        let newest = self.desired.bundle(&set.newest.bundle);
+        newest.map_or(UpdateStrategy::RollingUpdate, |bundle| bundle.update_strategy)
     }
 
     fn how_far(&self, uid: &Uid, set: &DaemonSetRecord) -> Prepared {
@@ -270,11 +277,13 @@ impl Roster {
         self.preparations.insert(uid.clone(), Preparation { revision, outcome: None, retry_at: None, task });
     }
 
-    /// Whether a revision's pod would find room, once those that the DaemonSet has here now have made some.
+    /// Whether a revision's pod would find room: beside those that the DaemonSet has here now if it surges, otherwise once
+    /// they have made some.
     fn would_fit(&self, uid: &Uid, bundle: &Bundle) -> Result<(), Reason> {
         let pod = self.shared.sample(bundle).map_err(|message| reason("Unrealizable", message))?;
-        let of_others = |worker: &&WorkerHandle| worker.pod.origin.daemonset.as_ref() != Some(uid);
-        let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(of_others);
+        let surges = bundle.update_strategy == UpdateStrategy::RollingUpdateWithSurge;
+        let stays = |worker: &&WorkerHandle| surges || worker.pod.origin.daemonset.as_ref() != Some(uid);
+        let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
         let admitted: Vec<_> =
             admitted.map(|worker| Admitted { key: &worker.pod.key, requests: &worker.pod.requests }).collect();
         fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable)
