@@ -15,6 +15,7 @@ pub mod fixed;
 pub mod logs;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod query;
 pub mod represent;
 pub mod resources;

@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::errors::ApiError;
+use super::protobuf;
 use super::query::FieldValidation;
-use crate::api::document::{SyntaxError, Written, parse_json, parse_yaml};
+use crate::api::document::{Written, parse_json, parse_yaml};
 use crate::api::strict::{self, DecodeError, Decoded};
 use crate::control::kinds::Kind;
 use crate::error::Chain;
@@ -23,7 +24,7 @@ use crate::error::Chain;
 pub const MAX_BYTES: usize = 3 << 20;
 
 /// What bodies may be.
-const ACCEPTED: &str = "application/json, application/yaml";
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// An object out of a body, and what the client is to be warned of.
 #[derive(Debug, PartialEq)]
@@ -49,8 +50,8 @@ pub async fn read(body: Body) -> Result<Bytes, ApiError> {
 /// An object of `kind` as it was sent. A body without content type is JSON, as some clients send it.
 ///
 /// # Errors
-/// [`ApiError::UnsupportedMediaType`], [`ApiError::ProtobufBody`], [`ApiError::Undecodable`], and [`ApiError::BadRequest`] for an object of
-/// another kind.
+/// [`ApiError::UnsupportedMediaType`], [`ApiError::Undecodable`], and [`ApiError::BadRequest`] for what is no object or
+/// one of another kind.
 pub fn object(
     kind: &'static Kind,
     headers: &HeaderMap,
@@ -105,12 +106,12 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Written, ApiError> {
                 _ => Err(ApiError::BadRequest("the body must be one YAML document".to_owned())),
             }
         }
-        "application/vnd.kubernetes.protobuf" => Err(ApiError::ProtobufBody),
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(|error| malformed(&error)),
         _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
     }
 }
 
-fn malformed(error: &SyntaxError) -> ApiError {
+fn malformed(error: &dyn std::error::Error) -> ApiError {
     ApiError::BadRequest(format!("the object provided is unrecognized: {}", Chain(error)))
 }
 

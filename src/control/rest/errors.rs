@@ -73,12 +73,6 @@ pub enum ApiError {
     /// The body is in a form that is not read.
     #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
     UnsupportedMediaType(&'static str),
-    /// The body is in Kubernetes' protobuf form.
-    #[error(
-        "protobuf bodies are not read; send application/json or application/yaml (with kubectl: create -f FILE or \
-         apply -f FILE in the place of create KIND)"
-    )]
-    ProtobufBody,
     /// The body is larger than any object may be.
     #[error("Request entity too large: limit is {0}")]
     TooLarge(usize),
@@ -142,9 +136,7 @@ impl ApiError {
                 (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", Some(StatusDetails::default()))
             }
             Self::NotAcceptable(_) => bare(StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
-            Self::UnsupportedMediaType(_) | Self::ProtobufBody => {
-                bare(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType")
-            }
+            Self::UnsupportedMediaType(_) => bare(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::Unavailable(_) => bare(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         }
     }

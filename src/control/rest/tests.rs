@@ -533,8 +533,11 @@ async fn logs_come_from_the_pods_node() {
 #[tokio::test]
 async fn bodies_in_other_forms_and_unknown_paths_are_refused_as_a_status() {
     let api = Harness::new().await;
-    let protobuf = [(CONTENT_TYPE.as_str(), "application/vnd.kubernetes.protobuf")];
-    check("body-protobuf", api.ask(Method::POST, CONFIG_MAPS, &protobuf, json!("k8s")).await.1);
+    for content_type in ["application/vnd.kubernetes.protobuf", "application/cbor"] {
+        let (_, status) =
+            api.ask(Method::POST, CONFIG_MAPS, &[(CONTENT_TYPE.as_str(), content_type)], json!("k8s")).await;
+        check(&format!("body-{}", content_type.rsplit(['/', '.']).next().unwrap()), status);
+    }
     check("scale-not-found", api.get(&format!("{FLUENTD}/scale")).await.1);
     assert_eq!(api.ask(Method::PUT, CONFIG_MAPS, &[], config_map("a")).await.0, 405);
     assert_eq!(api.patch(CONFIG_MAPS, json!({})).await.0, 405);
