@@ -12,6 +12,7 @@ pub mod registry;
 pub mod removal;
 pub mod rest;
 pub mod sessions;
+pub mod shape;
 pub mod streams;
 pub mod tokens;
 pub mod updates;

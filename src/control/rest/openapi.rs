@@ -20,9 +20,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde_json::{Map, Value, json};
 
 use super::document::Document;
-use super::patch::{Keyed, Rule, Shape, shape_of};
 use crate::api::schema::Components;
 use crate::control::kinds::{KINDS, Kind};
+use crate::control::shape::{Keyed, Rule, Shape, shape_of};
 
 const JSON: &str = "application/json";
 /// Marks the schema of a kind, with its group, version and name.

@@ -7,7 +7,6 @@
 //! Server-side apply is not a patch of this kind: it needs field ownership, which is not kept.
 
 mod list;
-mod shape;
 mod strategic;
 #[cfg(test)]
 mod tests;
@@ -16,8 +15,8 @@ use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 use crate::control::kinds::Kind;
+use crate::control::shape::shape_of;
 
-pub use shape::{Keyed, Rule, Shape, shape_of};
 pub use strategic::StrategicError;
 
 /// Operations a JSON patch may have (kubernetes, `maxJSONPatchOperations`).

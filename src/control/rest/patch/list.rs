@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::shape::{Keyed, Rule};
 use super::strategic::{self, PATCH, StrategicError, fresh_elements};
+use crate::control::shape::{Keyed, Rule};
 
 /// A list whose elements have an identity.
 pub(super) struct MergedList<'a> {

@@ -27,7 +27,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::list::MergedList;
-use super::shape::{PLAIN, Rule, Shape};
+use crate::control::shape::{PLAIN, Rule, Shape};
 
 pub(super) type Object = Map<String, Value>;
 
