@@ -13,10 +13,11 @@
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -24,10 +25,11 @@ use crate::api::bundle::Bundle;
 use crate::config::AgentSettings;
 use crate::cri::labels::Owner;
 use crate::cri::{CriError, Runtime, RuntimeSettings};
+use crate::error::Chain;
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
-use crate::host::{FileError, cni, facts, resolv, service};
+use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
 use crate::link::BadToken;
 use crate::link::EventReport;
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
@@ -36,6 +38,7 @@ use crate::model::{PodKey, Uid};
 use crate::plan::events::PodEvent;
 use crate::podspec::{self, CgroupDriver, HostFacts, Pod};
 
+mod check;
 mod clock;
 mod desired;
 mod execute;
@@ -47,15 +50,20 @@ mod manifest;
 mod node;
 mod observer;
 mod prepare;
+mod purge;
 mod roster;
 mod session;
+mod status;
 mod streams;
 mod watchdog;
 mod words;
 mod worker;
 
+pub use check::{Finding, Grade, check};
 pub use explain::{ExplainError, explain};
 pub use manifest::ManifestError;
+pub use purge::{PurgeError, purge};
+pub use status::{Status, StatusError, render, status};
 
 use clock::Clock;
 use images::Images;
@@ -75,6 +83,20 @@ pub enum AgentError {
     /// The node's ledger.
     #[error("cannot use the node's ledger")]
     Ledger(#[source] LedgerError),
+    /// There may be one agent to a ledger.
+    #[error("another agent uses {0}: stop that one first, or use another --state-dir and runtime")]
+    Busy(PathBuf),
+    /// A kubelet would fight over the same pods' folders, cgroups and containers.
+    #[error(
+        "{name} (pid {pid}) runs here and manages pods in the same places: stop it, or give this agent its own --root-dir, \
+         --cgroup-root and --container-runtime-endpoint"
+    )]
+    Kubelet {
+        /// Its process's name.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
     /// The host does not tell what has to be known of it.
     #[error("cannot learn about this host")]
     Host(#[source] FileError),
@@ -158,6 +180,11 @@ impl Shared {
 /// # Errors
 /// [`AgentError`] when it cannot begin. A runtime that is not there yet is waited for, and so is control.
 pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Result<(), AgentError> {
+    let lock = lock::take(&settings.state_dir).map_err(AgentError::Host)?;
+    let _lock = lock.ok_or_else(|| AgentError::Busy(settings.state_dir.clone()))?;
+    if let Some((name, pid)) = preflight::kubelets().into_iter().next().filter(|_| !settings.is_apart_from_kubelet()) {
+        return Err(AgentError::Kubelet { name, pid });
+    }
     let Opened { ledger, mut contents, notes } = Ledger::open(&settings.state_dir).map_err(AgentError::Ledger)?;
     for note in notes {
         tracing::error!(note, "the ledger was damaged");
@@ -191,6 +218,10 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
             }
         });
     }
+    match listen(&shared.settings.state_dir) {
+        Ok(listener) => drop(tasks.spawn(status::serve(listener, inputs_tx.clone()))),
+        Err(error) => tracing::warn!(error = %Chain(&error), "garrison status will know no more than the ledger"),
+    }
     let link = match (credentials, shared.settings.control.clone()) {
         (Some(credentials), Some(control)) => {
             Some(start_link(&shared, control, credentials, &contents, &inputs_tx, &mut tasks))
@@ -205,6 +236,16 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     }
     service::stopping();
     Ok(())
+}
+
+/// Where people at the host ask how the agent is.
+fn listen(state_dir: &Path) -> Result<UnixListener, FileError> {
+    let listener = socket::listen(state_dir)?;
+    UnixListener::from_std(listener).map_err(|source| FileError {
+        action: "listen in",
+        path: state_dir.to_owned(),
+        source,
+    })
 }
 
 /// Gives the runtime a bridge network if it has none at all. `runtime` is what it says of itself, if it answers.
@@ -243,7 +284,7 @@ fn start_link(
                 Incoming::Down(down) => Input::Down(Box::new(down)),
                 Incoming::Lost(why) => {
                     tracing::info!(why, "no session with control");
-                    Input::Disconnected
+                    Input::Disconnected(why)
                 }
             };
             if inputs_tx.send(input).await.is_err() {

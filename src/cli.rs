@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Stations Kubernetes DaemonSets on every host of a fleet, without a cluster.
 #[derive(Debug, Parser)]
@@ -28,6 +28,12 @@ pub enum Command {
     Up(UpFlags),
     /// Say for each DaemonSet whether its pod runs on this host, with every reason; works offline
     Explain(ExplainFlags),
+    /// Show how this host's agent is: node, link to control, holds, pods
+    Status(StatusFlags),
+    /// Look whether an agent can work on this host, and say what to do where it cannot; changes nothing
+    Check(CheckFlags),
+    /// End every pod of this host's agent and forget the node; the agent has to be stopped first
+    Purge(PurgeFlags),
 }
 
 /// Flags that each role has.
@@ -130,6 +136,58 @@ pub struct ExplainFlags {
     /// Manifest to judge instead of what this host already knows; - reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     pub filename: Option<PathBuf>,
+}
+
+/// Flags of `garrison status`.
+#[derive(Debug, Args)]
+pub struct StatusFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// Flags of `garrison check`.
+#[derive(Debug, Args)]
+pub struct CheckFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Flags of the agent's side.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// The control endpoint the agent is to dial
+    #[arg(long, value_name = "HOST:PORT")]
+    pub control: Option<String>,
+    /// Look also whether a control endpoint could serve on this address
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+}
+
+/// Flags of `garrison purge`.
+#[derive(Debug, Args)]
+pub struct PurgeFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Flags of the agent's side.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// Do it; without this it only says which pods would end
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// The form of an answer.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; fields are added from version to version, none is changed
+    Json,
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub const RUNTIME_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 pub const ROOT_DIR: &str = "/var/lib/kubelet";
 /// Default of `podLogsDir`: kubelet's, since log collectors read it.
 pub const POD_LOGS_DIR: &str = "/var/log/pods";
+/// Default of `cgroupRoot`: pods' cgroups are where a kubelet makes them.
+pub const CGROUP_ROOT: &str = "/";
 /// Where packages put the agent's configuration; the small commands for a host read it unless told otherwise.
 pub const AGENT_CONFIG: &str = "/etc/garrison/agent.yaml";
 /// Port of the control endpoint, as kube-apiserver's.
@@ -133,6 +135,15 @@ pub struct AgentSettings {
     pub token: Option<String>,
 }
 
+impl AgentSettings {
+    /// Whether it shares none of a kubelet's default folders, cgroups and runtime.
+    pub fn is_apart_from_kubelet(&self) -> bool {
+        self.root_dir != Path::new(ROOT_DIR)
+            && self.cgroup_root != CGROUP_ROOT
+            && self.runtime_endpoint != RUNTIME_ENDPOINT
+    }
+}
+
 /// What a control endpoint runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlSettings {
@@ -212,6 +223,26 @@ pub fn state_dir(flag: Option<PathBuf>, file: &File) -> PathBuf {
     flag.or_else(|| file.state_dir.clone()).unwrap_or_else(|| STATE_DIR.into())
 }
 
+/// An agent's settings when nobody says anything, for a host of this name.
+pub fn defaults(hostname: &str) -> AgentSettings {
+    AgentSettings {
+        state_dir: STATE_DIR.into(),
+        runtime_endpoint: RUNTIME_ENDPOINT.to_owned(),
+        node_name: hostname.into(),
+        node_labels: BTreeMap::new(),
+        register_with_taints: Vec::new(),
+        node_ip: None,
+        manifests: None,
+        root_dir: ROOT_DIR.into(),
+        pod_logs_dir: POD_LOGS_DIR.into(),
+        cgroup_root: CGROUP_ROOT.to_owned(),
+        cni_conf_dir: None,
+        install_cni: false,
+        control: None,
+        token: None,
+    }
+}
+
 /// Settles what an agent runs with. `hostname` is the default of the node's name.
 ///
 /// # Errors
@@ -259,7 +290,7 @@ pub fn agent(
         manifests: flags.manifests.or(file.manifests),
         root_dir: absolute("--root-dir", or_default(flags.root_dir, file.root_dir, ROOT_DIR))?,
         pod_logs_dir: absolute("--pod-logs-dir", or_default(flags.pod_logs_dir, file.pod_logs_dir, POD_LOGS_DIR))?,
-        cgroup_root: flags.cgroup_root.or(file.cgroup_root).unwrap_or_else(|| "/".to_owned()),
+        cgroup_root: flags.cgroup_root.or(file.cgroup_root).unwrap_or_else(|| CGROUP_ROOT.to_owned()),
         cni_conf_dir: cni_conf_dir.map(|dir| absolute("--cni-conf-dir", dir)).transpose()?,
         install_cni: install_cni.or(file.install_cni).unwrap_or(false),
         control: control.or(file.control),

@@ -6,6 +6,7 @@
 //!
 //! The module must not speak to the runtime or to control, and must not decide what a pod needs.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +15,13 @@ pub mod cni;
 pub mod dirs;
 pub mod facts;
 pub mod ledger;
+pub mod lock;
 pub mod logs;
 mod mounts;
+pub mod preflight;
 pub mod resolv;
 pub mod service;
+pub mod socket;
 mod tree;
 pub mod volumes;
 pub mod watch;
@@ -33,6 +37,19 @@ pub struct FileError {
     /// What the system said.
     #[source]
     pub source: io::Error,
+}
+
+/// Removes a file, or a directory with everything below it. Nothing there is success.
+///
+/// # Errors
+/// [`FileError`] naming what could not be removed.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => tree::remove_tree(path),
+        Ok(_) => fs::remove_file(path).map_err(failed("remove", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
 }
 
 /// Makes a [`FileError`] of what the system said, for `map_err`.

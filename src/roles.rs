@@ -6,13 +6,15 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use garrison::agent;
-use garrison::cli::{AgentFlags, Command, CommonFlags, ControlFlags, ExplainFlags, UpFlags};
+use garrison::agent::{self, Finding, Grade};
+use garrison::cli::{
+    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, Output, PurgeFlags, StatusFlags, UpFlags,
+};
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
 use garrison::control::tokens::Allowance;
 use garrison::host::service;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -31,6 +33,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Control(flags) => run_control(flags),
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
+        Command::Status(flags) => status(flags),
+        Command::Check(flags) => check(flags),
+        Command::Purge(flags) => purge(flags),
     }
 }
 
@@ -96,11 +101,56 @@ fn announce(endpoint: &Endpoint) {
 }
 
 fn explain(flags: ExplainFlags) -> anyhow::Result<()> {
-    let file = read_config(&flags.common)?;
+    let file = read_host_config(&flags.common)?;
     let state_dir = config::state_dir(flags.common.state_dir, &file);
     let manifest = flags.filename.as_deref().map(|path| read_input(Some(path))).transpose()?;
     let text = agent::explain(&state_dir, manifest.as_deref())?;
     print(&text);
+    Ok(())
+}
+
+fn status(flags: StatusFlags) -> anyhow::Result<()> {
+    let file = read_host_config(&flags.common)?;
+    let status = agent::status(&config::state_dir(flags.common.state_dir, &file))?;
+    print(&match flags.output {
+        Output::Text => agent::render(&status, Timestamp::now()),
+        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+    });
+    Ok(())
+}
+
+/// Fails if there is something that would keep an agent from its work.
+fn check(flags: CheckFlags) -> anyhow::Result<()> {
+    let hostname = hostname()?;
+    let settings = read_host_config(&flags.common).and_then(|file| {
+        let state_dir = config::state_dir(flags.common.state_dir, &file);
+        Ok(config::agent(flags.node, state_dir, None, flags.control, file, &hostname)?)
+    });
+    let settings = settings.map_err(|error| format!("{error:#}"));
+    let defaults = config::defaults(&hostname);
+    let findings = block_on(async { Ok(agent::check(settings, defaults, flags.listen.as_deref()).await?) })?;
+    print(&findings.iter().map(finding).collect::<String>());
+    let problems = findings.iter().filter(|finding| finding.grade == Grade::Problem).count();
+    anyhow::ensure!(problems == 0, "{problems} of {} findings keep an agent from working here", findings.len());
+    Ok(())
+}
+
+fn finding(finding: &Finding) -> String {
+    let grade = match finding.grade {
+        Grade::Ok => "ok",
+        Grade::Warning => "warning",
+        Grade::Problem => "PROBLEM",
+    };
+    let line = format!("{grade:<9}{:<13}{}\n", finding.topic, finding.found);
+    if finding.remedy.is_empty() { line } else { format!("{line}{:<22}-> {}\n", "", finding.remedy) }
+}
+
+fn purge(flags: PurgeFlags) -> anyhow::Result<()> {
+    let file = read_host_config(&flags.common)?;
+    let state_dir = config::state_dir(flags.common.state_dir, &file);
+    let settings = config::agent(flags.node, state_dir, None, None, file, &hostname()?)?;
+    let ended = block_on(async { Ok(agent::purge(settings, flags.yes).await?) })?;
+    print(&format!("{} pods ended, and this node is forgotten\n", ended.len()));
     Ok(())
 }
 
@@ -132,6 +182,13 @@ fn read_config(flags: &CommonFlags) -> anyhow::Result<File> {
         file.host_labels.add(&labels, &read_input(Some(&labels))?)?;
     }
     Ok(file)
+}
+
+/// For commands about the agent of this host: what packages configure it with, unless told otherwise.
+fn read_host_config(flags: &CommonFlags) -> anyhow::Result<File> {
+    let installed = Path::new(config::AGENT_CONFIG);
+    let config = flags.config.clone().or_else(|| installed.is_file().then(|| installed.to_owned()));
+    read_config(&CommonFlags { config, state_dir: None })
 }
 
 fn parse_config(path: &Path) -> anyhow::Result<File> {
@@ -166,7 +223,7 @@ fn hostname() -> anyhow::Result<String> {
 }
 
 /// Two threads are enough: nothing here computes for long.
-fn block_on(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(role: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(role)
 }

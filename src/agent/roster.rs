@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use super::desired::{Desired, Folder};
 use super::session::Session;
+use super::status::Status;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, FromPod, PodView, WorkerHandle};
 use crate::error::Chain;
@@ -35,6 +36,7 @@ use crate::podspec::{CgroupDriver, Pod, QosClass};
 mod intake;
 mod judge;
 mod report;
+mod status;
 
 /// The pause before a commit that failed is tried again.
 const COMMIT_RETRY: Duration = Duration::from_secs(5);
@@ -50,8 +52,8 @@ pub(super) enum Input {
     Down(Box<Down>),
     /// The link is about to dial and wants to know what to say first.
     Hello(oneshot::Sender<Hello>),
-    /// The session ended.
-    Disconnected,
+    /// The session ended, or none could be begun; why, in the link's words.
+    Disconnected(String),
     /// A worker said something.
     Pod(FromPod),
     /// The runtime has news of a pod.
@@ -71,6 +73,8 @@ pub(super) enum Input {
     Node(NodeState),
     /// Something to tell the users.
     Event(EventReport),
+    /// Somebody at the host asks how this node is.
+    Status(oneshot::Sender<Status>),
 }
 
 /// The node as its agent sees it.
@@ -124,6 +128,8 @@ pub(super) struct Roster {
     commit_retry_at: Option<Moment>,
     desired: Desired,
     session: Session,
+    /// Why there is no session, as long as there is none.
+    link_lost: Option<String>,
     tunnels: Option<Tunnels>,
     node: Option<NodeState>,
     /// Pods of ours that were in the runtime when it was first looked at; none before.
@@ -167,6 +173,7 @@ impl Roster {
             commit_retry_at: None,
             desired: Desired::default(),
             session: Session::new(up_tx),
+            link_lost: None,
             node: None,
             found: None,
             restaff: true,

@@ -93,8 +93,17 @@ impl Session {
         self.stage == Stage::Open(Reception::Accepted)
     }
 
-    fn is_open(&self) -> bool {
+    /// Whether control said welcome.
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
+    }
+
+    /// Why this node may not go on as usual; none if it may.
+    pub(super) fn hold(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Open(Reception::AdoptOnly(why) | Reception::Hold { message: why, .. }) => Some(why),
+            _ => None,
+        }
     }
 
     /// Queues a message.

@@ -26,6 +26,8 @@ use crate::testing::wait::{LIMIT, eventually};
 mod crash;
 mod disk;
 mod intent;
+mod purge;
+mod status;
 mod trouble;
 mod updates;
 
@@ -221,7 +223,7 @@ impl Agent {
     }
 
     async fn disconnect(&mut self) {
-        self.input(Input::Disconnected).await;
+        self.input(Input::Disconnected("cut".to_owned())).await;
         self.settle().await;
         // As the link does.
         self.heard.clear();

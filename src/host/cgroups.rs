@@ -80,6 +80,17 @@ impl Cgroups {
         matches!(self.version, Version::V2(_))
     }
 
+    /// The controllers this host has; none for one whose hierarchy cannot be read.
+    pub fn controllers(&self) -> BTreeSet<String> {
+        match &self.version {
+            Version::V1(hierarchies) => hierarchies.iter().flat_map(|(_, names)| names.clone()).collect(),
+            Version::V2(mount) => {
+                let names = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+                names.split_whitespace().map(str::to_owned).collect()
+            }
+        }
+    }
+
     /// Whether swap can be limited by cgroup: kernels may be built or started without.
     pub fn limits_swap(&self) -> bool {
         match &self.version {

@@ -80,8 +80,7 @@ pub fn install(conf_dir: &Path, bin_dir: &Path) -> Result<Option<PathBuf>, CniEr
     if present(conf_dir)?.is_some() {
         return Ok(None);
     }
-    let missing: Vec<_> =
-        PLUGINS.iter().filter(|name| !bin_dir.join(name).is_file()).map(|name| (*name).into()).collect();
+    let missing = missing(bin_dir);
     if !missing.is_empty() {
         return Err(CniError::NoPlugins { dir: bin_dir.to_owned(), missing });
     }
@@ -93,6 +92,19 @@ pub fn install(conf_dir: &Path, bin_dir: &Path) -> Result<Option<PathBuf>, CniEr
     let made = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
     made.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed("write", &path))?;
     Ok(Some(path))
+}
+
+/// Removes what [`install`] has written, if it has. Networks of others are not touched.
+///
+/// # Errors
+/// [`FileError`] for a file that cannot be removed.
+pub fn uninstall(conf_dir: &Path) -> Result<(), FileError> {
+    super::remove(&conf_dir.join(FILE_NAME))
+}
+
+/// The plugins [`install`] needs that are not in `bin_dir`.
+pub fn missing(bin_dir: &Path) -> Vec<String> {
+    PLUGINS.iter().filter(|name| !bin_dir.join(name).is_file()).map(|name| (*name).into()).collect()
 }
 
 /// Whether libcni would take it: a name, and plugins with a type (of a single `.conf`, its own type).

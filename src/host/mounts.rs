@@ -15,6 +15,8 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 pub(super) struct Mount {
     /// Where it is seen.
     pub(super) point: PathBuf,
+    /// Mounts made below it are seen in its other namespaces, too.
+    pub(super) shared: bool,
     /// `tmpfs`, `cgroup2` …
     pub(super) fs_type: String,
     /// The filesystem's own options, as `rw,cpu,cpuacct`.
@@ -40,6 +42,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     Some(Mount {
         point: OsString::from_vec(unescape(before.nth(4)?)).into(),
+        shared: before.skip(1).any(|tag| tag.starts_with(b"shared:")),
         fs_type: text(after.next()?),
         super_options: text(after.nth(1)?),
     })
@@ -68,19 +71,20 @@ mod tests {
 
     #[test]
     fn a_line_of_mountinfo_is_read_whatever_its_tags_and_escapes() {
-        let mount = |point: &str, fs_type: &str, super_options: &str| {
-            Some(Mount { point: point.into(), fs_type: fs_type.to_owned(), super_options: super_options.to_owned() })
+        let mount = |point: &str, shared, fs_type: &str, super_options: &str| {
+            let (fs_type, super_options) = (fs_type.to_owned(), super_options.to_owned());
+            Some(Mount { point: point.into(), shared, fs_type, super_options })
         };
         for (line, expected) in [
             (
                 "36 35 98:0 /a /b/c rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=x",
-                mount("/b/c", "ext3", "rw,errors=x"),
+                mount("/b/c", true, "ext3", "rw,errors=x"),
             ),
             (
                 "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
-                mount("/sys/fs/cgroup/cpu", "cgroup", "rw,cpu"),
+                mount("/sys/fs/cgroup/cpu", false, "cgroup", "rw,cpu"),
             ),
-            (r"40 1 0:1 / /with\040blank\134 rw - tmpfs none rw", mount(r"/with blank\", "tmpfs", "rw")),
+            (r"40 1 0:1 / /with\040blank\134 rw - tmpfs none rw", mount(r"/with blank\", false, "tmpfs", "rw")),
             ("nonsense", None),
             ("", None),
         ] {

@@ -208,6 +208,11 @@ pub fn joining_config(authority: KeyPin, last_seen: Option<Timestamp>) -> Result
     Ok(config)
 }
 
+/// When this program was made, in seconds since 1970.
+pub fn build_unix_secs() -> u64 {
+    BUILD_UNIX_SECS.parse().expect("the build script writes a number")
+}
+
 /// Never before the build, nor before what the ledger has seen.
 #[derive(Debug)]
 struct Clock {
@@ -216,7 +221,7 @@ struct Clock {
 
 impl Clock {
     fn at_least(last_seen: Option<Timestamp>) -> Self {
-        let build = BUILD_UNIX_SECS.parse().expect("the build script writes a number");
+        let build = build_unix_secs();
         let seen = last_seen.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or_default();
         Self { floor: UnixTime::since_unix_epoch(Duration::from_secs(seen.max(build))) }
     }

@@ -27,7 +27,8 @@ impl Roster {
                 self.dirty = true;
                 self.hello_tx = Some(hello_tx);
             }
-            Input::Disconnected => {
+            Input::Disconnected(why) => {
+                self.link_lost = Some(why);
                 self.session.closed();
                 self.desired.session_ended();
             }
@@ -58,6 +59,8 @@ impl Roster {
                 self.node = Some(node);
             }
             Input::Event(event) => self.session.event(event),
+            // Whoever asked may have gone.
+            Input::Status(status_tx) => drop(status_tx.send(self.status())),
         }
     }
 
@@ -120,6 +123,7 @@ impl Roster {
                 tracing::warn!(why = message, "on hold: what runs goes on, nothing new is taken");
             }
         }
+        self.link_lost = None;
         self.session.opened(welcome.reception);
         if let Some(node) = &self.node {
             self.session.say(Up::Node(node.report.clone()));
