@@ -65,6 +65,8 @@ struct State {
     calls: Vec<Call>,
     /// What the next call of a method comes to, oldest first.
     failures: HashMap<&'static str, Vec<(Code, String)>>,
+    /// What commands in containers come to: exit code and output.
+    exec: (i32, String),
     /// How many more calls may change something before everything stands still.
     changes_left: Option<usize>,
     is_frozen: bool,
@@ -111,6 +113,11 @@ impl FakeCri {
     /// Says whether the network is ready.
     pub fn set_network_ready(&self, ready: bool) {
         self.state().model.network_ready = ready;
+    }
+
+    /// Says what commands in containers come to: at first 0 and no output.
+    pub fn answer_exec(&self, exit_code: i32, stdout: &str) {
+        self.state().exec = (exit_code, stdout.to_owned());
     }
 
     /// The next call of this method, or the one after those already told, fails with these words and has no effect.

@@ -1,14 +1,14 @@
-//! What the fake runtime holds, and CRI's rules on it. Pure: time is a count of changes.
+//! What the fake runtime holds, and CRI's rules on it. Pure but for the second in which it was made: from there on time is a
+//! count of changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use jiff::Timestamp;
 use k8s_cri::v1;
 use tonic::Status;
 
 /// What a process killed by SIGKILL ends with.
 const KILLED: i32 = 137;
-/// The second in which the fake was made.
-const EPOCH_SECONDS: i64 = 1_700_000_000;
 
 #[derive(Debug)]
 pub(super) struct Model {
@@ -20,6 +20,8 @@ pub(super) struct Model {
     containers: BTreeMap<String, Container>,
     /// Counts changes: gives ids, addresses and times.
     changes: u32,
+    /// When it was made: what it starts is as old as the test.
+    made_at_second: i64,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,7 @@ impl Default for Model {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             changes: 0,
+            made_at_second: Timestamp::now().as_second(),
         }
     }
 }
@@ -252,7 +255,7 @@ impl Model {
     /// The next moment, in nanoseconds since 1970.
     fn tick(&mut self) -> i64 {
         self.changes += 1;
-        (EPOCH_SECONDS + i64::from(self.changes)) * 1_000_000_000
+        (self.made_at_second + i64::from(self.changes)) * 1_000_000_000
     }
 }
 

@@ -176,8 +176,10 @@ with_unused! { RuntimeService {
 
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
         self.begin("ExecSync", request.get_ref()).await?;
-        self.state().model.container(&request.into_inner().container_id)?;
-        Ok(Response::new(v1::ExecSyncResponse::default()))
+        let state = self.state();
+        state.model.container(&request.into_inner().container_id)?;
+        let (exit_code, stdout) = state.exec.clone();
+        Ok(Response::new(v1::ExecSyncResponse { exit_code, stdout: stdout.into(), ..Default::default() }))
     }
 
     async fn get_container_events(
