@@ -30,6 +30,7 @@ pub mod hosts;
 mod image;
 mod network;
 mod pod;
+mod probes;
 mod resolve;
 mod resources;
 mod security;

@@ -9,8 +9,8 @@ use super::env::{self, Sources};
 use super::resources::{self, Amounts};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, Hooks, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, Probes, PullPolicy, Requests,
-    RestartPolicy, Role, TerminationMessagePolicy, hash, image, network, security, unsupported,
+    Container, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PullPolicy, Requests, RestartPolicy,
+    Role, TerminationMessagePolicy, hash, image, network, probes, security, unsupported,
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
@@ -128,8 +128,8 @@ fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &Ho
             security: security::container(spec, written),
             termination_message_path: written.termination_message_path.clone().unwrap_or_default(),
             termination_message_policy: termination_message_policy(written),
-            probes: Probes::default(),
-            hooks: Hooks::default(),
+            probes: probes::probes(written),
+            hooks: probes::hooks(written),
             stdin: false,
             stdin_once: false,
             tty: written.tty == Some(true),
