@@ -29,7 +29,7 @@ impl PodEvent {
         Self { warning, reason, message, field_path: String::new() }
     }
 
-    fn of_container(name: &str, warning: bool, reason: &'static str, message: String) -> Self {
+    pub(super) fn of_container(name: &str, warning: bool, reason: &'static str, message: String) -> Self {
         Self { warning, reason, message, field_path: format!("spec.containers{{{name}}}") }
     }
 }
