@@ -2,7 +2,7 @@
 //!
 //! One module for each thing the host has. They carry out what others decided and report what they find; they keep nothing
 //! in memory. Functions here block, for as long as a disk takes: async callers put them into `spawn_blocking`. Only
-//! [`logs::stream`] is async, since following a log may last for days.
+//! [`logs::stream`] is async, since following a log may last for days, and so is [`check`], which waits for others.
 //!
 //! The module must not speak to the runtime or to control, and must not decide what a pod needs.
 
@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod cgroups;
+pub mod check;
 pub mod cni;
 pub mod dirs;
 pub mod facts;
