@@ -9,6 +9,7 @@
 //!
 //! - `roster` owns what this node has to have, and the ledger; everything else sends it inputs.
 //! - `worker` owns one pod; `execute` carries out its steps; `images` shares pulls; `prepare` readies newer revisions.
+//! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests, `streams` sends logs.
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
@@ -44,12 +45,14 @@ mod desired;
 mod execute;
 mod explain;
 mod files;
+mod hooks;
 mod images;
 mod join;
 mod manifest;
 mod node;
 mod observer;
 mod prepare;
+mod prober;
 mod purge;
 mod roster;
 mod session;
@@ -68,6 +71,7 @@ pub use status::{Status, StatusError, render, status};
 use clock::Clock;
 use images::Images;
 use join::Joined;
+use prober::Prober;
 use roster::{Input, LinkEnd, Roster};
 
 /// How many inputs may wait for the roster; senders wait beyond that.
@@ -142,6 +146,7 @@ struct Shared {
     cgroups: Cgroups,
     runtime: Runtime,
     images: Images,
+    prober: Prober,
     clock: Clock,
 }
 
@@ -210,6 +215,7 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     let mut tasks = JoinSet::new();
     tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
     tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+    tasks.spawn(prober::run(shared.clone()));
     if let Some(folder) = shared.settings.manifests.clone() {
         let inputs_tx = inputs_tx.clone();
         tasks.spawn(async move {
@@ -318,7 +324,8 @@ fn share(
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
     };
-    Ok(Shared { images: Images::new(runtime.clone()), clock: Clock::new(), settings, facts, host, cgroups, runtime })
+    let (clock, images) = (Clock::new(), Images::new(runtime.clone()));
+    Ok(Shared { settings, facts, host, cgroups, runtime, images, prober: Prober::new(clock), clock })
 }
 
 #[cfg(test)]

@@ -25,7 +25,9 @@ use crate::testing::wait::{LIMIT, eventually};
 
 mod crash;
 mod disk;
+mod hooks;
 mod intent;
+mod probes;
 mod purge;
 mod status;
 mod trouble;
@@ -80,6 +82,7 @@ impl Host {
         let mut tasks = JoinSet::new();
         tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
         tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+        tasks.spawn(prober::run(shared.clone()));
         let link = LinkEnd { up_tx, tunnels: Tunnels::closed() };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
         tasks.spawn(roster.run(inputs_rx));
@@ -125,7 +128,8 @@ impl Host {
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
         let cgroups = Cgroups::detect().unwrap();
-        Shared { images: Images::new(runtime.clone()), clock: Clock::new(), settings, facts, host, cgroups, runtime }
+        let (clock, images) = (Clock::new(), Images::new(runtime.clone()));
+        Shared { settings, facts, host, cgroups, runtime, images, prober: Prober::new(clock), clock }
     }
 
     fn owner(&self) -> Owner {
