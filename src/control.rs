@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod kinds;
 pub mod meta;
 pub mod objects;
+pub mod ownership;
 pub mod registry;
 pub mod removal;
 pub mod rest;

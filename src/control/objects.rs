@@ -44,7 +44,7 @@ pub use records::Tombstone;
 use records::{parse, render};
 use watcher::Recent;
 pub use watcher::{Event, Expired, Watcher};
-pub use writes::{Deleted, WriteOptions};
+pub use writes::{Deleted, WriteOptions, Writer};
 
 /// How often a write is tried again because somebody else wrote first. Every failed try means that another write of
 /// this process succeeded, so this is also how many writers may race for the fleet's position.

@@ -37,11 +37,12 @@ pub enum Part {
 
 // === creating ===
 
-/// Sets what only the server sets on a new object, whatever the request said.
+/// Sets what only the server sets on a new object, whatever the request said. Who owns its fields is
+/// [`ownership`](super::ownership)'s.
 pub fn stamp(kind: &Kind, namespace: &str, object: &mut Value, uid: &str, now: Timestamp) {
     type_of(kind, object);
     let metadata = meta::metadata_mut(object);
-    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         metadata.remove(field);
     }
     metadata.remove("generation");
@@ -128,7 +129,7 @@ pub fn validate_update(kind: &Kind, part: Part, object: &Value, current: &Value)
 /// Metadata a client may leave out, and what it cannot set.
 fn keep_metadata(object: &mut Value, current: &Value) {
     let metadata = meta::metadata_mut(object);
-    for field in ["generation", "resourceVersion", "managedFields", "selfLink"] {
+    for field in ["generation", "resourceVersion", "selfLink"] {
         meta::copy_field(metadata, &current["metadata"], field);
     }
     for field in IMMUTABLE_METADATA {
@@ -186,7 +187,7 @@ mod tests {
             "metadata": {
                 "name": "a", "namespace": "other", "uid": "mine", "generation": 7, "resourceVersion": "5",
                 "creationTimestamp": "2000-01-01T00:00:00Z", "deletionTimestamp": "2000-01-01T00:00:00Z",
-                "labels": {"a": "b"}, "managedFields": [],
+                "labels": {"a": "b"},
             },
             "data": {},
         });

@@ -1,10 +1,11 @@
 //! Kubernetes' REST API over HTTPS.
 //!
 //! A request is authorized by [`auth`], its path read by [`target`], its parameters by [`query`], its body by [`body`];
-//! [`resources`], [`watch`] and [`logs`] do what it asks through [`Objects`]; [`represent`] gives the answer its form
+//! [`resources`], [`apply`], [`watch`] and [`logs`] do what it asks through [`Objects`]; [`represent`] gives the answer its form
 //! and [`errors`] its `Status` if it fails. All of these but the handlers are pure. [`fixed`] answers the paths that
 //! are the same for every client: health, version, [`discovery`], [`openapi`].
 
+pub mod apply;
 pub mod auth;
 pub mod body;
 pub mod discovery;

@@ -1,10 +1,13 @@
-//! Which lists of our kinds a strategic merge patch merges, and by which field their elements are told apart.
+//! Which lists of our kinds are merged element by element, and by which fields the elements are told apart; which
+//! objects are one value.
 //!
-//! Constant data. A field that is not named here is patched as its JSON type suggests: an object field by field, a
-//! list as a whole (so `tolerations`, `taints`, `args` and `envFrom` are replaced), a scalar by the new value.
+//! Constant data, for strategic merge patches and for server-side apply. A field that is not named here is merged as its
+//! JSON type suggests: an object field by field, a list as a whole (so `tolerations`, `taints`, `args` and `envFrom` are
+//! replaced), a scalar by the new value. What is only refused has no rules.
 //!
-//! Source: kubernetes v1.36, the struct tags `patchStrategy` and `patchMergeKey` in `k8s.io/api` (`core/v1/types.go`,
-//! `apps/v1/types.go`) and `k8s.io/apimachinery` (`pkg/apis/meta/v1/types.go`).
+//! Source: kubernetes v1.36, the struct tags `patchStrategy` and `patchMergeKey` and the markers `listType`,
+//! `listMapKey`, `mapType` and `structType` in `k8s.io/api` (`*/v1/types.go`) and `k8s.io/apimachinery`
+//! (`pkg/apis/meta/v1/types.go`).
 
 /// The fields of one API type that need a rule.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub enum Rule {
     Keyed(Keyed),
     /// A list of strings without order or repetition.
     Set,
+    /// An object that has one owner: server-side apply takes it or leaves it. A patch merges it like any other.
+    Atomic,
 }
 
 /// A list of objects told apart by one field.
@@ -31,10 +36,40 @@ pub enum Rule {
 pub struct Keyed {
     /// The field whose value identifies an element (`patchMergeKey`).
     pub key: &'static str,
+    /// What tells elements apart under server-side apply.
+    pub apply: Apply,
     /// The rules within an element.
     pub item: &'static Shape,
     /// Clients diffing such an element say with `$retainKeys` which of its fields stay (`patchStrategy: retainKeys`).
     pub retain_keys: bool,
+}
+
+/// How server-side apply takes a list that a patch merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// By the same key.
+    ByKey,
+    /// By the same key and another field.
+    ByKeyAnd(&'static str),
+    /// As one value.
+    Whole,
+}
+
+impl Keyed {
+    /// An element has one owner under server-side apply.
+    pub fn is_whole(&self) -> bool {
+        std::ptr::eq(self.item, &raw const WHOLE)
+    }
+
+    /// The fields that tell elements apart under server-side apply, sorted; none if the list is one value.
+    pub fn apply_keys(&self) -> impl Iterator<Item = &'static str> {
+        let (first, second) = match self.apply {
+            Apply::ByKey => (Some(self.key), None),
+            Apply::ByKeyAnd(other) => (Some(self.key), Some(other)),
+            Apply::Whole => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
 }
 
 impl Shape {
@@ -48,6 +83,7 @@ impl Shape {
 pub fn shape_of(kind: &str) -> &'static Shape {
     match kind {
         "DaemonSet" => &DAEMON_SET,
+        "Event" => &EVENT,
         "Namespace" => &NAMESPACE,
         "Node" => &NODE,
         "Pod" => &POD,
@@ -59,6 +95,9 @@ pub fn shape_of(kind: &str) -> &'static Shape {
 /// Nothing below needs a rule.
 pub static PLAIN: Shape = Shape { definition: "", fields: &[] };
 
+/// An element of a list that has one owner; a patch merges it field by field.
+static WHOLE: Shape = Shape { definition: "", fields: &[] };
+
 static METADATA_ONLY: Shape = Shape { definition: "", fields: &[METADATA] };
 
 static DAEMON_SET: Shape = Shape {
@@ -66,11 +105,18 @@ static DAEMON_SET: Shape = Shape {
     fields: &[METADATA, ("spec", Rule::Object(&DAEMON_SET_SPEC)), ("status", Rule::Object(&DAEMON_SET_STATUS))],
 };
 
-static DAEMON_SET_SPEC: Shape =
-    Shape { definition: "io.k8s.api.apps.v1.DaemonSetSpec", fields: &[("template", Rule::Object(&POD_TEMPLATE_SPEC))] };
+static DAEMON_SET_SPEC: Shape = Shape {
+    definition: "io.k8s.api.apps.v1.DaemonSetSpec",
+    fields: &[("selector", Rule::Atomic), ("template", Rule::Object(&POD_TEMPLATE_SPEC))],
+};
 
 static DAEMON_SET_STATUS: Shape =
     Shape { definition: "io.k8s.api.apps.v1.DaemonSetStatus", fields: &[("conditions", by("type"))] };
+
+static EVENT: Shape = Shape {
+    definition: "io.k8s.api.core.v1.Event",
+    fields: &[METADATA, ("involvedObject", Rule::Atomic), ("related", Rule::Atomic)],
+};
 
 static NAMESPACE: Shape = Shape {
     definition: "io.k8s.api.core.v1.Namespace",
@@ -93,7 +139,7 @@ static NODE_STATUS: Shape = Shape {
 };
 
 static SERVICE_ACCOUNT: Shape =
-    Shape { definition: "io.k8s.api.core.v1.ServiceAccount", fields: &[METADATA, ("secrets", by("name"))] };
+    Shape { definition: "io.k8s.api.core.v1.ServiceAccount", fields: &[METADATA, ("secrets", each("name", &WHOLE))] };
 
 static POD: Shape = Shape {
     definition: "io.k8s.api.core.v1.Pod",
@@ -106,24 +152,37 @@ static POD_TEMPLATE_SPEC: Shape =
 static POD_SPEC: Shape = Shape {
     definition: "io.k8s.api.core.v1.PodSpec",
     fields: &[
+        ("affinity", Rule::Object(&AFFINITY)),
         ("containers", each("name", &CONTAINER)),
         ("ephemeralContainers", each("name", &EPHEMERAL_CONTAINER)),
         ("hostAliases", by("ip")),
-        ("imagePullSecrets", by("name")),
+        ("imagePullSecrets", each("name", &WHOLE)),
         ("initContainers", each("name", &CONTAINER)),
+        ("nodeSelector", Rule::Atomic),
         ("resourceClaims", by_retaining("name")),
         ("schedulingGates", by("name")),
-        ("topologySpreadConstraints", by("topologyKey")),
+        ("topologySpreadConstraints", by_both("topologyKey", "whenUnsatisfiable", &TOPOLOGY_SPREAD_CONSTRAINT)),
         ("volumes", by_retaining("name")),
     ],
 };
+
+static AFFINITY: Shape =
+    Shape { definition: "io.k8s.api.core.v1.Affinity", fields: &[("nodeAffinity", Rule::Object(&NODE_AFFINITY))] };
+
+static NODE_AFFINITY: Shape = Shape {
+    definition: "io.k8s.api.core.v1.NodeAffinity",
+    fields: &[("requiredDuringSchedulingIgnoredDuringExecution", Rule::Atomic)],
+};
+
+static TOPOLOGY_SPREAD_CONSTRAINT: Shape =
+    Shape { definition: "io.k8s.api.core.v1.TopologySpreadConstraint", fields: &[("labelSelector", Rule::Atomic)] };
 
 static POD_STATUS: Shape = Shape {
     definition: "io.k8s.api.core.v1.PodStatus",
     fields: &[
         ("conditions", by("type")),
         // The lists of container statuses have no key themselves: they are replaced.
-        ("hostIPs", by("ip")),
+        ("hostIPs", Rule::Keyed(Keyed { key: "ip", apply: Apply::Whole, item: &PLAIN, retain_keys: false })),
         ("podIPs", by("ip")),
         ("resourceClaimStatuses", by_retaining("name")),
     ],
@@ -135,18 +194,32 @@ static EPHEMERAL_CONTAINER: Shape =
     Shape { definition: "io.k8s.api.core.v1.EphemeralContainer", fields: CONTAINER_FIELDS };
 
 const CONTAINER_FIELDS: &[(&str, Rule)] = &[
-    ("env", by("name")),
-    // Upstream's key leaves out the protocol: a UDP port is merged into a TCP port of the same number.
-    ("ports", by("containerPort")),
+    ("env", each("name", &ENV_VAR)),
+    // Upstream's key leaves out the protocol: a patch merges a UDP port into a TCP port of the same number.
+    ("ports", by_both("containerPort", "protocol", &PLAIN)),
     ("volumeDevices", by("devicePath")),
     ("volumeMounts", by("mountPath")),
 ];
+
+static ENV_VAR: Shape =
+    Shape { definition: "io.k8s.api.core.v1.EnvVar", fields: &[("valueFrom", Rule::Object(&ENV_VAR_SOURCE))] };
+
+static ENV_VAR_SOURCE: Shape = Shape {
+    definition: "io.k8s.api.core.v1.EnvVarSource",
+    fields: &[
+        ("configMapKeyRef", Rule::Atomic),
+        ("fieldRef", Rule::Atomic),
+        ("fileKeyRef", Rule::Atomic),
+        ("resourceFieldRef", Rule::Atomic),
+        ("secretKeyRef", Rule::Atomic),
+    ],
+};
 
 const METADATA: (&str, Rule) = ("metadata", Rule::Object(&OBJECT_META));
 
 static OBJECT_META: Shape = Shape {
     definition: "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
-    fields: &[("finalizers", Rule::Set), ("ownerReferences", by("uid"))],
+    fields: &[("finalizers", Rule::Set), ("ownerReferences", each("uid", &WHOLE))],
 };
 
 const fn by(key: &'static str) -> Rule {
@@ -154,9 +227,13 @@ const fn by(key: &'static str) -> Rule {
 }
 
 const fn by_retaining(key: &'static str) -> Rule {
-    Rule::Keyed(Keyed { key, item: &PLAIN, retain_keys: true })
+    Rule::Keyed(Keyed { key, apply: Apply::ByKey, item: &PLAIN, retain_keys: true })
 }
 
 const fn each(key: &'static str, item: &'static Shape) -> Rule {
-    Rule::Keyed(Keyed { key, item, retain_keys: false })
+    Rule::Keyed(Keyed { key, apply: Apply::ByKey, item, retain_keys: false })
+}
+
+const fn by_both(key: &'static str, other: &'static str, item: &'static Shape) -> Rule {
+    Rule::Keyed(Keyed { key, apply: Apply::ByKeyAnd(other), item, retain_keys: false })
 }

@@ -10,6 +10,7 @@ use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys
 use crate::api::field::FieldError;
 use crate::control::kinds::{Kind, NAMESPACE, SERVICE_ACCOUNT};
 use crate::control::meta;
+use crate::control::ownership;
 use crate::control::registry::{self, Part};
 use crate::control::removal::{self, DeleteOptions, Removal};
 use crate::model::Position;
@@ -20,9 +21,27 @@ const NAME_ATTEMPTS: usize = 8;
 
 /// Options of every write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WriteOptions {
+pub struct WriteOptions<'a> {
     /// Do everything but write (`dryRun=All`).
     pub dry_run: bool,
+    /// Who is to own the fields that the write changes.
+    pub writer: Writer<'a>,
+}
+
+/// Who writes, as far as `metadata.managedFields` is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer<'a> {
+    /// A field manager: it owns from now on what it changes.
+    Manager(&'a str),
+    /// The object says itself who owns its fields, as server-side apply worked it out.
+    Applied,
+}
+
+impl Default for Writer<'_> {
+    /// Control itself.
+    fn default() -> Self {
+        Self::Manager("garrison")
+    }
 }
 
 /// What became of an object that was to be deleted.
@@ -48,7 +67,7 @@ impl Objects {
         kind: &'static Kind,
         namespace: &str,
         mut object: Value,
-        options: WriteOptions,
+        options: WriteOptions<'_>,
     ) -> Result<Value, ObjectError> {
         registry::stamp(kind, namespace, &mut object, &Uuid::new_v4().to_string(), Timestamp::now());
         let generate = meta::name(&object).is_empty() && !meta::text(&object, "generateName").is_empty();
@@ -59,6 +78,7 @@ impl Objects {
                 meta::metadata_mut(&mut object).insert("name".into(), name.into());
             }
             registry::prepare_create(kind, &mut object);
+            note_owners(kind, Part::Main, None, &mut object, options);
             match self.insert(kind, namespace, object, options).await {
                 Err(ObjectError::AlreadyExists { .. }) if generate => {}
                 result => return result,
@@ -82,7 +102,7 @@ impl Objects {
         namespace: &str,
         name: &str,
         part: Part,
-        options: WriteOptions,
+        options: WriteOptions<'_>,
         mut change: impl FnMut(&Value) -> Result<Value, E>,
     ) -> Result<Value, E> {
         for _ in 0..ATTEMPTS {
@@ -90,6 +110,7 @@ impl Objects {
             let mut object = change(&current)?;
             check_preconditions(kind, &object, &current)?;
             registry::prepare_update(kind, part, &mut object, &current);
+            note_owners(kind, part, Some(&current), &mut object, options);
             if object == current {
                 return Ok(object);
             }
@@ -150,7 +171,7 @@ impl Objects {
         kind: &'static Kind,
         namespace: &str,
         object: Value,
-        options: WriteOptions,
+        options: WriteOptions<'_>,
     ) -> Result<Value, ObjectError> {
         let name = meta::name(&object).to_owned();
         let key = keys::object(kind, namespace, &name);
@@ -255,6 +276,17 @@ fn check_preconditions(kind: &'static Kind, object: &Value, current: &Value) -> 
         )));
     }
     Ok(())
+}
+
+/// Writes into a completed object who owns its fields now.
+fn note_owners(kind: &'static Kind, part: Part, before: Option<&Value>, object: &mut Value, options: WriteOptions<'_>) {
+    match options.writer {
+        Writer::Manager(manager) => {
+            let write = ownership::Write { kind, part, manager, now: Timestamp::now() };
+            ownership::note_update(&write, before, object);
+        }
+        Writer::Applied => ownership::keep_times(before, object),
+    }
 }
 
 fn valid(kind: &'static Kind, name: &str, errors: Vec<FieldError>) -> Result<(), ObjectError> {

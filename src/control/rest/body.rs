@@ -82,6 +82,43 @@ pub fn patched(kind: &'static Kind, object: &Value, validation: FieldValidation)
     decode(kind, &written, validation)
 }
 
+/// What server-side apply was sent, YAML or JSON: what was written, in canonical form, and nothing that was not.
+///
+/// # Errors
+/// [`ApiError::Undecodable`], and [`ApiError::BadRequest`] for what is no object of the kind.
+pub fn applied(kind: &'static Kind, body: &[u8], validation: FieldValidation) -> Result<Received, ApiError> {
+    // Any JSON is YAML, but for some escapes in strings.
+    let written = if body.trim_ascii_start().starts_with(b"{") { json(body)? } else { yaml(body)? };
+    let (api_version, name) = (written.text("apiVersion"), written.text("kind"));
+    if (api_version, name) != (Some(&kind.api_version()), Some(kind.kind)) {
+        let said = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        let message = format!("invalid object type: {}, Kind={}", said(api_version), said(name));
+        return Err(ApiError::BadRequest(message));
+    }
+    if written.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some_and(|f| *f != Written::Null) {
+        return Err(ApiError::BadRequest("metadata.managedFields must be nil".to_owned()));
+    }
+    let Received { object, warnings } = decode(kind, &written, validation)?;
+    Ok(Received { object: only_written(object, &written), warnings })
+}
+
+/// Takes out of a decoded value what its type added to what was written.
+fn only_written(value: Value, written: &Written) -> Value {
+    match (value, written) {
+        (Value::Object(fields), Written::Map(_)) => {
+            let kept = |(name, value): (String, Value)| {
+                let written = written.get(&name).filter(|written| **written != Written::Null)?;
+                Some((name, only_written(value, written)))
+            };
+            Value::Object(fields.into_iter().filter_map(kept).collect())
+        }
+        (Value::Array(items), Written::List(written)) if items.len() == written.len() => {
+            items.into_iter().zip(written).map(|(item, written)| only_written(item, written)).collect()
+        }
+        (value, _) => value,
+    }
+}
+
 /// The options in a DELETE's body; none in an empty one.
 ///
 /// # Errors
@@ -97,17 +134,23 @@ pub fn delete_options(headers: &HeaderMap, body: &[u8]) -> Result<DeleteOptions,
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Written, ApiError> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     match content_type.split(';').next().unwrap_or_default().trim() {
-        "application/json" => parse_json(body).map_err(|error| malformed(&error)),
-        "application/yaml" => {
-            let text = std::str::from_utf8(body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
-            let mut documents = parse_yaml(text).map_err(|error| malformed(&error))?;
-            match (documents.pop(), documents.is_empty()) {
-                (Some(document), true) => Ok(document.body),
-                _ => Err(ApiError::BadRequest("the body must be one YAML document".to_owned())),
-            }
-        }
+        "application/json" => json(body),
+        "application/yaml" => yaml(body),
         protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(|error| malformed(&error)),
         _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
+    }
+}
+
+fn json(body: &[u8]) -> Result<Written, ApiError> {
+    parse_json(body).map_err(|error| malformed(&error))
+}
+
+fn yaml(body: &[u8]) -> Result<Written, ApiError> {
+    let text = std::str::from_utf8(body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    let mut documents = parse_yaml(text).map_err(|error| malformed(&error))?;
+    match (documents.pop(), documents.is_empty()) {
+        (Some(document), true) => Ok(document.body),
+        _ => Err(ApiError::BadRequest("the body must be one YAML document".to_owned())),
     }
 }
 

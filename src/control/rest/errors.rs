@@ -15,6 +15,7 @@ use crate::api::selector::BadSelector;
 use crate::api::strict::DecodeError;
 use crate::control::kinds::Kind;
 use crate::control::objects::{Expired, ObjectError};
+use crate::control::ownership::{ApplyError, Conflict};
 use crate::error::Chain;
 
 /// How long a client should wait before it asks again.
@@ -29,6 +30,9 @@ pub enum ApiError {
     /// A patch that does not apply.
     #[error(transparent)]
     Patch(#[from] PatchError),
+    /// A configuration that is not applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// A watch from a revision that is not kept any more.
     #[error(transparent)]
     Expired(#[from] Expired),
@@ -106,8 +110,10 @@ impl ApiError {
         let bare = |code, reason| (code, reason, None);
         match self {
             Self::Object(error) => object_parts(error),
-            Self::Patch(PatchError::MediaType | PatchError::ServerSideApply) => {
-                bare(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType")
+            Self::Patch(PatchError::MediaType) => bare(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
+            Self::Apply(ApplyError::Conflicts(conflicts)) => {
+                let causes = Some(conflicts.0.iter().map(field_conflict).collect());
+                (StatusCode::CONFLICT, "Conflict", Some(StatusDetails { causes, ..StatusDetails::default() }))
             }
             Self::Patch(PatchError::Undecodable(_) | PatchError::Strategic(_)) => {
                 bare(StatusCode::BAD_REQUEST, "BadRequest")
@@ -117,9 +123,11 @@ impl ApiError {
             }
             Self::Patch(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", Some(StatusDetails::default())),
             Self::Expired(_) => bare(StatusCode::GONE, "Expired"),
-            Self::Selector(_) | Self::Undecodable { .. } | Self::BadRequest(_) => {
-                bare(StatusCode::BAD_REQUEST, "BadRequest")
-            }
+            // Upstream answers 500 for what cannot be typed; it is the configuration that is wrong.
+            Self::Selector(_)
+            | Self::Undecodable { .. }
+            | Self::BadRequest(_)
+            | Self::Apply(ApplyError::Untyped { .. }) => bare(StatusCode::BAD_REQUEST, "BadRequest"),
             Self::InvalidOptions { options, errors } => {
                 let details = StatusDetails {
                     group: Some("meta.k8s.io".to_owned()),
@@ -230,6 +238,14 @@ fn about(called: &str, kind: &Kind, name: &str) -> StatusDetails {
         group: (!kind.group.is_empty()).then(|| kind.group.to_owned()),
         kind: Some(called.to_owned()),
         ..StatusDetails::default()
+    }
+}
+
+fn field_conflict(conflict: &Conflict) -> StatusCause {
+    StatusCause {
+        reason: Some("FieldManagerConflict".to_owned()),
+        message: Some(format!("conflict with {}", conflict.manager)),
+        field: Some(conflict.field.clone()),
     }
 }
 

@@ -89,7 +89,7 @@ fn content(kinds: &[&Kind]) -> Value {
     let components = kinds.iter().fold(Components::default(), |components, kind| add_kind(components, kind));
     let mut schemas = components.object::<Status>().into_schemas();
     for kind in kinds {
-        add_patch_rules(&mut schemas, shape_of(kind.kind));
+        add_merge_rules(&mut schemas, shape_of(kind.kind));
     }
     make_metadata_optional(&mut schemas);
     let names = names_of_kinds(&schemas);
@@ -117,25 +117,40 @@ fn add_kind(components: Components, kind: &Kind) -> Components {
     }
 }
 
-/// Says in the schemas which lists a strategic merge patch merges, and by which key.
-fn add_patch_rules(schemas: &mut Map<String, Value>, shape: &Shape) {
+/// Says in the schemas which lists patches and server-side apply merge, by which keys, and which objects are one value.
+fn add_merge_rules(schemas: &mut Map<String, Value>, shape: &Shape) {
     for (field, rule) in shape.fields {
-        let mut extend = |strategy: &str, key: Option<&str>| {
-            let property = schemas.get_mut(shape.definition).and_then(|schema| schema["properties"].get_mut(*field));
-            if let Some(property) = property {
-                property["x-kubernetes-patch-strategy"] = strategy.into();
-                if let Some(key) = key {
-                    property["x-kubernetes-patch-merge-key"] = key.into();
-                }
-            }
-        };
+        let property = schemas.get_mut(shape.definition).and_then(|schema| schema["properties"].get_mut(*field));
+        if let Some(Value::Object(property)) = property {
+            property.extend(extensions(rule).into_iter().map(|(name, value)| (name.to_owned(), value)));
+        }
         match rule {
-            Rule::Object(below) => add_patch_rules(schemas, below),
-            Rule::Set => extend("merge", None),
-            Rule::Keyed(Keyed { key, item, retain_keys }) => {
-                extend(if *retain_keys { "merge,retainKeys" } else { "merge" }, Some(key));
-                add_patch_rules(schemas, item);
+            Rule::Object(below) | Rule::Keyed(Keyed { item: below, .. }) => add_merge_rules(schemas, below),
+            Rule::Set | Rule::Atomic => {}
+        }
+    }
+}
+
+/// The fields of a property's schema that tell its rule.
+fn extensions(rule: &Rule) -> Vec<(&'static str, Value)> {
+    const STRATEGY: &str = "x-kubernetes-patch-strategy";
+    const LIST_TYPE: &str = "x-kubernetes-list-type";
+    match rule {
+        Rule::Object(_) => Vec::new(),
+        Rule::Atomic => vec![("x-kubernetes-map-type", "atomic".into())],
+        Rule::Set => vec![(STRATEGY, "merge".into()), (LIST_TYPE, "set".into())],
+        Rule::Keyed(keyed) => {
+            let mut extensions = vec![
+                (STRATEGY, if keyed.retain_keys { "merge,retainKeys" } else { "merge" }.into()),
+                ("x-kubernetes-patch-merge-key", keyed.key.into()),
+            ];
+            let keys: Vec<&str> = keyed.apply_keys().collect();
+            if keys.is_empty() {
+                extensions.push((LIST_TYPE, "atomic".into()));
+            } else {
+                extensions.extend([(LIST_TYPE, "map".into()), ("x-kubernetes-list-map-keys", keys.into())]);
             }
+            extensions
         }
     }
 }
@@ -217,7 +232,7 @@ mod tests {
                 }
             }
             let patches: Vec<&String> = object["patch"]["requestBody"]["content"].as_object().unwrap().keys().collect();
-            assert_eq!(patches.len(), 3, "{patches:?}");
+            assert_eq!(patches.len(), 4, "{patches:?}");
             for subresource in kind.subresources {
                 let path = format!("{root}{namespace}/{}/{{name}}/{}", kind.plural, subresource.name);
                 assert!(document["paths"][path].is_object(), "{}/{}", kind.plural, subresource.name);
@@ -264,14 +279,11 @@ mod tests {
         for (field, rule) in shape.fields {
             // Kinds without rules of their own share one shape, which has no definition.
             let property = &schemas[shape.definition]["properties"][field];
-            let extension = property.get("x-kubernetes-patch-strategy");
-            match rule {
-                Rule::Object(below) => check_shape(below, schemas),
-                Rule::Set => assert!(extension.is_some(), "{}.{field}", shape.definition),
-                Rule::Keyed(keyed) => {
-                    assert!(extension.is_some(), "{}.{field}", shape.definition);
-                    check_shape(keyed.item, schemas);
-                }
+            for (name, value) in extensions(rule) {
+                assert_eq!(property.get(name), Some(&value), "{}.{field}", shape.definition);
+            }
+            if let Rule::Object(below) | Rule::Keyed(Keyed { item: below, .. }) = rule {
+                check_shape(below, schemas);
             }
         }
     }

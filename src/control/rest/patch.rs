@@ -4,7 +4,8 @@
 //! the result is valid, may be written and is still current is the caller's to find out, and so are the options of
 //! the request (`fieldValidation`, `resourceVersion` in the patch).
 //!
-//! Server-side apply is not a patch of this kind: it needs field ownership, which is not kept.
+//! Server-side apply is not a patch of this kind: what it makes of an object depends on who owns its fields; see
+//! [`ownership`](crate::control::ownership).
 
 mod list;
 mod strategic;
@@ -27,6 +28,23 @@ const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 /// Levels of nesting an operation may lead to: what `serde_json` reads back.
 const MAX_DEPTH: usize = 127;
 
+/// What the `Content-Type` of a PATCH may say: the patches in the order of [`PatchType`], then server-side apply.
+pub const MEDIA_TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+/// What a PATCH asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The body is a patch.
+    Patch(PatchType),
+    /// The body is a configuration to apply.
+    Apply,
+}
+
 /// The kinds of patch that can be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchType {
@@ -44,15 +62,9 @@ pub enum PatchError {
     /// The media type is no patch type. 415.
     #[error(
         "the body of the request was in an unknown format - accepted media types include: {}",
-        PatchType::MEDIA_TYPES.join(", ")
+        MEDIA_TYPES.join(", ")
     )]
     MediaType,
-    /// `application/apply-patch+yaml`. 415.
-    #[error(
-        "server-side apply is not supported here; leave out --server-side, or send one of the media types {}",
-        PatchType::MEDIA_TYPES.join(", ")
-    )]
-    ServerSideApply,
     /// The body is no JSON, or not of the form its type asks for. 400.
     #[error("error decoding patch")]
     Undecodable(#[source] serde_json::Error),
@@ -84,23 +96,19 @@ pub enum PatchError {
     NotAnObject,
 }
 
-impl PatchType {
-    /// What `Content-Type` may say, in the order of the variants.
-    pub const MEDIA_TYPES: [&str; 3] =
-        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
-
+impl Asked {
     /// Reads a `Content-Type` header. Parameters such as `charset` do not matter.
     ///
     /// # Errors
-    /// [`PatchError::MediaType`] and [`PatchError::ServerSideApply`].
+    /// [`PatchError::MediaType`].
     pub fn from_content_type(header: &str) -> Result<Self, PatchError> {
         let media_type = header.split(';').next().unwrap_or_default().trim();
-        match Self::MEDIA_TYPES.iter().position(|known| known.eq_ignore_ascii_case(media_type)) {
-            Some(0) => Ok(Self::Json),
-            Some(1) => Ok(Self::Merge),
-            Some(2) => Ok(Self::Strategic),
-            _ if media_type.eq_ignore_ascii_case("application/apply-patch+yaml") => Err(PatchError::ServerSideApply),
-            _ => Err(PatchError::MediaType),
+        match MEDIA_TYPES.iter().position(|known| known.eq_ignore_ascii_case(media_type)) {
+            Some(0) => Ok(Self::Patch(PatchType::Json)),
+            Some(1) => Ok(Self::Patch(PatchType::Merge)),
+            Some(2) => Ok(Self::Patch(PatchType::Strategic)),
+            Some(_) => Ok(Self::Apply),
+            None => Err(PatchError::MediaType),
         }
     }
 }

@@ -3,13 +3,17 @@
 //! Pure. Parameters nobody asks for are ignored, as clients send ever new ones.
 
 use axum::extract::Query as Parameters;
-use http::Uri;
+use http::header::USER_AGENT;
+use http::{HeaderMap, Uri};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as DeleteBody;
 
 use super::errors::ApiError;
 use crate::api::field::{FieldError, Path};
 use crate::control::removal::{DeleteOptions, Propagation};
 use crate::store::Revision;
+
+/// A field manager has at most so many bytes.
+const MAX_MANAGER_BYTES: usize = 128;
 
 /// The parameters of one request.
 #[derive(Debug, Default)]
@@ -95,6 +99,58 @@ impl Query {
                 return Err(ApiError::InvalidOptions { options, errors: vec![error] });
             }
         })
+    }
+
+    /// `fieldManager`; without it the program in `User-Agent`, up to the first `/`. May be empty.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidOptions`] for one that is too long or cannot be printed.
+    ///
+    /// Source: kubernetes v1.36, `apimachinery/pkg/apis/meta/v1/validation/validation.go`, `ValidateFieldManager`;
+    /// `k8s.io/apiserver/pkg/endpoints/handlers/create.go`, `prefixFromUserAgent`.
+    pub fn field_manager(&self, headers: &HeaderMap, options: &'static str) -> Result<String, ApiError> {
+        let Some(manager) = self.get("fieldManager").filter(|manager| !manager.is_empty()) else {
+            let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+            let program = agent.split('/').next().unwrap_or_default();
+            return Ok(program.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_BYTES).collect());
+        };
+        let field = Path::new("fieldManager");
+        if manager.len() > MAX_MANAGER_BYTES {
+            return Err(ApiError::InvalidOptions {
+                options,
+                errors: vec![FieldError::too_long(&field, MAX_MANAGER_BYTES)],
+            });
+        }
+        if manager.chars().any(char::is_control) {
+            let error = FieldError::invalid(&field, manager, "should only contain printable characters");
+            return Err(ApiError::InvalidOptions { options, errors: vec![error] });
+        }
+        Ok(manager.to_owned())
+    }
+
+    /// `fieldManager` and `force` of server-side apply.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidOptions`], also for no manager: what is applied must be somebody's.
+    pub fn apply_options(&self, headers: &HeaderMap) -> Result<(String, bool), ApiError> {
+        const OPTIONS: &str = "PatchOptions";
+        if self.get("fieldManager").unwrap_or_default().is_empty() {
+            let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
+            return Err(ApiError::InvalidOptions { options: OPTIONS, errors: vec![error] });
+        }
+        Ok((self.field_manager(headers, OPTIONS)?, self.flag("force")))
+    }
+
+    /// `force` is for server-side apply only.
+    ///
+    /// # Errors
+    /// [`ApiError::InvalidOptions`] if it is given.
+    pub fn refuse_force(&self) -> Result<(), ApiError> {
+        if self.get("force").is_none() {
+            return Ok(());
+        }
+        let error = FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+        Err(ApiError::InvalidOptions { options: "PatchOptions", errors: vec![error] })
     }
 
     /// `resourceVersion` as a revision; none if absent or empty.

@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use super::errors::{self, ApiError};
 use super::filter::Filter;
-use super::patch::{PatchType, apply_patch};
+use super::patch::{Asked, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, body, logs, watch};
+use super::{Api, apply, body, logs, watch};
 use crate::control::kinds::{Kind, NAMESPACE, POD, STATUS};
 use crate::control::meta;
-use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions};
+use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
 use crate::control::registry::Part;
 use crate::store::Revision;
 
@@ -52,14 +52,16 @@ impl Request {
         Form::negotiate(&self.parts.headers, &self.query)
     }
 
-    fn part(&self) -> Part {
+    /// Which half of the object it is about.
+    pub fn part(&self) -> Part {
         match self.target.subresource {
             Some(subresource) if subresource.name == STATUS => Part::Status,
             _ => Part::Main,
         }
     }
 
-    fn name(&self) -> &str {
+    /// The name of the object; empty for a collection.
+    pub fn name(&self) -> &str {
         self.target.name.as_deref().unwrap_or_default()
     }
 }
@@ -125,7 +127,8 @@ async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     const OPTIONS: &str = "CreateOptions";
     let kind = request.target.kind;
     let form = request.form()?;
-    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    let manager = request.query.field_manager(&request.parts.headers, OPTIONS)?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)?, writer: Writer::Manager(&manager) };
     let validation = request.query.field_validation(OPTIONS)?;
     let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
     same_namespace(request, &received.object)?;
@@ -137,7 +140,8 @@ async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     const OPTIONS: &str = "UpdateOptions";
     let kind = request.target.kind;
     let form = request.form()?;
-    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    let manager = request.query.field_manager(&request.parts.headers, OPTIONS)?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)?, writer: Writer::Manager(&manager) };
     let validation = request.query.field_validation(OPTIONS)?;
     let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
     same_namespace(request, &received.object)?;
@@ -149,13 +153,21 @@ async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
 }
 
 async fn patch(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
+    let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match Asked::from_content_type(content_type.unwrap_or_default())? {
+        Asked::Patch(patch_type) => apply_patch_of(api, request, body, patch_type).await,
+        Asked::Apply => apply::serve(api, request, body).await,
+    }
+}
+
+async fn apply_patch_of(api: &Api, request: &Request, body: Body, patch_type: PatchType) -> Result<Response, ApiError> {
     const OPTIONS: &str = "PatchOptions";
     let kind = request.target.kind;
     let form = request.form()?;
-    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)? };
+    request.query.refuse_force()?;
+    let manager = request.query.field_manager(&request.parts.headers, OPTIONS)?;
+    let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)?, writer: Writer::Manager(&manager) };
     let validation = request.query.field_validation(OPTIONS)?;
-    let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let patch_type = PatchType::from_content_type(content_type.unwrap_or_default())?;
     let patch = body::read(body).await?;
     let mut warnings = Vec::new();
     let change = |current: &Value| {
@@ -209,7 +221,8 @@ fn answers_with_object(kind: &Kind) -> bool {
     *kind == POD || *kind == NAMESPACE
 }
 
-fn same_namespace(request: &Request, object: &Value) -> Result<(), ApiError> {
+/// The body must not be about an object elsewhere.
+pub fn same_namespace(request: &Request, object: &Value) -> Result<(), ApiError> {
     let said = meta::namespace(object);
     if said.is_empty() || said == request.target.namespace() {
         return Ok(());
@@ -219,7 +232,8 @@ fn same_namespace(request: &Request, object: &Value) -> Result<(), ApiError> {
     ))
 }
 
-fn same_name(request: &Request, object: &Value) -> Result<(), ApiError> {
+/// The body must not be about another object.
+pub fn same_name(request: &Request, object: &Value) -> Result<(), ApiError> {
     let (said, asked) = (meta::name(object), request.name());
     if said.is_empty() || said == asked {
         return Ok(());

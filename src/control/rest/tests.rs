@@ -177,7 +177,9 @@ fn blank(value: &mut Value) {
         Value::Object(fields) => {
             for (key, value) in fields {
                 match key.as_str() {
-                    "uid" | "creationTimestamp" | "deletionTimestamp" | "resourceVersion" if value.is_string() => {
+                    "uid" | "creationTimestamp" | "deletionTimestamp" | "resourceVersion" | "time"
+                        if value.is_string() =>
+                    {
                         *value = format!("<{key}>").into();
                     }
                     _ => blank(value),
@@ -572,4 +574,90 @@ async fn documents_are_served_once_to_a_client_that_keeps_them() {
     }
     assert_eq!(api.get("/apis/batch/v1").await.0, 404);
     assert_eq!(api.get("/openapi/v2").await.0, 406);
+}
+
+// === server-side apply ===
+
+/// A configuration applied by a manager.
+async fn apply(api: &Harness, path: &str, query: &str, config: &Value) -> (u16, Value) {
+    let content_type = [(CONTENT_TYPE.as_str(), "application/apply-patch+yaml")];
+    api.ask(Method::PATCH, &format!("{path}?{query}"), &content_type, config.clone()).await
+}
+
+#[tokio::test]
+async fn what_is_applied_is_created_merged_and_taken_away_again() {
+    let api = Harness::new().await;
+    let config =
+        |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    let path = format!("{CONFIG_MAPS}/a");
+    let (code, created) = apply(&api, &path, "fieldManager=one", &config(json!({"a": "1", "b": "1"}))).await;
+    assert_eq!(code, 201, "{created}");
+    check("apply-created", created.clone());
+    let again = apply(&api, &path, "fieldManager=one", &config(json!({"a": "1", "b": "1"}))).await;
+    assert_eq!(again, (200, created));
+    let (code, status) = apply(&api, &path, "fieldManager=two", &config(json!({"a": "2"}))).await;
+    assert_eq!(code, 409);
+    check("apply-conflict", status);
+    let before = api.objects.revision();
+    assert_eq!(apply(&api, &path, "fieldManager=two&force=true&dryRun=All", &config(json!({"a": "2"}))).await.0, 200);
+    assert_eq!(api.objects.revision(), before);
+    let (code, forced) = apply(&api, &path, "fieldManager=two&force=true", &config(json!({"a": "2"}))).await;
+    assert_eq!((code, &forced["data"]), (200, &json!({"a": "2", "b": "1"})));
+    let (_, left) = apply(&api, &path, "fieldManager=one", &config(json!({"c": "1"}))).await;
+    assert_eq!(left["data"], json!({"a": "2", "c": "1"}));
+    let (_, patched) = api.patch(&format!("{path}?fieldManager=three"), json!({"data": {"c": null}})).await;
+    let managers: Vec<_> =
+        patched["metadata"]["managedFields"].as_array().unwrap().iter().map(|entry| entry["manager"].clone()).collect();
+    assert_eq!(managers, ["two"], "whoever takes a field away owns nothing");
+}
+
+#[tokio::test]
+async fn a_daemon_set_is_applied_as_kubectl_does_it() {
+    let api = Harness::new().await;
+    let mut config = fluentd();
+    let (code, _) = apply(&api, FLUENTD, "fieldManager=kubectl&fieldValidation=Strict&force=false", &config).await;
+    assert_eq!(code, 201);
+    let before = api.objects.revision();
+    let (code, same) = apply(&api, FLUENTD, "fieldManager=kubectl&fieldValidation=Strict&force=false", &config).await;
+    assert_eq!((code, api.objects.revision()), (200, before), "{same}");
+    config["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"limits": {"memory": "1024Mi", "cpu": 0.5}});
+    let (_, changed) = apply(&api, FLUENTD, "fieldManager=kubectl", &config).await;
+    check("apply-daemonset", changed);
+    let (_, same) = apply(&api, FLUENTD, "fieldManager=kubectl", &config).await;
+    assert_eq!(same["metadata"]["generation"], 2, "quantities have one form");
+    let (code, status) = apply(
+        &api,
+        &format!("{FLUENTD}/status"),
+        "fieldManager=x",
+        &json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "status": {"numberReady": 3}}),
+    )
+    .await;
+    assert_eq!((code, &status["status"]["numberReady"]), (200, &json!(3)));
+    assert_eq!(status["metadata"]["managedFields"][1]["subresource"], "status");
+}
+
+#[tokio::test]
+async fn what_cannot_be_applied_is_refused_in_words() {
+    let api = Harness::new().await;
+    let path = format!("{CONFIG_MAPS}/a");
+    let typed = |more: Value| {
+        let mut config = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let cases = [
+        ("apply-no-manager", "", typed(json!({}))),
+        ("apply-untyped", "fieldManager=m", json!({"data": {}})),
+        ("apply-managed-fields", "fieldManager=m", typed(json!({"metadata": {"managedFields": []}}))),
+        ("apply-unknown-field", "fieldManager=m&fieldValidation=Strict", typed(json!({"surplus": 1}))),
+        ("apply-other-name", "fieldManager=m", typed(json!({"metadata": {"name": "b"}}))),
+    ];
+    for (name, query, config) in cases {
+        check(name, apply(&api, &path, query, &config).await.1);
+    }
+    let merge = [(CONTENT_TYPE.as_str(), MERGE_PATCH)];
+    check("patch-forced", api.ask(Method::PATCH, &format!("{path}?force=true"), &merge, json!({})).await.1);
+    let long = format!("{CONFIG_MAPS}?fieldManager={}", "m".repeat(129));
+    check("manager-too-long", api.post(&long, config_map("a")).await.1);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::control::kinds::Kind;
-use crate::control::rest::patch::PatchType;
+use crate::control::rest::patch::MEDIA_TYPES;
 
 /// What can be done at a path.
 struct Operation {
@@ -199,9 +199,7 @@ fn content(body: &Body, kind: &Kind, names: &BTreeMap<String, String>) -> Value 
         Body::List => of_kind(&kind.list_kind()),
         Body::Status => of_kind("Status"),
         Body::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
-        Body::Patch => {
-            PatchType::MEDIA_TYPES.iter().map(|media_type| ((*media_type).to_owned(), json!({"schema": {}}))).collect()
-        }
+        Body::Patch => MEDIA_TYPES.iter().map(|media_type| ((*media_type).to_owned(), json!({"schema": {}}))).collect(),
     }
 }
 

@@ -23,7 +23,7 @@ impl<'a> MergedList<'a> {
         match rule {
             Some(Rule::Keyed(keyed)) => Some(Self { field, keyed: Some(keyed) }),
             Some(Rule::Set) => Some(Self { field, keyed: None }),
-            Some(Rule::Object(_)) | None => None,
+            Some(Rule::Object(_) | Rule::Atomic) | None => None,
         }
     }
 

@@ -374,16 +374,17 @@ fn a_misused_directive_is_refused_with_its_place() {
 
 #[test]
 fn the_media_type_says_which_patch_it_is() {
-    let read = |header: &str| PatchType::from_content_type(header).map_err(|error| error.to_string());
-    assert_eq!(read("application/json-patch+json"), Ok(PatchType::Json));
-    assert_eq!(read("Application/merge-patch+json; charset=utf-8"), Ok(PatchType::Merge));
-    assert_eq!(read("application/strategic-merge-patch+json;charset=utf-8"), Ok(PatchType::Strategic));
-    assert!(read("application/apply-patch+yaml").unwrap_err().starts_with("server-side apply is not supported here"));
+    let read = |header: &str| Asked::from_content_type(header).map_err(|error| error.to_string());
+    assert_eq!(read("application/json-patch+json"), Ok(Asked::Patch(PatchType::Json)));
+    assert_eq!(read("Application/merge-patch+json; charset=utf-8"), Ok(Asked::Patch(PatchType::Merge)));
+    assert_eq!(read("application/strategic-merge-patch+json;charset=utf-8"), Ok(Asked::Patch(PatchType::Strategic)));
+    assert_eq!(read("application/apply-patch+yaml"), Ok(Asked::Apply));
     for other in ["application/json", ""] {
         assert_eq!(
             read(other).unwrap_err(),
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+             application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+             application/apply-patch+yaml"
         );
     }
 }
