@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - `roster` owns what this node has to have, and the ledger; everything else sends it inputs.
-//! - `worker` owns one pod; `execute` carries out its steps; `images` shares pulls; `prepare` readies newer revisions.
+//! - `worker` owns one pod; `execute` carries out its steps, `configure` those about volumes; `images` shares pulls;
+//!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests, `streams` sends logs.
 //!
@@ -37,10 +38,12 @@ use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandl
 use crate::link::tls::{Credentials, TlsError};
 use crate::model::{PodKey, Uid};
 use crate::plan::events::PodEvent;
+use crate::podspec::objects::Objects;
 use crate::podspec::{self, CgroupDriver, HostFacts, Pod};
 
 mod check;
 mod clock;
+mod configure;
 mod desired;
 mod execute;
 mod explain;
@@ -138,7 +141,7 @@ pub enum AgentError {
     },
 }
 
-/// What every task of the agent shares. Nothing in it changes while the agent lives.
+/// What every task of the agent shares. Nothing in it changes while the agent lives, but for what is published.
 struct Shared {
     settings: AgentSettings,
     facts: Facts,
@@ -148,6 +151,8 @@ struct Shared {
     images: Images,
     prober: Prober,
     clock: Clock,
+    /// ConfigMaps, Secrets and tokens as the ledger has them; the roster publishes.
+    objects: watch::Sender<Arc<Objects>>,
 }
 
 impl Shared {
@@ -323,9 +328,20 @@ fn share(
         allocatable: facts::allocatable(&facts.capacity),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
+        api: None,
     };
-    let (clock, images) = (Clock::new(), Images::new(runtime.clone()));
-    Ok(Shared { settings, facts, host, cgroups, runtime, images, prober: Prober::new(clock), clock })
+    let clock = Clock::new();
+    Ok(Shared {
+        images: Images::new(runtime.clone()),
+        prober: Prober::new(clock),
+        clock,
+        objects: watch::channel(Arc::default()).0,
+        settings,
+        facts,
+        host,
+        cgroups,
+        runtime,
+    })
 }
 
 #[cfg(test)]

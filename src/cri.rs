@@ -18,7 +18,6 @@ mod to_proto;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +34,7 @@ pub use info::{RuntimeCondition, RuntimeSettings, RuntimeStatus, RuntimeVersion}
 use labels::{Owner, PodLabels};
 
 use crate::model::{ContainerId, ObservedPod, ObservedSandbox, SandboxId, Uid};
+use crate::podspec::bind::Bound;
 use crate::podspec::{Container, Pod};
 
 /// How long a call may take (the kubelet's `runtimeRequestTimeout`).
@@ -73,8 +73,8 @@ pub struct NewContainer<'a> {
     pub attempt: u32,
     /// The sandbox it goes into.
     pub sandbox: &'a ObservedSandbox,
-    /// The sandbox's addresses, or the host's for a pod with the host's network; may appear in arguments and environment.
-    pub pod_ips: &'a [IpAddr],
+    /// Its command, environment and mounts. Parts of volumes are bound to their targets already.
+    pub bound: &'a Bound,
     /// The image's id, from [`Runtime::pull_image`] or [`Runtime::image_status`].
     pub image_ref: &'a str,
 }

@@ -3,8 +3,8 @@
 //! Pure. The agent resolves each pod of its ledger, `cri` turns the result into requests, `plan` and `fit` decide on it.
 //! The same inputs always give the same `Pod`, so a restarted agent sees what its predecessor saw.
 //!
-//! It must not read files, ask the runtime or know addresses that exist only once the sandbox is up: texts that need them
-//! stay open ([`text::Text`]) until a container is made.
+//! It must not read files, ask the runtime or know what exists only later: the sandbox's addresses, ConfigMaps, Secrets.
+//! What depends on those stays open in the `Pod` until a container is made or a volume is written; [`bind`] closes it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,28 +13,33 @@ use std::path::PathBuf;
 use crate::model::{FleetId, NodeName, Uid};
 
 pub use self::container::{
-    Container, ContainerPort, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe, Probes, Propagation,
-    PullPolicy, RestartAction, RestartPolicy, RestartRule, Role, Seccomp, Security, TerminationMessagePolicy,
+    Container, ContainerPort, EnvFile, EnvFrom, EnvSource, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe,
+    Probes, Propagation, PullPolicy, RecursiveReadOnly, RestartAction, RestartPolicy, RestartRule, Role, Seccomp,
+    Security, SubPath, SubPathText, TerminationMessagePolicy,
 };
+pub use self::downward::Field;
+pub use self::objects::{ObjectKind, Reference, references};
 pub use self::pod::{
-    Dns, HostAlias, HostPathKind, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping,
-    Protocol, QosClass, Requests, Volume, VolumeSource,
+    Dns, FileSource, HostAlias, HostPathKind, Item, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity,
+    PortMapping, Protocol, QosClass, Requests, Volume, VolumeSource,
 };
 pub use self::resolve::resolve;
 pub use self::unsupported::{PRIORITY_CLASSES, unsupported};
 
+pub mod bind;
 mod container;
-mod env;
+mod downward;
+pub mod env;
 pub mod hash;
 pub mod hosts;
 mod image;
 mod network;
+pub mod objects;
 mod pod;
 mod probes;
 mod resolve;
 mod resources;
 mod security;
-pub mod text;
 mod unsupported;
 mod volumes;
 
@@ -65,10 +70,21 @@ pub struct HostFacts {
     pub memory_capacity_bytes: u64,
     /// `status.allocatable` by resource name: cpu in millicores, others in their base unit.
     pub allocatable: BTreeMap<String, u64>,
+    /// Where pods reach the API; none if they cannot.
+    pub api: Option<ApiAddress>,
     /// Where pods have their directories: `/var/lib/kubelet`, as daemons expect it.
     pub root_dir: PathBuf,
     /// Where pods have their logs: `/var/log/pods`.
     pub log_root: PathBuf,
+}
+
+/// Where the API answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiAddress {
+    /// An address or a name.
+    pub host: String,
+    /// The port of HTTPS.
+    pub port: u16,
 }
 
 /// Who makes cgroups.

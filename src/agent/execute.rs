@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::agent::Shared;
+use crate::agent::{Shared, configure};
 use crate::cri::{CriError, NewContainer};
 use crate::error::Chain;
-use crate::host::{dirs, volumes};
+use crate::host::dirs;
 use crate::model::{ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::Outcome;
 use crate::plan::{Step, grace_left};
@@ -63,14 +63,10 @@ fn sandbox_of<'a>(observed: &'a ObservedPod, id: &SandboxId) -> Option<&'a Obser
 }
 
 async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
-    let cgroups = shared.cgroups.clone();
+    let (cgroups, objects) = (shared.cgroups.clone(), shared.objects.borrow().clone());
     blocking(pod, move |pod| {
         dirs::make_pod(pod).map_err(|error| Chain(&error).to_string())?;
-        for volume in &pod.volumes {
-            volumes::set_up(volume).map_err(|error| {
-                format!("MountVolume.SetUp failed for volume \"{}\" : {}", volume.name, Chain(&error))
-            })?;
-        }
+        configure::set_up_volumes(pod, &objects)?;
         cgroups.make_pod(pod).map_err(|error| format!("unable to ensure pod container exists: {}", Chain(&error)))
     })
     .await
@@ -94,8 +90,12 @@ async fn create(
     if prepared != Outcome::Done {
         return prepared;
     }
+    let bound = match configure::bind_container(shared, pod, container, &pod_ips).await {
+        Ok(bound) => bound,
+        Err(why) => return Outcome::Misconfigured(why),
+    };
     let container = &pod.containers[container];
-    let new = NewContainer { pod, container, attempt, sandbox, pod_ips: &pod_ips, image_ref };
+    let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref };
     done(shared.runtime.create_container(new).await.map(drop))
 }
 

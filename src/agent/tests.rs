@@ -128,8 +128,18 @@ impl Host {
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
         let cgroups = Cgroups::detect().unwrap();
-        let (clock, images) = (Clock::new(), Images::new(runtime.clone()));
-        Shared { settings, facts, host, cgroups, runtime, images, prober: Prober::new(clock), clock }
+        let clock = Clock::new();
+        Shared {
+            images: Images::new(runtime.clone()),
+            prober: Prober::new(clock),
+            clock,
+            objects: watch::channel(Arc::default()).0,
+            settings,
+            facts,
+            host,
+            cgroups,
+            runtime,
+        }
     }
 
     fn owner(&self) -> Owner {

@@ -9,10 +9,10 @@ use std::path::Path;
 use k8s_cri::v1;
 
 use super::{ImageUser, NewContainer, labels};
-use crate::podspec::text::Text;
+use crate::podspec::bind::{BoundMount, Content};
 use crate::podspec::{
-    Container, Dns, EnvVar, LinuxResources, Mount, Namespaces, PidNamespace, Pod, PortMapping, Propagation, Protocol,
-    Seccomp, Security,
+    Container, Dns, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping, Propagation, Protocol, Seccomp,
+    Security,
 };
 
 /// What the default `procMount` hides from a container.
@@ -63,9 +63,8 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
 
 /// One instance of a container. `image_user` stands in for a user the pod leaves open, where CRI wants one.
 pub(super) fn container_config(new: &NewContainer<'_>, image_user: Option<&ImageUser>) -> v1::ContainerConfig {
-    let NewContainer { pod, container, attempt, pod_ips, image_ref, .. } = *new;
-    let bind = |texts: &[Text]| texts.iter().map(|text| text.bind(pod_ips)).collect();
-    let env = |variable: &EnvVar| v1::KeyValue { key: variable.name.clone(), value: variable.value.bind(pod_ips) };
+    let NewContainer { pod, container, attempt, bound, image_ref, .. } = *new;
+    let env = |(key, value): &(String, String)| v1::KeyValue { key: key.clone(), value: value.clone() };
     let mut container_labels = labels::pod_labels(&pod.key, &pod.origin);
     container_labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
     v1::ContainerConfig {
@@ -75,11 +74,11 @@ pub(super) fn container_config(new: &NewContainer<'_>, image_user: Option<&Image
             user_specified_image: container.image.clone(),
             ..Default::default()
         }),
-        command: bind(&container.command),
-        args: bind(&container.args),
+        command: bound.command.clone(),
+        args: bound.args.clone(),
         working_dir: container.working_dir.clone(),
-        envs: container.env.iter().map(env).collect(),
-        mounts: container.mounts.iter().map(mount).chain(termination_log(pod, container, attempt)).collect(),
+        envs: bound.env.iter().map(env).collect(),
+        mounts: bound.mounts.iter().map(mount).chain(termination_log(pod, container, attempt)).collect(),
         labels: container_labels,
         annotations: labels::container_annotations(pod, container, attempt),
         log_path: text(&container.log_path(attempt)),
@@ -196,16 +195,25 @@ fn resources(resources: &LinuxResources) -> v1::LinuxContainerResources {
     }
 }
 
-fn mount(mount: &Mount) -> v1::Mount {
+fn mount(mount: &BoundMount) -> v1::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => v1::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
         Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
     };
+    let (host_path, image) = match &mount.content {
+        Content::Path(path) | Content::Part { target: path, .. } => (text(path), None),
+        Content::Image { written, id } => {
+            let (image, user_specified_image) = (id.clone(), written.clone());
+            (String::new(), Some(v1::ImageSpec { image, user_specified_image, ..Default::default() }))
+        }
+    };
     v1::Mount {
         container_path: mount.container_path.clone(),
-        host_path: text(&mount.host_path),
+        host_path,
+        image,
         readonly: mount.read_only,
+        recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
         ..Default::default()

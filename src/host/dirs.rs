@@ -1,9 +1,10 @@
 //! What a pod has on disk: its directory in the kubelet's layout, and its logs.
 //!
 //! ```text
-//! <root>/pods/<uid>/volumes/kubernetes.io~empty-dir/<volume>   0777, or a tmpfs
+//! <root>/pods/<uid>/volumes/kubernetes.io~<kind>/<volume>      0777, or a tmpfs
+//!                   volume-subpaths/<volume>/<container>/<n>   part of a volume that is mounted
 //!                   containers/<container>/<attempt, 8 hex>    termination log, 0666
-//!                   plugins/                                   always empty
+//!                   plugins/kubernetes.io~empty-dir/<volume>   says that the volume was made
 //!                   etc-hosts                                  the containers' /etc/hosts
 //! <logs>/<namespace>_<name>_<uid>/<container>/<attempt>.log    written by the runtime
 //! <logs>/../containers/<name>_<namespace>_<container>-<id>.log link to the log
@@ -26,8 +27,12 @@ use super::{FileError, failed};
 use crate::model::ContainerId;
 use crate::podspec::{Container, Pod, hosts};
 
-/// Where the pod's own volumes are, below its directory.
-const EMPTY_DIRS: &str = "volumes/kubernetes.io~empty-dir";
+/// Where the pod's own volumes are, below its directory: `<kind>/<volume>`.
+const VOLUMES: &str = "volumes";
+/// Where parts of volumes are mounted, below its directory.
+const PARTS: &str = "volume-subpaths";
+/// What the agent mounts as a volume.
+const VOLUME_TYPES: [&str; 2] = ["tmpfs", "hugetlbfs"];
 /// The most that is read of a container's last words.
 const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
 /// The longest name a link may have, `.log` left out.
@@ -135,16 +140,20 @@ pub fn remove_pod(pod: &Pod) -> Result<(), Leftovers> {
     if failures.is_empty() { Ok(()) } else { Err(Leftovers(failures)) }
 }
 
-/// Unmounts each tmpfs that is a volume of the pod; the newest mount of a path first.
+/// Unmounts what the agent mounted for the pod; the newest mount first.
 fn unmount_volumes(pod_dir: &Path) -> Result<(), FileError> {
     // The kernel lists mounts by their true path.
-    let volumes = match fs::canonicalize(pod_dir.join(EMPTY_DIRS)) {
-        Ok(volumes) => volumes,
+    let pod_dir = match fs::canonicalize(pod_dir) {
+        Ok(pod_dir) => pod_dir,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at", pod_dir)(error)),
     };
+    let (volumes, parts) = (pod_dir.join(VOLUMES), pod_dir.join(PARTS));
     for mount in mounts()?.iter().rev() {
-        if mount.fs_type == "tmpfs" && mount.point.parent() == Some(&volumes) {
+        let is_volume = VOLUME_TYPES.contains(&mount.fs_type.as_str())
+            && mount.point.parent().and_then(Path::parent) == Some(&volumes);
+        // Whatever is mounted over a part of a volume, too: only containers' own processes could look into it.
+        if is_volume || mount.point.starts_with(&parts) {
             let unmounted = umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW);
             unmounted.map_err(|errno| failed("unmount", &mount.point)(errno.into()))?;
         }

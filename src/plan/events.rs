@@ -115,7 +115,7 @@ fn inspected(pod: &Pod, container: usize, outcome: &Outcome) -> Vec<PodEvent> {
         Outcome::Failed(error) => {
             event(true, "InspectFailed", format!("Failed to inspect image \"{}\": {error}", container.image))
         }
-        Outcome::Done | Outcome::NoImage => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -137,7 +137,9 @@ fn pulled(pod: &Pod, container: usize, outcome: &Outcome, took: Duration) -> Vec
 fn made(pod: &Pod, container: usize, outcome: &Outcome, reason: &'static str, message: &str) -> Vec<PodEvent> {
     let name = &pod.containers[container].name;
     vec![match outcome {
-        Outcome::Failed(error) => PodEvent::of_container(name, true, "Failed", format!("Error: {error}")),
+        Outcome::Failed(error) | Outcome::Misconfigured(error) => {
+            PodEvent::of_container(name, true, "Failed", format!("Error: {error}"))
+        }
         _ => PodEvent::of_container(name, false, reason, message.to_owned()),
     }]
 }

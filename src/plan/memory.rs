@@ -103,6 +103,8 @@ pub enum Outcome {
     NoImage,
     /// It failed, in the words of the runtime or the system.
     Failed(String),
+    /// `CreateContainer`: what the container asks for cannot be had here as things are, in upstream's words.
+    Misconfigured(String),
 }
 
 impl PodMemory {
@@ -209,7 +211,7 @@ impl PodMemory {
     /// Counts an attempt. What the runtime may go back on by itself (a sandbox that dies at once, a container that is
     /// still there) is counted even when it went well, so that no fault of the runtime becomes a busy loop here.
     fn count(&mut self, step: &Step, outcome: &Outcome, now: Moment) {
-        let failed = matches!(outcome, Outcome::Failed(_));
+        let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Misconfigured(_));
         match step {
             // An instance that was made has yet to be started.
             Step::CreateContainer { .. } if !failed => return,
@@ -250,8 +252,9 @@ impl Step {
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/images/types.go`, `pkg/kubelet/container/sync_result.go`.
 fn failure(step: &Step, outcome: &Outcome) -> Option<Waiting> {
-    let Outcome::Failed(message) = outcome else { return None };
+    let (Outcome::Failed(message) | Outcome::Misconfigured(message)) = outcome else { return None };
     let reason = match step {
+        _ if matches!(outcome, Outcome::Misconfigured(_)) => "CreateContainerConfigError",
         Step::InspectImage { .. } => "ImageInspectError",
         Step::PullImage { .. } => pull_reason(message),
         Step::CreateContainer { .. } => "CreateContainerError",

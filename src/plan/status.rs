@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Waiting, is_live, run};
 use crate::fit::Rejection;
 use crate::model::{ContainerPhase, ObservedContainer, ObservedPod};
-use crate::podspec::{Container, Pod};
+use crate::podspec::{Container, Pod, RecursiveReadOnly};
 
 /// All messages of ended containers of a pod together have no more bytes than this.
 const TERMINATION_MESSAGES_BYTES_MAX: usize = 12 * 1024;
@@ -236,12 +236,17 @@ fn volume_mounts(container: &Container) -> Option<Vec<k8s::VolumeMountStatus>> {
             mount_path: mount.container_path.clone(),
             name: mount.volume.clone()?,
             read_only: mount.read_only.then_some(true),
-            recursive_read_only: mount.read_only.then(|| "Disabled".to_owned()),
+            recursive_read_only: mount.read_only.then(|| recursive_read_only(mount.recursive_read_only).to_owned()),
             volume_status: None,
         })
     });
     let mounts: Vec<_> = mounts.collect();
     (!mounts.is_empty()).then_some(mounts)
+}
+
+/// `IfPossible` is shown as what is sure.
+fn recursive_read_only(mode: RecursiveReadOnly) -> &'static str {
+    if mode == RecursiveReadOnly::Enabled { "Enabled" } else { "Disabled" }
 }
 
 // === phase and conditions ===

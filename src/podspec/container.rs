@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::downward::Field;
+use super::objects::Reference;
 use super::pod::{LinuxResources, PortMapping};
-use super::text::Text;
 
 /// One container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +25,15 @@ pub struct Container {
     pub image_reference: Result<String, String>,
     /// When to pull.
     pub pull_policy: PullPolicy,
-    /// Empty: the image's entrypoint.
-    pub command: Vec<Text>,
-    /// Empty: the image's command.
-    pub args: Vec<Text>,
+    /// As written, `$(NAME)` included. Empty: the image's entrypoint.
+    pub command: Vec<String>,
+    /// As written, `$(NAME)` included. Empty: the image's command.
+    pub args: Vec<String>,
     /// Empty: the image's.
     pub working_dir: String,
-    /// In the order of the template; each name once.
+    /// `envFrom`, in the order of the template.
+    pub env_from: Vec<EnvFrom>,
+    /// `env`, in the order of the template; a later variable of the same name replaces an earlier one.
     pub env: Vec<EnvVar>,
     /// In the order they are made, `/etc/hosts` last. The termination log is not among them: its file is a new one for
     /// each instance ([`super::Pod::termination_log`]).
@@ -211,30 +214,111 @@ pub enum TerminationMessagePolicy {
     FallbackToLogsOnError,
 }
 
+/// Variables from all keys of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFrom {
+    /// Comes before each key.
+    pub prefix: String,
+    /// Whose keys.
+    pub object: Reference,
+    /// There need be no such object.
+    pub optional: bool,
+}
+
 /// One environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvVar {
     /// Its name.
     pub name: String,
-    /// Its value.
-    pub value: Text,
+    /// What its value is made of.
+    pub source: EnvSource,
+}
+
+/// What the value of a variable is made of when its container is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvSource {
+    /// `value`, as written, `$(NAME)` included.
+    Text(String),
+    /// `fieldRef` or `resourceFieldRef`.
+    Field(Field),
+    /// `configMapKeyRef` or `secretKeyRef`.
+    Key {
+        /// The object.
+        object: Reference,
+        /// One of its keys.
+        key: String,
+        /// Without the object or the key there is no such variable.
+        optional: bool,
+    },
+    /// `fileKeyRef`.
+    FileKey {
+        /// The file.
+        file: EnvFile,
+        /// One of its keys.
+        key: String,
+        /// Without the file or the key there is no such variable.
+        optional: bool,
+    },
+}
+
+/// A file of variables in a volume of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EnvFile {
+    /// `volumes[].name`.
+    pub volume: String,
+    /// Below the volume.
+    pub path: String,
 }
 
 /// One mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// On the host.
-    pub host_path: PathBuf,
+    /// The whole volume on the host, or a file of the agent; none for an image, which the runtime mounts by itself.
+    pub host_path: Option<PathBuf>,
+    /// The part of the volume that is mounted; none for the whole.
+    pub sub_path: Option<SubPath>,
     /// In the container; absolute.
     pub container_path: String,
     /// No writes through this mount.
     pub read_only: bool,
+    /// Nor through anything mounted below.
+    pub recursive_read_only: RecursiveReadOnly,
     /// Whether later mounts below are seen on the other side.
     pub propagation: Propagation,
     /// Ask the runtime to label the content for the container; only the first mount of a volume of our own asks.
     pub selinux_relabel: bool,
     /// The volume it comes from; none for `/etc/hosts`.
     pub volume: Option<String>,
+}
+
+/// A part of a volume. It is bound to a path of its own before the container is made, so that nobody who can write to
+/// the volume can lead the mount astray.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubPath {
+    /// `subPath` or `subPathExpr`.
+    pub text: SubPathText,
+    /// Where it is bound: `<pod>/volume-subpaths/<volume>/<container>/<index of the mount>`.
+    pub target: PathBuf,
+}
+
+/// Which part of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubPathText {
+    /// `subPath`.
+    Plain(String),
+    /// `subPathExpr`: with variables of the container.
+    Expression(String),
+}
+
+/// `recursiveReadOnly`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecursiveReadOnly {
+    /// What is mounted below has its own say.
+    Disabled,
+    /// Where the runtime can.
+    IfPossible,
+    /// Not without it.
+    Enabled,
 }
 
 /// `mountPropagation`.

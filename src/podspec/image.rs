@@ -3,6 +3,19 @@
 //! Source: github.com/distribution/reference v0.6 `regexp.go`, `normalize.go`; kubernetes v1.36
 //! `pkg/kubelet/images/image_manager.go`, `applyDefaultImageTag`.
 
+use super::PullPolicy;
+use crate::api::field::{FieldError, Path};
+
+/// When an image is pulled; a template that was defaulted says so.
+pub(super) fn pull_policy(written: Option<&str>, at: &Path) -> Result<PullPolicy, FieldError> {
+    match written.unwrap_or_default() {
+        "Always" => Ok(PullPolicy::Always),
+        "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
+        "Never" => Ok(PullPolicy::Never),
+        other => Err(FieldError::not_supported(at, other, &["Always", "IfNotPresent", "Never"])),
+    }
+}
+
 /// The reference a runtime is asked for: as written, with `:latest` where there is neither tag nor digest.
 ///
 /// # Errors

@@ -1,12 +1,14 @@
 //! A pod as a whole: sandbox, volumes, and what it asks of its node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::container::{Container, RestartPolicy};
+use super::container::{Container, PullPolicy, RestartPolicy};
+use super::downward::Field;
+use super::objects::{Reference, TokenSpec};
 use crate::model::{FleetId, PodKey, RevisionHash, Uid};
 
 /// One pod, ready to be realized.
@@ -50,6 +52,14 @@ pub struct Pod {
     pub service_account: String,
     /// `imagePullSecrets[].name`.
     pub pull_secrets: Vec<String>,
+    /// Every ConfigMap and Secret it asks for.
+    pub references: BTreeSet<Reference>,
+    /// Every token of its service account it asks for.
+    pub tokens: BTreeSet<TokenSpec>,
+    /// `securityContext.fsGroup`: whose files its own volumes are.
+    pub fs_group: Option<i64>,
+    /// Variables that tell every container where the API is; those of the container itself come first.
+    pub service_env: Vec<(String, String)>,
     /// CRI's runtime handler; empty for the runtime's default.
     pub runtime_handler: String,
     /// What the runtime takes beside the containers (`overhead`).
@@ -263,14 +273,96 @@ pub enum VolumeSource {
         /// Its size.
         size_bytes: u64,
     },
+    /// Huge pages, mounted with the pod and unmounted with it.
+    HugePages {
+        /// Below [`Pod::dir`].
+        path: PathBuf,
+        /// The size of a page in bytes. `Err` says why there is none to choose.
+        page_size: Result<u64, String>,
+    },
+    /// Files made of objects, tokens and the pod itself, written again when those change; never written by containers.
+    Files {
+        /// Below [`Pod::dir`].
+        path: PathBuf,
+        /// Not on disk but in a tmpfs of this size.
+        memory_bytes: Option<u64>,
+        /// A later file replaces an earlier one at the same path.
+        sources: Vec<FileSource>,
+    },
+    /// The content of an image.
+    Image {
+        /// As written, for events.
+        image: String,
+        /// As the runtime is asked for it. `Err` holds why `image` is no reference at all.
+        image_reference: Result<String, String>,
+        /// When to pull.
+        pull_policy: PullPolicy,
+    },
+}
+
+/// Where files of a volume come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileSource {
+    /// Keys of a ConfigMap or Secret.
+    Object {
+        /// Which.
+        object: Reference,
+        /// The keys; empty for all, each under its own name.
+        items: Vec<Item>,
+        /// Mode of what has no mode of its own.
+        mode: u32,
+        /// Neither the object nor the keys need be there.
+        optional: bool,
+    },
+    /// A value of the pod itself.
+    Field {
+        /// Below the volume.
+        path: String,
+        /// What.
+        field: Field,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A token of the pod's service account.
+    Token {
+        /// Below the volume.
+        path: String,
+        /// Which.
+        spec: TokenSpec,
+        /// Its mode.
+        mode: u32,
+        /// Whose file it is, if all containers run as one user; root's otherwise.
+        owner: Option<i64>,
+    },
+}
+
+/// `items[]` of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The object's key.
+    pub key: String,
+    /// Below the volume.
+    pub path: String,
+    /// Its mode; none for the source's.
+    pub mode: Option<u32>,
 }
 
 impl VolumeSource {
-    /// Where on the host the volume's content is.
-    pub fn path(&self) -> &Path {
+    /// Where on the host the volume's content is; none for an image.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::HostPath { path, .. } | Self::EmptyDir { path } | Self::Memory { path, .. } => path,
+            Self::HostPath { path, .. }
+            | Self::EmptyDir { path }
+            | Self::Memory { path, .. }
+            | Self::HugePages { path, .. }
+            | Self::Files { path, .. } => Some(path),
+            Self::Image { .. } => None,
         }
+    }
+
+    /// Whether containers cannot write to it, whatever their mounts say.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Files { .. } | Self::Image { .. })
     }
 }
 

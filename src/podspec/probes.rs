@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{EnvVar, Handler, Hooks, HttpGet, Probe, Probes, env};
+use super::{Handler, Hooks, HttpGet, Probe, Probes, env};
 
 /// The probes of one container.
 pub(super) fn probes(container: &k8s::Container) -> Probes {
@@ -77,13 +77,12 @@ fn hook(written: &k8s::LifecycleHandler, container: &k8s::Container) -> Option<H
 /// The command with literal variables in place of `$(NAME)`. One whose value comes from elsewhere is empty here, as
 /// upstream has it.
 fn expanded(exec: &k8s::ExecAction, container: &k8s::Container) -> Vec<String> {
-    let literal = |variable: &k8s::EnvVar| EnvVar {
-        name: variable.name.clone(),
-        value: variable.value.as_deref().unwrap_or_default().into(),
-    };
     // Of a name that is given twice the later value counts.
-    let variables: Vec<_> = container.env.iter().flatten().rev().map(literal).collect();
-    exec.command.iter().flatten().map(|word| env::expand(word, &variables).bind(&[])).collect()
+    let literal = |name: &str| {
+        let variable = container.env.iter().flatten().rev().find(|variable| variable.name == name)?;
+        Some(variable.value.as_deref().unwrap_or_default())
+    };
+    exec.command.iter().flatten().map(|word| env::expand(word, literal)).collect()
 }
 
 fn http_get(written: &k8s::HTTPGetAction, container: &k8s::Container) -> HttpGet {

@@ -1,16 +1,17 @@
 //! The way from a bundle to a [`Pod`], part by part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as k8s;
 
-use super::env::{self, Sources};
+use super::downward::Sources;
+use super::objects::{references, token_specs};
 use super::resources::{self, Amounts};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PullPolicy, Requests, RestartPolicy,
-    Role, TerminationMessagePolicy, hash, image, network, probes, security, unsupported,
+    Container, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, Requests, RestartPolicy, Role,
+    TerminationMessagePolicy, env, hash, image, network, probes, security, unsupported,
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
@@ -18,6 +19,8 @@ use crate::model::PodKey;
 
 const REVISION_LABEL: &str = "controller-revision-hash";
 const GENERATION_LABEL: &str = "pod-template-generation";
+/// The account of a pod that names none.
+const SERVICE_ACCOUNT: &str = "default";
 
 /// Makes the pod that `bundle` stands for on this host.
 ///
@@ -48,7 +51,15 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         .collect::<Result<_, _>>()?;
     let qos = resources::qos(&amounts);
     let dir = host.root_dir.join("pods").join(key.uid.as_str());
-    let around = Surroundings { dir: &dir, amounts: &amounts, host };
+    let service_account = service_account(spec);
+    let sources = Sources {
+        key,
+        service_account: &service_account,
+        containers: spec.containers.iter().map(|container| container.name.as_str()).zip(&amounts).collect(),
+        host,
+    };
+    let (fs_group, fs_user) = (security::fs_group(spec), security::fs_user(spec));
+    let around = Surroundings { dir: &dir, amounts: &amounts, sources: &sources, fs_group, fs_user };
     let volumes = (spec.volumes.iter().flatten().enumerate())
         .map(|(index, volume)| volumes::volume(volume, &around, &at.child("volumes").index(index)))
         .collect::<Result<_, _>>()?;
@@ -76,8 +87,12 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         restart_policy: RestartPolicy::Always,
         active_deadline: None,
         readiness_gates: Vec::new(),
-        service_account: "default".to_owned(),
+        service_account: service_account.clone(),
         pull_secrets: Vec::new(),
+        references: references(spec),
+        tokens: token_specs(spec),
+        fs_group,
+        service_env: host.api.as_ref().map(env::of_api).unwrap_or_default(),
         runtime_handler: bundle.runtime_handler.clone().unwrap_or_default(),
         overhead: LinuxResources::default(),
         domain: String::new(),
@@ -88,7 +103,7 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         volumes,
         containers: Vec::new(),
     };
-    containers(&mut pod, spec, &amounts, host)?;
+    containers(&mut pod, spec, &amounts, &sources)?;
     let mappings = pod.containers.iter().flat_map(|container| network::mappings(&container.ports));
     pod.ports = mappings.collect();
     pod.requests.host_ports = pod.ports.iter().filter(|port| port.host_port > 0).cloned().collect();
@@ -96,21 +111,17 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
 }
 
 /// Adds the containers to a pod that is whole but for them and their ports.
-fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &HostFacts) -> Result<(), FieldError> {
-    let mut relabelled = Vec::new();
+fn containers(
+    pod: &mut Pod,
+    spec: &k8s::PodSpec,
+    amounts: &[Amounts],
+    sources: &Sources<'_>,
+) -> Result<(), FieldError> {
+    let host = sources.host;
+    let mut relabelled = BTreeSet::new();
     let mut resolved = Vec::new();
-    let sources = Sources {
-        key: &pod.key,
-        labels: &pod.labels,
-        annotations: &pod.annotations,
-        host_network: pod.namespaces.host_network,
-        containers: spec.containers.iter().map(|container| container.name.as_str()).zip(amounts).collect(),
-        host,
-    };
     for (index, (written, amounts)) in spec.containers.iter().zip(amounts).enumerate() {
         let at = Path::new("spec").child("containers").index(index);
-        let env = env::variables(written, &sources, &at)?;
-        let expand = |texts: &Option<Vec<String>>| texts.iter().flatten().map(|text| env::expand(text, &env)).collect();
         let image = written.image.clone().unwrap_or_default();
         resolved.push(Container {
             name: written.name.clone(),
@@ -118,11 +129,13 @@ fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &Ho
             restart_policy: pod.restart_policy,
             restart_rules: Vec::new(),
             image_reference: image::reference(&image),
-            pull_policy: pull_policy(written, &at)?,
-            command: expand(&written.command),
-            args: expand(&written.args),
+            pull_policy: image::pull_policy(written.image_pull_policy.as_deref(), &at.child("imagePullPolicy"))?,
+            command: written.command.clone().unwrap_or_default(),
+            args: written.args.clone().unwrap_or_default(),
             working_dir: written.working_dir.clone().unwrap_or_default(),
-            mounts: volumes::mounts(written, &pod.volumes, pod.etc_hosts(), &mut relabelled, &at)?,
+            env_from: env::from(written),
+            env: env::variables(written, sources, &at)?,
+            mounts: volumes::mounts(written, pod, &mut relabelled, &at)?,
             ports: network::ports(written, pod.namespaces.host_network, &at)?,
             resources: resources::container(amounts, spec, pod.qos, host),
             security: security::container(spec, written),
@@ -134,12 +147,18 @@ fn containers(pod: &mut Pod, spec: &k8s::PodSpec, amounts: &[Amounts], host: &Ho
             stdin_once: false,
             tty: written.tty == Some(true),
             spec_hash: hash::spec_hash(&written.name, &image),
-            env,
             image,
         });
     }
     pod.containers = resolved;
     Ok(())
+}
+
+/// `serviceAccountName`, or its old name.
+fn service_account(spec: &k8s::PodSpec) -> String {
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let named = given(&spec.service_account_name).or_else(|| given(&spec.service_account));
+    named.unwrap_or_else(|| SERVICE_ACCOUNT.to_owned())
 }
 
 fn namespaces(spec: &k8s::PodSpec) -> Namespaces {
@@ -164,18 +183,6 @@ fn grace_period(spec: &k8s::PodSpec) -> Duration {
     const DEFAULT_SECS: i64 = 30;
     let seconds = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_SECS);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(1))
-}
-
-fn pull_policy(container: &k8s::Container, at: &Path) -> Result<PullPolicy, FieldError> {
-    match container.image_pull_policy.as_deref().unwrap_or_default() {
-        "Always" => Ok(PullPolicy::Always),
-        "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
-        "Never" => Ok(PullPolicy::Never),
-        other => {
-            let supported = ["Always", "IfNotPresent", "Never"];
-            Err(FieldError::not_supported(&at.child("imagePullPolicy"), other, &supported))
-        }
-    }
 }
 
 fn termination_message_policy(container: &k8s::Container) -> TerminationMessagePolicy {

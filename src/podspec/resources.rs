@@ -170,7 +170,7 @@ fn hugepage_limits(amounts: &Amounts, sizes: &[u64]) -> Vec<(String, u64)> {
 }
 
 /// The page size a resource is named for: `hugepages-2Mi`.
-fn hugepage_size(resource: &str) -> Option<u64> {
+pub(super) fn hugepage_size(resource: &str) -> Option<u64> {
     let size: Quantity = resource.strip_prefix(HUGEPAGES_PREFIX)?.parse().ok()?;
     u64::try_from(size.value()).ok()
 }

@@ -24,6 +24,7 @@ pub(crate) fn host() -> HostFacts {
         allocatable: [("cpu".to_owned(), 3900), ("memory".to_owned(), 7 << 30)].into(),
         root_dir: "/var/lib/kubelet".into(),
         log_root: "/var/log/pods".into(),
+        api: None,
     }
 }
 
@@ -94,6 +95,10 @@ fn base() -> Pod {
         readiness_gates: vec![],
         service_account: "default".to_owned(),
         pull_secrets: vec![],
+        references: [].into(),
+        tokens: [].into(),
+        fs_group: None,
+        service_env: vec![],
         runtime_handler: String::new(),
         overhead: LinuxResources::default(),
         domain: String::new(),
@@ -113,11 +118,14 @@ fn base() -> Pod {
             command: vec![],
             args: vec![],
             working_dir: String::new(),
+            env_from: vec![],
             env: vec![],
             mounts: vec![Mount {
-                host_path: "/var/lib/kubelet/pods/0-1/etc-hosts".into(),
+                host_path: Some("/var/lib/kubelet/pods/0-1/etc-hosts".into()),
+                sub_path: None,
                 container_path: "/etc/hosts".to_owned(),
                 read_only: false,
+                recursive_read_only: RecursiveReadOnly::Disabled,
                 propagation: Propagation::Private,
                 selinux_relabel: true,
                 volume: None,
@@ -260,12 +268,8 @@ fn ports_are_mapped_once_and_host_ports_are_asked_of_the_node() {
 }
 
 #[test]
-fn with_the_hosts_network_ports_and_addresses_are_the_hosts() {
-    let env = json!([
-        { "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
-        { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "status.podIPs" } } },
-    ]);
-    let container = json!({ "ports": [{ "containerPort": 9100 }], "env": env });
+fn with_the_hosts_network_ports_are_the_hosts() {
+    let container = json!({ "ports": [{ "containerPort": 9100 }] });
     check(&json!({ "hostNetwork": true }), &container, |pod| {
         pod.namespaces.host_network = true;
         pod.hostname = String::new();
@@ -273,55 +277,93 @@ fn with_the_hosts_network_ports_and_addresses_are_the_hosts() {
         pod.ports = vec![port.mapping.clone()];
         pod.requests.host_ports = vec![port.mapping.clone()];
         pod.containers[0].ports = vec![port];
-        pod.containers[0].env = vec![variable("A", "192.0.2.1"), variable("B", "192.0.2.1,2001:db8::1")];
     });
 }
 
-fn variable(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: value.into() }
+fn variable(name: &str, source: EnvSource) -> EnvVar {
+    EnvVar { name: name.to_owned(), source }
 }
 
 #[test]
-fn variables_refer_to_earlier_ones_and_to_the_pod() {
+fn variables_keep_what_is_known_only_later_open() {
+    let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
     let env = json!([
-        { "name": "A", "value": "a" },
-        { "name": "B", "value": "$(A)$(C)$$(A)$(A" },
-        { "name": "C", "value": "" },
-        { "name": "LABEL", "valueFrom": { "fieldRef": { "fieldPath": "metadata.labels['app']" } } },
-        { "name": "NONE", "valueFrom": { "fieldRef": { "fieldPath": "metadata.annotations['x']" } } },
-        { "name": "NODE", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
-        { "name": "ACCOUNT", "valueFrom": { "fieldRef": { "fieldPath": "spec.serviceAccountName" } } },
-        { "name": "HOST", "valueFrom": { "fieldRef": { "fieldPath": "status.hostIP" } } },
-        { "name": "A", "value": "again" },
+        { "name": "TEXT", "value": "$(A) $$" },
+        { "name": "EMPTY", "value": "" },
+        { "name": "NAME", "valueFrom": field("metadata.name") },
+        { "name": "LABEL", "valueFrom": field("metadata.labels['app']") },
+        { "name": "NOTE", "valueFrom": field("metadata.annotations['x']") },
+        { "name": "NODE", "valueFrom": field("spec.nodeName") },
+        { "name": "ACCOUNT", "valueFrom": field("spec.serviceAccountName") },
+        { "name": "HOST", "valueFrom": field("status.hostIP") },
+        { "name": "HOSTS", "valueFrom": field("status.hostIPs") },
+        { "name": "IP", "valueFrom": field("status.podIP") },
+        { "name": "IPS", "valueFrom": field("status.podIPs") },
+        { "name": "CONFIG", "valueFrom": { "configMapKeyRef": { "name": "app", "key": "k", "optional": true } } },
+        { "name": "SECRET", "valueFrom": { "secretKeyRef": { "name": "app", "key": "k" } } },
+        { "name": "FILE", "valueFrom": { "fileKeyRef": { "volumeName": "v", "path": "a.env", "key": "K" } } },
     ]);
-    check(&none(), &json!({ "env": env, "command": ["$(A)", "$(X)"], "args": ["$(NODE)$"] }), |pod| {
-        let web = &mut pod.containers[0];
-        web.env = vec![
-            variable("A", "again"),
-            variable("B", "a$(C)$(A)$(A"),
-            variable("C", ""),
-            variable("LABEL", "web"),
-            variable("NONE", ""),
-            variable("NODE", "node-1"),
-            variable("ACCOUNT", "default"),
-            variable("HOST", "192.0.2.1"),
-        ];
-        web.command = vec!["again".into(), "$(X)".into()];
-        web.args = vec!["node-1$".into()];
-    });
-}
-
-#[test]
-fn the_pods_own_address_stays_open_until_the_sandbox_has_it() {
-    let env = json!([
-        { "name": "IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
-        { "name": "URL", "value": "http://$(IP):80" },
+    let from = json!([
+        { "prefix": "P_", "configMapRef": { "name": "all" } },
+        { "secretRef": { "name": "all", "optional": true } },
     ]);
-    let pod = resolved(&none(), &json!({ "env": env, "args": ["--at=$(URL)"] }));
-    let ips = ["10.4.0.2".parse().unwrap()];
+    let volumes = json!([{ "name": "v", "emptyDir": {} }]);
+    let pod = resolved(&json!({ "volumes": volumes }), &json!({ "env": env, "envFrom": from, "command": ["$(A)"] }));
     let web = &pod.containers[0];
-    assert_eq!(web.env[1].value.bind(&ips), "http://10.4.0.2:80");
-    assert_eq!(web.args[0].bind(&ips), "--at=http://10.4.0.2:80");
+    let fixed = |text: &str| EnvSource::Field(Field::Fixed(text.to_owned()));
+    let key = |object: Reference, optional| EnvSource::Key { object, key: "k".to_owned(), optional };
+    let file = EnvFile { volume: "v".to_owned(), path: "a.env".to_owned() };
+    assert_eq!(web.command, ["$(A)"]);
+    assert_eq!(
+        web.env,
+        [
+            variable("TEXT", EnvSource::Text("$(A) $$".to_owned())),
+            variable("EMPTY", EnvSource::Text(String::new())),
+            variable("NAME", fixed("web-bcdfghjklm")),
+            variable("LABEL", EnvSource::Field(Field::Label("app".to_owned()))),
+            variable("NOTE", EnvSource::Field(Field::Annotation("x".to_owned()))),
+            variable("NODE", fixed("node-1")),
+            variable("ACCOUNT", fixed("default")),
+            variable("HOST", fixed("192.0.2.1")),
+            variable("HOSTS", fixed("192.0.2.1,2001:db8::1")),
+            variable("IP", EnvSource::Field(Field::PodIp)),
+            variable("IPS", EnvSource::Field(Field::PodIps)),
+            variable("CONFIG", key(Reference::config_map("app"), true)),
+            variable("SECRET", key(Reference::secret("app"), false)),
+            variable("FILE", EnvSource::FileKey { file, key: "K".to_owned(), optional: false }),
+        ]
+    );
+    let from = |prefix: &str, object, optional| EnvFrom { prefix: prefix.to_owned(), object, optional };
+    assert_eq!(
+        web.env_from,
+        [from("P_", Reference::config_map("all"), false), from("", Reference::secret("all"), true)]
+    );
+    let references = [Reference::config_map("all"), Reference::config_map("app")];
+    assert_eq!(
+        pod.references,
+        references.into_iter().chain([Reference::secret("all"), Reference::secret("app")]).collect()
+    );
+}
+
+#[test]
+fn the_account_is_the_one_that_is_named() {
+    let account = |spec: Value| resolved(&spec, &none()).service_account;
+    let token = json!(false);
+    for (spec, expected) in [
+        (json!({}), "default"),
+        (json!({ "serviceAccountName": "" }), "default"),
+        (json!({ "serviceAccountName": "reader", "automountServiceAccountToken": token }), "reader"),
+        (json!({ "serviceAccount": "old", "automountServiceAccountToken": token }), "old"),
+    ] {
+        assert_eq!(account(spec.clone()), expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_pod_is_told_where_the_api_is_if_it_can_be_reached() {
+    let api = Some(ApiAddress { host: "10.0.0.9".to_owned(), port: 6443 });
+    let pod = resolve(&bundle(&none(), &none()), &key(), &HostFacts { api, ..host() }).unwrap();
+    assert_eq!(pod.service_env[0], ("KUBERNETES_SERVICE_HOST".to_owned(), "10.0.0.9".to_owned()));
 }
 
 #[test]
@@ -335,18 +377,21 @@ fn resource_fields_are_divided_and_rounded_up() {
         ("requests.memory", "1Mi", "100"),
         ("requests.ephemeral-storage", "", "0"),
         ("limits.ephemeral-storage", "", "0"),
+        ("limits.hugepages-2Mi", "", "0"),
     ];
     let resources = json!({ "limits": { "cpu": "250m", "memory": "100Mi" }, "requests": { "cpu": "100m" } });
     for (resource, divisor, expected) in rows {
         let field = json!({ "resource": resource, "divisor": divisor });
         let env = json!([{ "name": "X", "valueFrom": { "resourceFieldRef": field } }]);
         let pod = resolved(&none(), &json!({ "env": env, "resources": resources }));
+        let expected = EnvSource::Field(Field::Fixed(expected.to_owned()));
         assert_eq!(pod.containers[0].env, [variable("X", expected)], "{resource} / {divisor}");
     }
     let env =
         json!([{ "name": "X", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu", "divisor": "1m" } } }]);
     let pod = resolved(&none(), &json!({ "env": env }));
-    assert_eq!(pod.containers[0].env, [variable("X", "3900")], "without a limit it is what the node has");
+    let all = EnvSource::Field(Field::Fixed("3900".to_owned()));
+    assert_eq!(pod.containers[0].env, [variable("X", all)], "without a limit it is what the node has");
 }
 
 #[test]
@@ -412,14 +457,19 @@ fn what_the_host_is_like_shows_in_cgroups_and_limits() {
 
 fn mount(host_path: &str, container_path: &str, volume: &str) -> Mount {
     Mount {
-        host_path: host_path.into(),
+        host_path: Some(host_path.into()),
+        sub_path: None,
         container_path: container_path.to_owned(),
         read_only: false,
+        recursive_read_only: RecursiveReadOnly::Disabled,
         propagation: Propagation::Private,
         selinux_relabel: false,
         volume: Some(volume.to_owned()),
     }
 }
+
+/// Below the pod's directory.
+const VOLUMES: &str = "/var/lib/kubelet/pods/0-1/volumes";
 
 #[test]
 fn volumes_become_paths_and_mounts() {
@@ -436,7 +486,7 @@ fn volumes_become_paths_and_mounts() {
         { "name": "log", "mountPath": "/etc/hosts" },
     ]);
     check(&json!({ "volumes": volumes }), &json!({ "volumeMounts": mounts }), |pod| {
-        let own = "/var/lib/kubelet/pods/0-1/volumes/kubernetes.io~empty-dir";
+        let own = format!("{VOLUMES}/kubernetes.io~empty-dir");
         let volume = |name: &str, source| Volume { name: name.to_owned(), source };
         pod.volumes = vec![
             volume("log", VolumeSource::HostPath { path: "/var/log".into(), kind: HostPathKind::Unchecked }),
@@ -453,6 +503,148 @@ fn volumes_become_paths_and_mounts() {
         let second = mount(&format!("{own}/scratch"), "/b", "scratch");
         pod.containers[0].mounts = vec![log, first, second, mount("/var/log", "/etc/hosts", "log")];
     });
+}
+
+#[test]
+fn parts_of_volumes_have_a_place_of_their_own_and_files_are_not_written_to() {
+    let volumes = json!([{ "name": "log", "hostPath": { "path": "/var/log" } }, { "name": "scratch", "emptyDir": {} }]);
+    let mounts = json!([
+        { "name": "log", "mountPath": "/a", "subPath": "pods", "readOnly": true },
+        { "name": "scratch", "mountPath": "/b", "subPath": "" },
+        { "name": "scratch", "mountPath": "/c", "subPathExpr": "$(NAME)/x" },
+    ]);
+    let pod = resolved(&json!({ "volumes": volumes }), &json!({ "volumeMounts": mounts }));
+    let part = |target: &str, text| {
+        Some(SubPath { text, target: format!("/var/lib/kubelet/pods/0-1/volume-subpaths/{target}").into() })
+    };
+    let own = format!("{VOLUMES}/kubernetes.io~empty-dir/scratch");
+    assert_eq!(
+        pod.containers[0].mounts[..3],
+        [
+            Mount {
+                sub_path: part("log/web/0", SubPathText::Plain("pods".to_owned())),
+                read_only: true,
+                ..mount("/var/log", "/a", "log")
+            },
+            Mount { selinux_relabel: true, ..mount(&own, "/b", "scratch") },
+            Mount {
+                sub_path: part("scratch/web/2", SubPathText::Expression("$(NAME)/x".to_owned())),
+                ..mount(&own, "/c", "scratch")
+            },
+        ]
+    );
+}
+
+/// The only volume of a pod with these fields and its container's.
+fn volume(pod: &Value, container: &Value, volume: &Value) -> VolumeSource {
+    let mut pod = pod.clone();
+    pod["volumes"] = json!([volume]);
+    resolved(&pod, container).volumes.remove(0).source
+}
+
+#[test]
+fn volumes_of_files_say_what_each_file_is_made_of() {
+    let made = |written: Value| volume(&none(), &none(), &written);
+    let files = |kind: &str, memory_bytes, sources| {
+        let path = format!("{VOLUMES}/kubernetes.io~{kind}/v").into();
+        VolumeSource::Files { path, memory_bytes, sources }
+    };
+    let object = |object, items: &[(&str, &str, Option<u32>)], mode, optional| {
+        let item = |(key, path, mode): &(&str, &str, Option<u32>)| Item {
+            key: (*key).to_owned(),
+            path: (*path).to_owned(),
+            mode: *mode,
+        };
+        FileSource::Object { object, items: items.iter().map(item).collect(), mode, optional }
+    };
+    let field = |path: &str, field, mode| FileSource::Field { path: path.to_owned(), field, mode };
+    let memory = Some(7 << 30);
+    let config = json!({ "name": "v", "configMap": { "name": "app", "defaultMode": 0o400, "optional": true,
+        "items": [{ "key": "a", "path": "b/c", "mode": 0o444 }, { "key": "d", "path": "d" }] } });
+    let items = [("a", "b/c", Some(0o444)), ("d", "d", None)];
+    let source = object(Reference::config_map("app"), &items, 0o400, true);
+    assert_eq!(made(config), files("configmap", None, vec![source]));
+
+    let secret = json!({ "name": "v", "secret": { "secretName": "app" } });
+    let source = object(Reference::secret("app"), &[], 0o644, false);
+    assert_eq!(made(secret), files("secret", memory, vec![source]));
+
+    let items = json!([
+        { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } },
+        { "path": "note", "mode": 0o400, "fieldRef": { "fieldPath": "metadata.annotations['note']" } },
+        { "path": "cpu", "resourceFieldRef": { "containerName": "web", "resource": "limits.cpu", "divisor": "1m" } },
+    ]);
+    let fields = vec![
+        field("labels", Field::Labels, 0o600),
+        field("note", Field::Annotation("note".to_owned()), 0o400),
+        field("cpu", Field::Fixed("3900".to_owned()), 0o600),
+    ];
+    let downward = json!({ "name": "v", "downwardAPI": { "defaultMode": 0o600, "items": items } });
+    assert_eq!(made(downward), files("downward-api", memory, fields.clone()));
+
+    let projected = json!({ "name": "v", "projected": { "defaultMode": 0o600, "sources": [
+        { "configMap": { "name": "app" } },
+        { "secret": { "name": "app", "optional": true } },
+        { "downwardAPI": { "items": items } },
+        { "serviceAccountToken": { "path": "token", "audience": "vault", "expirationSeconds": 600 } },
+    ] } });
+    let spec = objects::TokenSpec { audience: "vault".to_owned(), expiration_secs: 600 };
+    let mut sources = vec![
+        object(Reference::config_map("app"), &[], 0o600, false),
+        object(Reference::secret("app"), &[], 0o600, true),
+    ];
+    sources.extend(fields);
+    sources.push(FileSource::Token { path: "token".to_owned(), spec, mode: 0o600, owner: None });
+    assert_eq!(made(projected), files("projected", memory, sources));
+}
+
+#[test]
+fn a_token_is_its_users_alone_where_there_is_a_user_or_a_group() {
+    let token = |pod: Value, container: Value| {
+        let source = json!({ "serviceAccountToken": { "path": "token" } });
+        match volume(&pod, &container, &json!({ "name": "v", "projected": { "sources": [source] } })) {
+            VolumeSource::Files { sources, .. } => match &sources[0] {
+                FileSource::Token { mode, owner, .. } => (*mode, *owner),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    let user = |user: i64| json!({ "securityContext": { "runAsUser": user } });
+    assert_eq!(token(none(), none()), (0o644, None));
+    assert_eq!(token(json!({ "securityContext": { "fsGroup": 7 } }), none()), (0o600, None));
+    assert_eq!(token(user(5), none()), (0o600, Some(5)));
+    assert_eq!(token(user(5), user(6)), (0o600, Some(6)), "the container's own");
+    assert_eq!(token(none(), user(6)), (0o600, Some(6)));
+}
+
+#[test]
+fn huge_pages_have_the_size_that_is_named_or_the_only_one_asked_for() {
+    let size = |medium: &str, limits: Value| {
+        let written = json!({ "name": "v", "emptyDir": { "medium": medium } });
+        match volume(&none(), &json!({ "resources": { "limits": limits } }), &written) {
+            VolumeSource::HugePages { page_size, .. } => page_size,
+            other => panic!("{other:?}"),
+        }
+    };
+    let both = json!({ "hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "cpu": 1 });
+    assert_eq!(size("HugePages", json!({ "hugepages-2Mi": "4Mi", "cpu": 1 })), Ok(2 << 20));
+    assert_eq!(size("HugePages-1Gi", both.clone()), Ok(1 << 30));
+    let several = "medium: HugePages can't be used if container requests multiple huge page sizes";
+    assert_eq!(size("HugePages", both), Err(several.to_owned()));
+    for medium in ["HugePages", "HugePages-2Mi"] {
+        let none =
+            format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages");
+        assert_eq!(size(medium, json!({ "cpu": 1 })), Err(none));
+    }
+}
+
+#[test]
+fn the_group_of_its_volumes_is_a_group_of_every_process() {
+    let context = json!({ "securityContext": { "fsGroup": 7, "supplementalGroups": [3] } });
+    let pod = resolved(&context, &none());
+    assert_eq!((pod.fs_group, pod.security.supplemental_groups), (Some(7), vec![7, 3]));
+    assert_eq!(pod.containers[0].security.supplemental_groups, [7, 3]);
 }
 
 #[test]

@@ -8,6 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::field::{FieldError, Path};
 
+mod configuration;
+mod volumes;
+
 const NO_SCHEDULER: &str = "there is no scheduler here that could look at other nodes and pods";
 const NO_TOKENS: &str = "service account tokens are not supported yet; set automountServiceAccountToken: false if the pod \
                          does not need one";
@@ -260,8 +263,10 @@ impl Refusals {
     fn pod_security(&mut self, context: &k8s::PodSecurityContext, at: &Path) {
         let k8s::PodSecurityContext {
             app_armor_profile,
-            fs_group,
-            fs_group_change_policy,
+            // Realized.
+            fs_group: _,
+            // Every volume there is belongs to its pod alone, and is given to the group when it is made.
+            fs_group_change_policy: _,
             // Realized.
             run_as_group: _,
             // Looked at with each container.
@@ -278,8 +283,6 @@ impl Refusals {
             windows_options,
         } = context;
         self.not_yet(app_armor_profile.is_some(), at, "appArmorProfile");
-        self.not_yet(fs_group.is_some(), at, "fsGroup");
-        self.not_yet(fs_group_change_policy.is_given(), at, "fsGroupChangePolicy");
         self.not_yet(se_linux_change_policy.is_given(), at, "seLinuxChangePolicy");
         self.not_yet(se_linux_options.is_some(), at, "seLinuxOptions");
         self.seccomp(seccomp_profile.as_ref(), at);
@@ -332,10 +335,8 @@ impl Refusals {
             // Realized.
             working_dir: _,
         } = container;
-        for (index, variable) in env.iter().flatten().enumerate() {
-            self.env(variable, &at.child("env").index(index));
-        }
-        self.not_yet(env_from.is_given(), at, "envFrom");
+        env.iter().flatten().for_each(configuration::env);
+        env_from.iter().flatten().for_each(configuration::env_from);
         self.not_yet(lifecycle.is_some(), at, "lifecycle");
         self.not_yet(liveness_probe.is_some(), at, "livenessProbe");
         self.not_yet(readiness_probe.is_some(), at, "readinessProbe");
@@ -352,30 +353,6 @@ impl Refusals {
         self.not_yet(volume_devices.is_given(), at, "volumeDevices");
         for (index, mount) in volume_mounts.iter().flatten().enumerate() {
             self.mount(mount, &at.child("volumeMounts").index(index));
-        }
-    }
-
-    fn env(&mut self, variable: &k8s::EnvVar, at: &Path) {
-        let k8s::EnvVar {
-            // Realized.
-            name: _,
-            value: _,
-            value_from,
-        } = variable;
-        if let Some(k8s::EnvVarSource {
-            config_map_key_ref,
-            // Realized.
-            field_ref: _,
-            file_key_ref,
-            // Realized.
-            resource_field_ref: _,
-            secret_key_ref,
-        }) = value_from
-        {
-            let at = at.child("valueFrom");
-            self.not_yet(config_map_key_ref.is_some(), &at, "configMapKeyRef");
-            self.not_yet(file_key_ref.is_some(), &at, "fileKeyRef");
-            self.not_yet(secret_key_ref.is_some(), &at, "secretKeyRef");
         }
     }
 
@@ -428,112 +405,6 @@ impl Refusals {
         if non_root == Some(true) {
             self.refuse(user.is_none(), at, "runAsNonRoot", NO_USER);
             self.refuse(user == Some(0), at, "runAsUser", "container's runAsUser breaks non-root policy");
-        }
-    }
-
-    fn mount(&mut self, mount: &k8s::VolumeMount, at: &Path) {
-        let k8s::VolumeMount {
-            // Realized.
-            mount_path: _,
-            mount_propagation: _,
-            name: _,
-            read_only: _,
-            recursive_read_only,
-            sub_path,
-            sub_path_expr,
-        } = mount;
-        self.only(recursive_read_only.as_deref(), &["Disabled"], at, "recursiveReadOnly");
-        self.not_yet(sub_path.is_given(), at, "subPath");
-        self.not_yet(sub_path_expr.is_given(), at, "subPathExpr");
-    }
-
-    fn volume(&mut self, volume: &k8s::Volume, at: &Path) {
-        let k8s::Volume {
-            aws_elastic_block_store,
-            azure_disk,
-            azure_file,
-            cephfs,
-            cinder,
-            config_map,
-            csi,
-            downward_api,
-            empty_dir,
-            ephemeral,
-            fc,
-            flex_volume,
-            flocker,
-            gce_persistent_disk,
-            git_repo,
-            glusterfs,
-            host_path,
-            image,
-            iscsi,
-            // Realized.
-            name: _,
-            nfs,
-            persistent_volume_claim,
-            photon_persistent_disk,
-            portworx_volume,
-            projected,
-            quobyte,
-            rbd,
-            scale_io,
-            secret,
-            storageos,
-            vsphere_volume,
-        } = volume;
-        let sources = [
-            (aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
-            (azure_disk.is_some(), "azureDisk"),
-            (azure_file.is_some(), "azureFile"),
-            (cephfs.is_some(), "cephfs"),
-            (cinder.is_some(), "cinder"),
-            (config_map.is_some(), "configMap"),
-            (csi.is_some(), "csi"),
-            (downward_api.is_some(), "downwardAPI"),
-            (ephemeral.is_some(), "ephemeral"),
-            (fc.is_some(), "fc"),
-            (flex_volume.is_some(), "flexVolume"),
-            (flocker.is_some(), "flocker"),
-            (gce_persistent_disk.is_some(), "gcePersistentDisk"),
-            (git_repo.is_some(), "gitRepo"),
-            (glusterfs.is_some(), "glusterfs"),
-            (image.is_some(), "image"),
-            (iscsi.is_some(), "iscsi"),
-            (nfs.is_some(), "nfs"),
-            (persistent_volume_claim.is_some(), "persistentVolumeClaim"),
-            (photon_persistent_disk.is_some(), "photonPersistentDisk"),
-            (portworx_volume.is_some(), "portworxVolume"),
-            (projected.is_some(), "projected"),
-            (quobyte.is_some(), "quobyte"),
-            (rbd.is_some(), "rbd"),
-            (scale_io.is_some(), "scaleIO"),
-            (secret.is_some(), "secret"),
-            (storageos.is_some(), "storageos"),
-            (vsphere_volume.is_some(), "vsphereVolume"),
-        ];
-        for (given, field) in sources {
-            self.refuse(given, at, field, "not supported yet; this version has hostPath and emptyDir volumes");
-        }
-        if let Some(k8s::EmptyDirVolumeSource { medium, size_limit }) = empty_dir {
-            let at = at.child("emptyDir");
-            self.only(medium.as_deref(), &["Memory"], &at, "medium");
-            let on_disk = medium.as_deref() != Some("Memory");
-            self.refuse(
-                on_disk && size_limit.is_some(),
-                &at,
-                "sizeLimit",
-                "not supported yet for a volume on disk; medium: Memory has limits",
-            );
-        }
-        if let Some(k8s::HostPathVolumeSource {
-            path,
-            // Realized.
-            type_: _,
-        }) = host_path
-        {
-            let relative = !path.is_empty() && !path.starts_with('/');
-            self.refuse(relative, &at.child("hostPath"), "path", "must be an absolute path");
         }
     }
 }

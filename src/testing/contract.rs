@@ -12,6 +12,7 @@ use crate::cri::{NewContainer, Runtime, RuntimeEvent};
 use crate::host::dirs;
 use crate::model::{ContainerId, ContainerPhase, ObservedPod};
 use crate::podspec::Pod;
+use crate::podspec::bind::Bound;
 
 /// A runtime under test.
 #[derive(Debug, Clone)]
@@ -206,14 +207,10 @@ impl Subject {
         let image_ref = self.runtime.pull_image(&self.image, None).await.unwrap();
         let observed = self.observe(pod).await;
         dirs::make_container(pod, &pod.containers[0], attempt).unwrap();
-        let new = NewContainer {
-            pod,
-            container: &pod.containers[0],
-            attempt,
-            sandbox: &observed.sandboxes[0],
-            pod_ips: &observed.sandboxes[0].ips,
-            image_ref: &image_ref,
-        };
+        let container = &pod.containers[0];
+        let bound = Bound { command: container.command.clone(), ..Bound::default() };
+        let sandbox = &observed.sandboxes[0];
+        let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref: &image_ref };
         self.runtime.create_container(new).await.unwrap()
     }
 

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -7,8 +8,10 @@ use super::*;
 use crate::api::bundle::Bundle;
 use crate::api::{daemonset, document, strict};
 use crate::cri::ImageUser;
-use crate::model::{ObservedSandbox, PodKey};
-use crate::podspec::{CgroupDriver, HostFacts, resolve};
+use crate::model::{ObjectKey, ObservedSandbox, PodKey, Source};
+use crate::podspec::bind::{Given, bind};
+use crate::podspec::objects::{Held, Object, ObjectId, Objects};
+use crate::podspec::{CgroupDriver, HostFacts, ObjectKind, resolve};
 
 /// Set to write the expected requests anew instead of comparing; the difference is then read in `git diff`.
 const UPDATE: &str = "UPDATE_EXPECTED";
@@ -33,7 +36,19 @@ fn host() -> HostFacts {
         allocatable: [("cpu".to_owned(), 4000), ("memory".to_owned(), 7 << 30)].into(),
         root_dir: "/var/lib/kubelet".into(),
         log_root: "/var/log/pods".into(),
+        api: None,
     }
+}
+
+/// A ConfigMap and a Secret `settings` of namespace `default` with the key `level`.
+fn objects() -> Objects {
+    let object =
+        |text: &str| Object { data: [("level".to_owned(), text.as_bytes().to_vec())].into(), ..Object::default() };
+    let id = |kind| ObjectId { source: Source::Link, kind, key: ObjectKey::new("default", "settings") };
+    let held = |text: &str| Held { object: Arc::new(object(text)), kept_for: [].into() };
+    let held =
+        [(id(ObjectKind::ConfigMap), held("from the ConfigMap")), (id(ObjectKind::Secret), held("from the Secret"))];
+    Objects { held: held.into(), ..Objects::default() }
 }
 
 /// The pod a node makes of a manifest, as control would have admitted it.
@@ -60,13 +75,18 @@ fn check(name: &str) {
         ips: vec!["10.88.0.7".parse().unwrap()],
         created_at: jiff::Timestamp::UNIX_EPOCH,
     };
+    let (objects, none) = (objects(), Default::default());
+    let images = pod.volumes.iter().map(|volume| (volume.name.clone(), format!("sha256:{}", volume.name))).collect();
+    let given =
+        Given { objects: &objects, pod_ips: &sandbox.ips, files: &none, images: &images, can_be_recursive: true };
     let request = |container| {
+        let bound = bind(&pod, container, &given).unwrap();
         let new = NewContainer {
             pod: &pod,
             container,
             attempt: 2,
             sandbox: &sandbox,
-            pod_ips: &sandbox.ips,
+            bound: &bound,
             image_ref: "sha256:feed",
         };
         serde_json::to_value(container_config(&new, None)).unwrap()
@@ -93,6 +113,11 @@ fn a_pod_that_shares_the_hosts_namespaces_says_so() {
 #[test]
 fn what_a_pod_is_allowed_and_limited_to_is_told_in_full() {
     check("service");
+}
+
+#[test]
+fn configuration_is_in_a_container_as_the_kubelet_would_put_it() {
+    check("configured");
 }
 
 #[test]

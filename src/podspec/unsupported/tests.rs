@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::volumes::NO_SOURCE;
 use super::*;
 
 /// The errors of a template with these fields, below `spec.template`.
@@ -38,24 +39,32 @@ fn the_examples_and_all_that_is_realized_pass() {
         "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 5,
         "tolerations": [{ "operator": "Exists" }], "initContainers": [], "imagePullSecrets": [],
         "securityContext": { "runAsUser": 1, "runAsNonRoot": true, "supplementalGroupsPolicy": "Merge",
-            "seccompProfile": { "type": "RuntimeDefault" } },
+            "fsGroup": 0, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": { "type": "RuntimeDefault" } },
         "topologySpreadConstraints":
             [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }],
         "volumes": [{ "name": "h", "hostPath": { "path": "/x", "type": "Socket" } }, { "name": "e", "emptyDir": {} },
-            { "name": "m", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }],
+            { "name": "m", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
+            { "name": "p", "emptyDir": { "medium": "HugePages" } }, { "name": "q", "emptyDir": { "medium": "HugePages-2Mi" } },
+            { "name": "c", "configMap": { "name": "c" } }, { "name": "s", "secret": { "secretName": "s" } },
+            { "name": "d", "downwardAPI": {} }, { "name": "o", "projected": { "sources": [{ "secret": { "name": "s" } },
+                { "serviceAccountToken": { "path": "t" } }] } }],
     });
     assert_eq!(refused_in_pod(&pod), Vec::<String>::new());
     let container = json!({
         "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "restartPolicy": "Always",
         "env": [{ "name": "A", "value": "b" },
             { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
-            { "name": "C", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }],
+            { "name": "C", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } },
+            { "name": "D", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } },
+            { "name": "E", "valueFrom": { "secretKeyRef": { "name": "c", "key": "k" } } },
+            { "name": "F", "valueFrom": { "fileKeyRef": { "volumeName": "e", "path": "p", "key": "k" } } }],
+        "envFrom": [{ "configMapRef": { "name": "c" } }, { "secretRef": { "name": "c" } }],
         "ports": [{ "containerPort": 1, "hostPort": 1 }],
         "resources": { "limits": { "cpu": 1, "hugepages-2Mi": "2Mi" }, "requests": { "ephemeral-storage": 1 } },
         "securityContext": { "privileged": true, "capabilities": { "add": ["ALL"] }, "procMount": "Default",
             "allowPrivilegeEscalation": true, "readOnlyRootFilesystem": true, "runAsNonRoot": false },
-        "volumeMounts": [{ "name": "h", "mountPath": "/", "mountPropagation": "Bidirectional", "subPath": "",
-            "recursiveReadOnly": "Disabled" }],
+        "volumeMounts": [{ "name": "h", "mountPath": "/", "mountPropagation": "Bidirectional", "subPath": "a",
+            "recursiveReadOnly": "Disabled" }, { "name": "h", "mountPath": "/b", "subPathExpr": "$(A)" }],
     });
     assert_eq!(refused_in_container(&container), Vec::<String>::new());
 }
@@ -68,7 +77,8 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
         let required = json!([{ "topologyKey": "a" }]);
         json!({ "affinity": { kind: { "requiredDuringSchedulingIgnoredDuringExecution": required } } })
     };
-    let volume = "Forbidden: not supported yet; this version has hostPath and emptyDir volumes";
+    let volume = format!("Forbidden: {NO_SOURCE}");
+    let projected = |source: Value| json!({ "volumes": [{ "name": "v", "projected": { "sources": [source] } }] });
     let rows = [
         (json!({ "activeDeadlineSeconds": 1 }), "activeDeadlineSeconds", not_yet.to_owned()),
         (
@@ -109,7 +119,6 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
             "restartPolicy",
             "Unsupported value: \"Never\": supported values: \"Always\"".to_owned(),
         ),
-        (json!({ "securityContext": { "fsGroup": 0 } }), "securityContext.fsGroup", not_yet.to_owned()),
         (
             json!({ "securityContext": { "sysctls": [{ "name": "a", "value": "b" }] } }),
             "securityContext.sysctls",
@@ -127,9 +136,20 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
             forbidden(NO_SCHEDULER),
         ),
         (
-            json!({ "volumes": [{ "name": "v", "configMap": { "name": "c" } }] }),
-            "volumes[0].configMap",
-            volume.to_owned(),
+            json!({ "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }] }),
+            "volumes[0].persistentVolumeClaim",
+            volume,
+        ),
+        (
+            projected(json!({ "clusterTrustBundle": { "path": "p", "name": "b" } })),
+            "volumes[0].projected.sources[0].clusterTrustBundle",
+            forbidden("there is no such kind of object here"),
+        ),
+        (
+            json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages-much" } }] }),
+            "volumes[0].emptyDir.medium",
+            "Unsupported value: \"HugePages-much\": supported values: \"HugePages\", \"HugePages-<size>\", \"Memory\""
+                .to_owned(),
         ),
         (
             json!({ "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": "1" } }] }),
@@ -153,14 +173,7 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
 
 #[test]
 fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
-    let key = json!({ "name": "o", "key": "k" });
     let rows = [
-        (json!({ "envFrom": [{ "configMapRef": { "name": "c" } }] }), "envFrom", "Forbidden: not supported yet"),
-        (
-            json!({ "env": [{ "name": "A", "valueFrom": { "secretKeyRef": key } }] }),
-            "env[0].valueFrom.secretKeyRef",
-            "Forbidden: not supported yet",
-        ),
         (json!({ "lifecycle": {} }), "lifecycle", "Forbidden: not supported yet"),
         (json!({ "livenessProbe": {} }), "livenessProbe", "Forbidden: not supported yet"),
         (json!({ "stdin": true }), "stdin", "Forbidden: not supported yet"),
@@ -185,9 +198,9 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
             "Forbidden: container's runAsUser breaks non-root policy",
         ),
         (
-            json!({ "volumeMounts": [{ "name": "v", "mountPath": "/", "subPath": "a" }] }),
-            "volumeMounts[0].subPath",
-            "Forbidden: not supported yet",
+            json!({ "volumeMounts": [{ "name": "v", "mountPath": "/", "recursiveReadOnly": "Enabled" }] }),
+            "volumeMounts[0].recursiveReadOnly",
+            "Unsupported value: \"Enabled\": supported values: \"Disabled\"",
         ),
     ];
     for (fields, field, body) in rows {
