@@ -82,8 +82,13 @@ fn run_up(flags: UpFlags) -> anyhow::Result<()> {
 async fn up(control: ControlSettings, mut agent: AgentSettings) -> anyhow::Result<()> {
     let endpoint = Endpoint::open(&control).await?;
     announce(&endpoint);
-    let allowance =
-        Allowance { valid_for: OWN_TOKEN, uses: Some(1), node_name: Some(agent.node_name.clone()), labels: None };
+    // Whoever starts both vouches for the labels: this host's pods may have what goes by them.
+    let allowance = Allowance {
+        valid_for: OWN_TOKEN,
+        uses: Some(1),
+        node_name: Some(agent.node_name.clone()),
+        labels: Some(agent.node_labels.clone()),
+    };
     agent.token = Some(endpoint.join_token(allowance).await?.to_string());
     agent.control = Some(format!("localhost:{}", endpoint.address.port()));
     let stop = stop_signal()?;

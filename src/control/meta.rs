@@ -6,6 +6,8 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::model::Uid;
+
 /// A text field of `metadata`; empty if it is absent.
 pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
@@ -40,6 +42,13 @@ pub fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
 pub fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
     let owners = object["metadata"]["ownerReferences"].as_array();
     owners.into_iter().flatten().filter_map(|owner| owner["uid"].as_str())
+}
+
+/// The uid of the DaemonSet that controls an object.
+pub fn controller(object: &Value) -> Option<Uid> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let controller = owners?.iter().find(|owner| owner["controller"] == true && owner["kind"] == "DaemonSet")?;
+    controller["uid"].as_str().map(Uid::from)
 }
 
 /// `metadata` to write into; made if the object has none or something else in its place.

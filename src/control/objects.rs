@@ -128,6 +128,20 @@ impl Objects {
         Ok(self.read(kind, namespace, name).await?.1)
     }
 
+    /// The revision at which an object was last changed; none if there is no such object.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`].
+    pub async fn changed_at(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Revision>, ObjectError> {
+        let entry = self.inner.store.get(&keys::object(kind, namespace, name)).await.map_err(ObjectError::Store)?;
+        Ok(entry.map(|entry| entry.modified))
+    }
+
     /// Objects of a kind, all or one page, ordered by namespace and name, as of one revision.
     ///
     /// # Errors

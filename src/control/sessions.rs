@@ -12,13 +12,16 @@
 //!                    └──▶ Node, Pod, Event objects ◀──────┘ reports, acks ──▶ updates
 //! ```
 //!
-//! - `admit` decides how a node is received, `desired` what all nodes are told, `nodes`, `pods` and `events` what
-//!   reports make of objects; all pure. `session`, `reports`, `life`, `joining` and `tunnels` carry it out.
+//! - `admit` decides how a node is received, `desired` what all nodes are told, `entitled` which objects a node may have,
+//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `session`, `assigned`, `shelf`, `reports`,
+//!   `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
 mod admit;
+mod assigned;
 mod desired;
+mod entitled;
 mod events;
 mod joining;
 mod life;
@@ -27,6 +30,7 @@ mod pods;
 mod reports;
 mod roster;
 mod session;
+mod shelf;
 mod tunnels;
 
 use std::sync::Arc;
@@ -44,6 +48,7 @@ use self::admit::Known;
 use self::desired::Desired;
 use self::roster::Roster;
 use self::session::{Ends, Session};
+use self::shelf::Shelf;
 use self::tunnels::Tunnels;
 use super::objects::{ObjectError, Objects};
 use super::tokens::{self, Allowance};
@@ -70,6 +75,7 @@ struct Shared {
     authority: Arc<Authority>,
     roster: Roster,
     tunnels: Tunnels,
+    shelf: Shelf,
     desired_rx: watch::Receiver<Arc<Desired>>,
     updates_tx: mpsc::Sender<FromNode>,
 }
@@ -91,7 +97,8 @@ impl Sessions {
         let desired = Desired::build(desired::read(&objects).await?, None);
         let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
         let (roster, tunnels) = (Roster::default(), Tunnels::default());
-        let shared = Shared { objects, authority, roster, tunnels, desired_rx, updates_tx };
+        let shelf = Shelf::default();
+        let shared = Shared { objects, authority, roster, tunnels, shelf, desired_rx, updates_tx };
         let watcher = shared.load().await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();

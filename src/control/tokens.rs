@@ -124,6 +124,13 @@ pub fn admit(
     })
 }
 
+/// The keys of those labels of a host that nobody vouches for: all that do not follow from the machine, if the token does
+/// not say which it may give itself.
+pub fn claimed<'a>(token: &TokenRecord, labels: &'a BTreeMap<String, String>) -> Vec<&'a String> {
+    let is_bounded = token.labels.is_some();
+    labels.keys().filter(|key| !is_bounded && !HOST_LABELS.contains(&key.as_str())).collect()
+}
+
 fn hash(secret: &str) -> String {
     Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -173,6 +180,14 @@ mod tests {
         assert_eq!(admit(&left.unwrap(), &token.secret, &request(&[]), NOW), Ok(None));
         let (token, record) = minted(Allowance { uses: None, ..allowance() });
         assert_eq!(admit(&record, &token.secret, &request(&[]), NOW), Ok(Some(record)));
+    }
+
+    #[test]
+    fn only_a_token_that_bounds_labels_vouches_for_them() {
+        let given = labels(&[("kubernetes.io/arch", "arm64"), ("site", "north")]);
+        assert_eq!(claimed(&minted(allowance()).1, &given), ["site"]);
+        let bounded = Allowance { labels: Some(labels(&[("site", "north")])), ..allowance() };
+        assert_eq!(claimed(&minted(bounded).1, &given), [""; 0]);
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl<'a> Updates<'a> {
 
     async fn keep_history(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
         let namespace = set.object.metadata.namespace.as_deref().unwrap_or_default();
-        let own = |record: &Value| view::controller(record).as_ref() == Some(uid);
+        let own = |record: &Value| meta::controller(record).as_ref() == Some(uid);
         let options = ListOptions {
             namespace: Some(namespace),
             matches: &own,

@@ -20,9 +20,9 @@ use crate::api::revision;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::objects::{ListOptions, ObjectError, Objects, Tombstone};
 use crate::error::Chain;
-use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest};
-use crate::model::{BlobHash, NodeName, Position, RevisionHash, Uid};
-use crate::podspec::PRIORITY_CLASSES;
+use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
+use crate::model::{BlobHash, NodeName, ObjectKey, Position, RevisionHash, Uid};
+use crate::podspec::{ObjectKind, PRIORITY_CLASSES, Reference, references};
 
 /// How many revisions of a DaemonSet are at hand to render pods from, the newest included. Older ones are read from the
 /// DaemonSet's history.
@@ -47,6 +47,8 @@ pub(super) struct Desired {
     bundles: HashMap<Uid, Vec<Arc<Bundle>>>,
     blobs: HashMap<BlobHash, Arc<Blob>>,
     entries: Vec<Entry>,
+    /// The DaemonSets whose newest revision names an object.
+    referrers: HashMap<ObjectRef, Vec<Uid>>,
     pub(super) tombstones: HashMap<Uid, Tombstone>,
     /// Pods that are to end, by their node.
     pub(super) ending: HashMap<NodeName, Vec<Tombstone>>,
@@ -59,7 +61,7 @@ pub(super) struct Blob {
 }
 
 impl Blob {
-    fn new(hash: &BlobHash, content: &Bytes) -> Self {
+    pub(super) fn new(hash: &BlobHash, content: &Bytes) -> Self {
         let total = content.len() as u64;
         let chunk = |offset: usize| {
             let data = content.slice(offset..content.len().min(offset + CHUNK_BYTES));
@@ -90,6 +92,7 @@ impl Desired {
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
+        let mut referrers: HashMap<_, Vec<_>> = HashMap::new();
         for set in &sets {
             let bundle = bundle(set);
             // Deleted in the foreground: it is still in the API, but no more intent.
@@ -103,6 +106,9 @@ impl Desired {
             let blob = before.and_then(|before| before.blobs.get(&hash)).cloned();
             blobs.insert(hash.clone(), blob.unwrap_or_else(|| Arc::new(Blob::new(&hash, &content))));
             entries.push(Entry { uid: bundle.uid.clone(), kind: Kind::DaemonSet, seq, hash });
+            for object in named(&bundle.namespace, bundle.template.spec.as_ref()) {
+                referrers.entry(object).or_default().push(bundle.uid.clone());
+            }
             let older = before.and_then(|before| before.bundles.get(&bundle.uid));
             bundles.insert(bundle.uid.clone(), at_hand(bundle, older));
         }
@@ -129,6 +135,7 @@ impl Desired {
             bundles,
             blobs,
             entries,
+            referrers,
             tombstones,
         }
     }
@@ -155,6 +162,13 @@ impl Desired {
     /// The newest revision of a DaemonSet.
     pub(super) fn newest(&self, uid: &Uid) -> Option<&Arc<Bundle>> {
         self.bundles.get(uid)?.first()
+    }
+
+    /// The newest revisions of the DaemonSets that name an object, and of those among `uids` that exist.
+    pub(super) fn naming<'a>(&'a self, object: &ObjectRef, uids: &'a [Uid]) -> impl Iterator<Item = &'a Bundle> {
+        let referrers = self.referrers.get(object).map_or(&[][..], Vec::as_slice);
+        let others = uids.iter().filter(|uid| !referrers.contains(uid));
+        referrers.iter().chain(others).filter_map(|uid| self.newest(uid)).map(Arc::as_ref)
     }
 
     /// The removal of a Node, if it was removed.
@@ -197,7 +211,19 @@ fn priority(spec: &PodSpec) -> i32 {
     PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map_or(0, |(_, priority)| *priority)
 }
 
-fn hash(content: &[u8]) -> BlobHash {
+/// The objects that a pod of this spec names.
+pub(super) fn named(namespace: &str, spec: Option<&PodSpec>) -> Vec<ObjectRef> {
+    let kind = |reference: &Reference| match reference.kind {
+        ObjectKind::ConfigMap => Kind::ConfigMap,
+        ObjectKind::Secret => Kind::Secret,
+    };
+    let references = spec.map(references).unwrap_or_default().into_iter();
+    references
+        .map(|reference| ObjectRef { kind: kind(&reference), key: ObjectKey::new(namespace, reference.name) })
+        .collect()
+}
+
+pub(super) fn hash(content: &[u8]) -> BlobHash {
     BlobHash(Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

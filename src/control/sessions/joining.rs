@@ -60,7 +60,8 @@ impl Shared {
                 session: 0,
                 session_nonce: String::new(),
             };
-            let node = nodes::registered(name, &uid, &request.labels, &request.taints, now);
+            let claimed = tokens::claimed(&token.record, &request.labels);
+            let node = nodes::registered(name, &uid, &request.labels, &claimed, &request.taints, now);
             if self.objects.join(&token, left.as_ref(), before.as_ref(), &member, &node).await? {
                 tracing::info!(node = %name, %uid, "a host has joined");
                 self.roster.meet(&uid, name);

@@ -18,7 +18,7 @@ use crate::control::objects::{Event, ListOptions, ObjectError, Watcher};
 use crate::control::updates::Grant;
 use crate::error::Chain;
 use crate::link::Down;
-use crate::model::{ObjectKey, Uid};
+use crate::model::Uid;
 
 /// How often silence is looked at. As upstream's `--node-monitor-period`.
 const MONITOR_PERIOD: Duration = Duration::from_secs(5);
@@ -33,14 +33,15 @@ impl Shared {
     pub(super) async fn load(&self) -> Result<Watcher, ObjectError> {
         let list = self.objects.list(&NODE, ListOptions::default()).await?;
         for node in &list.items {
-            self.roster.meet(&meta::uid(node).into(), &meta::name(node).into());
+            let uid = meta::uid(node).into();
+            self.roster.meet(&uid, &meta::name(node).into());
+            self.roster.vouch(&uid, nodes::vouched(node));
         }
         let watcher = self.objects.watch(&NODE, None, list.revision);
         for pod in self.objects.list(&POD, ListOptions::default()).await?.items {
             let node = pod["spec"]["nodeName"].as_str().and_then(|name| self.roster.uid_of(&name.into()));
             if let Some(node) = node {
-                let key = ObjectKey::new(meta::namespace(&pod), meta::name(&pod));
-                self.roster.put_pod(&node, &meta::uid(&pod).into(), KnownPod { key, digest: None });
+                self.roster.put_pod(&node, &meta::uid(&pod).into(), KnownPod::of(&pod));
             }
         }
         Ok(watcher)
@@ -83,6 +84,7 @@ impl Shared {
         }
         let before = event.previous.as_ref().and_then(|previous| parsed(previous));
         self.roster.meet(&uid, &meta::name(&node).into());
+        self.roster.vouch(&uid, nodes::vouched(&node));
         if before.is_some_and(|before| nodes::intent(&before) != nodes::intent(&node)) {
             self.say_intent(&node);
         }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::entitled::Vouched;
 use crate::control::meta;
 use crate::link::{HoldReason, NodeReport};
 use crate::model::{NodeName, Taint, Uid};
@@ -52,6 +53,11 @@ pub(in crate::control) const HOST_LABELS: [&str; 5] = [
     "beta.kubernetes.io/arch",
 ];
 
+/// Annotation of a Node: the labels its host gave itself when it joined, and its token did not bound, as
+/// `key=value,…`. They are labels like others, but buy no ConfigMap, Secret or token. Whoever vouches for one takes it off
+/// this list, or gives the label another value.
+const CLAIMED: &str = "node.garrison.io/claimed-labels";
+
 /// What users say about a node, as its agent is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Intent {
@@ -66,6 +72,7 @@ pub(super) fn registered(
     name: &NodeName,
     uid: &Uid,
     labels: &BTreeMap<String, String>,
+    claimed: &[&String],
     taints: &[Taint],
     now: Timestamp,
 ) -> Value {
@@ -83,6 +90,10 @@ pub(super) fn registered(
     });
     let taints = node["spec"]["taints"].as_array_mut().expect("just written as a list");
     taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    if !claimed.is_empty() {
+        let pairs: Vec<_> = claimed.iter().map(|key| format!("{key}={}", labels[*key])).collect();
+        node["metadata"]["annotations"] = json!({CLAIMED: pairs.join(",")});
+    }
     node
 }
 
@@ -172,6 +183,22 @@ pub(super) fn intent(node: &Value) -> Intent {
         taints: taints.filter(|taint| !is_derived(taint)).filter_map(|taint| Taint::deserialize(taint).ok()).collect(),
         unschedulable: node["spec"]["unschedulable"] == true,
     }
+}
+
+/// What of a Node its host could not have made up.
+///
+/// What follows from the machine is believed, with one exception: the label `kubernetes.io/hostname` counts only while it
+/// is the Node's name, which was bounded when the host joined.
+pub(super) fn vouched(node: &Value) -> Vouched {
+    let Intent { mut labels, taints, .. } = intent(node);
+    let claimed = node["metadata"]["annotations"][CLAIMED].as_str().unwrap_or_default();
+    for (key, value) in claimed.split(',').filter_map(|pair| pair.split_once('=')) {
+        if labels.get(key).is_some_and(|label| label == value) {
+            labels.remove(key);
+        }
+    }
+    labels.retain(|key, value| key != HOST_LABELS[0] || value == meta::name(node));
+    Vouched { labels, taints }
 }
 
 /// Whether control has to suspect itself rather than the nodes, of which so many are not heard of any more.
@@ -280,7 +307,7 @@ mod tests {
     #[test]
     fn a_new_node_is_not_ready_until_its_agent_says_so() {
         let taint: Taint = "dedicated=db:NoExecute".parse().unwrap();
-        let new = registered(&"n".into(), &"u".into(), &BTreeMap::new(), std::slice::from_ref(&taint), now());
+        let new = registered(&"n".into(), &"u".into(), &BTreeMap::new(), &[], std::slice::from_ref(&taint), now());
         assert_eq!(taints(&new), ["dedicated:NoExecute", "node.kubernetes.io/not-ready:NoSchedule"]);
         assert_eq!(intent(&new).taints, [taint]);
         let ready = reported(&new, &report(), status("True"), now());
@@ -335,13 +362,37 @@ mod tests {
 
     #[test]
     fn a_hold_shows_on_the_node_and_survives_its_reports() {
-        let new = registered(&"n".into(), &"u".into(), &BTreeMap::new(), &[], now());
+        let new = registered(&"n".into(), &"u".into(), &BTreeMap::new(), &[], &[], now());
         assert_eq!(held(&new, None, now()), new);
         let held_node = held(&node("True", &json!([])), Some((HoldReason::Clone, "two hosts")), now());
         let after = reported(&held_node, &report(), status("True"), now());
         let condition = condition(&after, HELD).unwrap();
         assert_eq!((&condition["reason"], &condition["message"]), (&json!("Clone"), &json!("two hosts")));
         assert_eq!(held(&after, None, now())["status"], node("True", &json!([]))["status"]);
+    }
+
+    #[test]
+    fn a_label_that_a_host_gave_itself_is_not_vouched_for() {
+        let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let given = labels(&[("site", "north"), ("role", "db"), ("kubernetes.io/hostname", "other")]);
+        let claimed = ["role", "site"].map(str::to_owned);
+        let claimed: Vec<_> = claimed.iter().collect();
+        let mut node =
+            registered(&"n".into(), &"u".into(), &given, &claimed, &["a:NoSchedule".parse().unwrap()], now());
+        assert_eq!(node["metadata"]["annotations"][CLAIMED], "role=db,site=north");
+        let taints = vec!["a:NoSchedule".parse().unwrap()];
+        assert_eq!(vouched(&node), Vouched { labels: labels(&[]), taints });
+        // What a user says afterwards counts, and so does what follows from the machine.
+        node["metadata"]["labels"] = json!({
+            "site": "south", "role": "db", "rack": "4", "kubernetes.io/hostname": "n", "kubernetes.io/arch": "arm64",
+        });
+        let host = [("kubernetes.io/hostname", "n"), ("kubernetes.io/arch", "arm64")];
+        let users = labels(&[("site", "south"), ("rack", "4")]);
+        assert_eq!(vouched(&node).labels, users.into_iter().chain(labels(&host)).collect());
+        node["metadata"]["annotations"] = json!({});
+        assert_eq!(vouched(&node).labels["role"], "db");
     }
 
     #[test]

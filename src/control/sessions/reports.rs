@@ -23,7 +23,7 @@ use crate::link::{
     Ack, Ask, CommandId, Down, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception,
     Standing, Up, Verdict,
 };
-use crate::model::{NodeName, ObjectKey, Uid};
+use crate::model::{NodeName, Uid};
 
 impl Session {
     /// Takes one message.
@@ -82,8 +82,8 @@ impl Session {
         }
         let Some(status) = checked::<PodStatus>(&report.status, &self.name, "PodStatus") else { return Ok(()) };
         // A pod in the API keeps the spec it has; the revision is looked up only for one that is not.
-        let is_known = shared.roster.pod(&self.node, uid).is_some()
-            && found(shared.objects.get(&POD, &key.namespace, &key.name).await)?.is_some();
+        let known = shared.roster.pod(&self.node, uid);
+        let is_known = known.is_some() && found(shared.objects.get(&POD, &key.namespace, &key.name).await)?.is_some();
         let bundle = if is_known { None } else { shared.revision(report).await? };
         let own = |pod: &Value| meta::uid(pod) == uid.as_str() && pod["spec"]["nodeName"] == self.name.as_str();
         let change = |current: Option<&Value>| match current {
@@ -92,8 +92,8 @@ impl Session {
         };
         match shared.objects.report(&POD, &key.namespace, &key.name, change).await {
             Ok(Some(pod)) if own(&pod) => {
-                let key = ObjectKey::new(&key.namespace, &key.name);
-                shared.roster.put_pod(&self.node, uid, KnownPod { key, digest: Some(report.digest()) });
+                let known = known.unwrap_or_else(|| KnownPod::of(&pod));
+                shared.roster.put_pod(&self.node, uid, KnownPod { digest: Some(report.digest()), ..known });
             }
             Ok(Some(_)) => tracing::warn!(node = %self.name, pod = %key, "a node reports a pod that is not its own"),
             Ok(None) => {

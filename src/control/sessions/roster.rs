@@ -4,13 +4,19 @@
 //! Guarded by one lock that is held for a few map operations at a time, since every session and every call needs it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::core::v1::PodSpec;
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::admit::Other;
-use crate::link::{Digest, Down, SILENCE};
+use super::desired::named;
+use super::entitled::Vouched;
+use crate::control::meta;
+use crate::link::{Digest, Down, ObjectRef, SILENCE};
 use crate::model::{NodeName, ObjectKey, Position, Uid};
 
 /// How many orders may wait for a session. One that does not get round to them is cut off.
@@ -21,6 +27,8 @@ const ORDERS: usize = 64;
 pub(super) enum Order {
     /// Say this to the node.
     Say(Down),
+    /// Look again at what it is told of objects: what it may have, or what they hold, changed.
+    Look,
     /// End. The node connects again and is received anew.
     End,
 }
@@ -46,6 +54,8 @@ struct Entry {
     marked: Option<bool>,
     /// How far it has confirmed to have taken intent over.
     confirmed: Position,
+    /// What can be relied upon of its Node; nothing before that was read.
+    vouched: Arc<Vouched>,
     /// Its pods in the API.
     pods: HashMap<Uid, KnownPod>,
     /// More than one only for a moment, or if two hosts use one identity.
@@ -58,6 +68,10 @@ pub(super) struct KnownPod {
     pub(super) key: ObjectKey,
     /// Of the report that was written last; none if that was another process, or something was changed since.
     pub(super) digest: Option<Digest>,
+    /// Its DaemonSet.
+    pub(super) daemonset: Option<Uid>,
+    /// The objects it names.
+    pub(super) objects: Arc<[ObjectRef]>,
 }
 
 #[derive(Debug)]
@@ -88,6 +102,20 @@ struct Inner {
     last_serial: u64,
 }
 
+impl KnownPod {
+    /// A pod in the API of which no report is known.
+    pub(super) fn of(pod: &Value) -> Self {
+        let namespace = meta::namespace(pod);
+        let spec = PodSpec::deserialize(&pod["spec"]).ok();
+        Self {
+            key: ObjectKey::new(namespace, meta::name(pod)),
+            digest: None,
+            daemonset: meta::controller(pod),
+            objects: named(namespace, spec.as_ref()).into(),
+        }
+    }
+}
+
 impl Entry {
     fn new(name: &NodeName) -> Self {
         Self {
@@ -95,6 +123,7 @@ impl Entry {
             heard: Instant::now(),
             marked: None,
             confirmed: Position::default(),
+            vouched: Arc::default(),
             pods: HashMap::new(),
             sessions: Vec::new(),
         }
@@ -129,6 +158,20 @@ impl Roster {
         if inner.nodes.get(uid).is_some_and(|entry| entry.sessions.is_empty()) {
             inner.nodes.remove(uid);
         }
+    }
+
+    /// Takes in what can be relied upon of a Node. Its sessions look again if that changed.
+    pub(super) fn vouch(&self, uid: &Uid, vouched: Vouched) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.nodes.get_mut(uid).filter(|entry| *entry.vouched != vouched) else { return };
+        entry.vouched = Arc::new(vouched);
+        // Without the sender, one that does not keep up ends. It looks at everything when it is back.
+        entry.sessions.retain(|open| open.orders_tx.try_send(Order::Look).is_ok());
+    }
+
+    /// What can be relied upon of a Node.
+    pub(super) fn vouched(&self, uid: &Uid) -> Arc<Vouched> {
+        self.lock().nodes.get(uid).map(|entry| entry.vouched.clone()).unwrap_or_default()
     }
 
     /// Whether a Node with this uid exists.
@@ -268,6 +311,13 @@ impl Roster {
     /// One of the node's pods in the API.
     pub(super) fn pod(&self, node: &Uid, pod: &Uid) -> Option<KnownPod> {
         self.lock().nodes.get(node)?.pods.get(pod).cloned()
+    }
+
+    /// The DaemonSets of those of the node's pods that name an object.
+    pub(super) fn naming(&self, node: &Uid, object: &ObjectRef) -> Vec<Uid> {
+        let inner = self.lock();
+        let pods = inner.nodes.get(node).into_iter().flat_map(|entry| entry.pods.values());
+        pods.filter(|pod| pod.objects.contains(object)).filter_map(|pod| pod.daemonset.clone()).collect()
     }
 
     /// The node's pods in the API.

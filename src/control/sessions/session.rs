@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
-use super::desired::Desired;
+use super::assigned::Assignment;
+use super::desired::{Blob, Desired};
 use super::nodes;
 use super::roster::{Footing, KnownPod, Order};
 use crate::control::kinds::NODE;
@@ -19,10 +20,10 @@ use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
 use crate::error::Chain;
 use crate::link::{
-    Answers, Assigned, BlobChunk, CommandId, Down, Frame, Hello, HoldReason, KEEP_ALIVE, Needs, NodeChange,
-    ObjectAnswer, PROTOCOL, PodAction, PodCommand, Reason, Reception, SILENCE, Up, Welcome,
+    Answers, BlobChunk, CommandId, Down, Frame, Hello, HoldReason, KEEP_ALIVE, Needs, NodeChange, PROTOCOL, PodAction,
+    PodCommand, Reception, SILENCE, Up, Welcome,
 };
-use crate::model::{NodeName, Position, Uid};
+use crate::model::{BlobHash, NodeName, Position, Uid};
 
 /// How soon a node is received anew whose trouble may be over by itself.
 const REVIEW_SOON: Duration = Duration::from_secs(60);
@@ -119,14 +120,16 @@ impl Session {
         say(down_tx, Frame::new(self.welcome(hello))).await?;
         self.begin(hello).await?;
         let takes_intent = matches!(self.reception, Reception::Accepted | Reception::AdoptOnly(_));
-        let mut told = Told::default();
+        let (mut told, mut assigned) = (Told::default(), Assignment::default());
         if takes_intent && desired.removal(&self.node).is_none() {
             for frame in self.opening(hello, &desired).await? {
                 say(down_tx, frame).await?;
             }
             told.deletion = desired.last_deletion;
         }
-        let (mut blobs, mut needs_more) = (VecDeque::new(), false);
+        let mut blobs = VecDeque::new();
+        // What woke the session: something may be due, the node may need something else.
+        let (mut look, mut needs_more) = (true, false);
         loop {
             // One pass: what is due by now, then what was ordered, then one piece of a blob.
             let desired = desired_rx.borrow_and_update().clone();
@@ -136,24 +139,36 @@ impl Session {
                 }
             }
             while let Ok(order) = orders_rx.try_recv() {
-                obey(order, down_tx).await?;
+                look |= obey(order, down_tx).await?;
             }
-            if needs_more || needs_rx.has_changed().unwrap_or(false) {
-                needs_more = false;
-                blobs = answered(&needs_rx.borrow_and_update(), &desired);
+            needs_more |= needs_rx.has_changed().unwrap_or(false);
+            if look || needs_more {
+                let needs = needs_rx.borrow_and_update().clone();
+                let frame = if takes_intent { self.assigned(&needs, &desired, &mut assigned).await? } else { None };
+                if let Some(frame) = frame {
+                    say(down_tx, frame).await?;
+                }
+                if needs_more {
+                    blobs = answered(&needs, |hash| assigned.blob(hash).or_else(|| Some(desired.blob(hash)?.as_ref())));
+                }
+                (look, needs_more) = (false, false);
             }
             if let Some(frame) = blobs.pop_front() {
                 say(down_tx, frame).await?;
+                look = desired_rx.has_changed().unwrap_or(false);
                 continue;
             }
             // All three only wait; what they announce is taken in the next pass.
             tokio::select! {
-                changed = desired_rx.changed() => changed.map_err(|_| SessionEnd::Lost)?,
+                changed = desired_rx.changed() => {
+                    changed.map_err(|_| SessionEnd::Lost)?;
+                    look = true;
+                }
                 changed = needs_rx.changed() => {
                     changed.map_err(|_| SessionEnd::Lost)?;
                     needs_more = true;
                 }
-                order = orders_rx.recv() => obey(order.ok_or(SessionEnd::Review)?, down_tx).await?,
+                order = orders_rx.recv() => look |= obey(order.ok_or(SessionEnd::Review)?, down_tx).await?,
             }
         }
     }
@@ -232,9 +247,11 @@ async fn say(down_tx: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), SessionE
     down_tx.send(frame).await.map_err(|_| SessionEnd::Lost)
 }
 
-async fn obey(order: Order, down_tx: &mpsc::Sender<Frame>) -> Result<(), SessionEnd> {
+/// Does what was ordered. True if there may be something to tell of the objects the node needs.
+async fn obey(order: Order, down_tx: &mpsc::Sender<Frame>) -> Result<bool, SessionEnd> {
     match order {
-        Order::Say(down) => say(down_tx, Frame::new(down)).await,
+        Order::Say(down) => say(down_tx, Frame::new(down)).await.map(|()| false),
+        Order::Look => Ok(true),
         Order::End => Err(SessionEnd::Review),
     }
 }
@@ -245,21 +262,11 @@ fn wanted(hello: &Hello, known: &HashMap<Uid, KnownPod>) -> Vec<Uid> {
     hello.pods.iter().filter(|held| differs(&held.uid, held.digest)).map(|held| held.uid.clone()).collect()
 }
 
-/// The frames that answer what a node needs.
-fn answered(needs: &Needs, desired: &Desired) -> VecDeque<Frame> {
+/// The frames with the blobs a node needs. `find` looks one up.
+fn answered<'a>(needs: &Needs, find: impl Fn(&BlobHash) -> Option<&'a Blob>) -> VecDeque<Frame> {
     let mut frames = VecDeque::new();
-    if !needs.objects.is_empty() {
-        let refused = Reason {
-            reason: "NotServed".to_owned(),
-            message: "this version of control hands out no ConfigMaps and Secrets".to_owned(),
-            field: String::new(),
-        };
-        let objects = needs.objects.iter().map(|object| (object.clone(), ObjectAnswer::Refused(refused.clone())));
-        let assigned = Assigned { position: desired.position, pods: Vec::new(), objects: objects.collect() };
-        frames.push_back(Frame::new(Down::Assigned(assigned)));
-    }
     for needed in &needs.blobs {
-        match desired.blob(&needed.hash) {
+        match find(&needed.hash) {
             Some(blob) => frames.extend(blob.from(needed.offset)),
             None => frames.push_back(Frame::new(Down::Blob(BlobChunk {
                 hash: needed.hash.clone(),
@@ -315,11 +322,12 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::control::objects::Tombstone;
     use crate::control::sessions::desired::Read;
-    use crate::link::{Digest, HeldPod, Kind, NeededBlob, ObjectRef};
-    use crate::model::{BlobHash, ObjectKey};
+    use crate::link::{Digest, HeldPod, NeededBlob};
 
     fn deletion(kind: &str, uid: &str, seq: u64) -> Tombstone {
         Tombstone {
@@ -376,7 +384,7 @@ mod tests {
         };
         let known = [("same", Some(1)), ("changed", Some(2)), ("unsure", None)].map(|(uid, byte)| {
             let digest = byte.map(|byte| Digest([byte; 32]));
-            (Uid::from(uid), KnownPod { key: ObjectKey::new("default", uid), digest })
+            (Uid::from(uid), KnownPod { digest, ..KnownPod::of(&json!({"metadata": {"name": uid}})) })
         });
         assert_eq!(wanted(&hello, &HashMap::from(known)), ["changed".into(), "new".into(), "unsure".into()]);
     }
@@ -384,12 +392,8 @@ mod tests {
     #[test]
     fn what_control_does_not_have_is_said() {
         let hash = BlobHash("ab".repeat(32));
-        let needs = Needs {
-            blobs: vec![NeededBlob { hash: hash.clone(), offset: 7 }],
-            objects: vec![ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", "s") }],
-        };
-        let frames = answered(&needs, &desired(1, &[]));
+        let needs = Needs { blobs: vec![NeededBlob { hash: hash.clone(), offset: 7 }], objects: vec![] };
         let absent = Down::Blob(BlobChunk { hash, offset: 0, total: 0, data: bytes::Bytes::new() });
-        assert_eq!((frames.len(), &frames[1]), (2, &Frame::new(absent)));
+        assert_eq!(answered(&needs, |_| None), [Frame::new(absent)]);
     }
 }

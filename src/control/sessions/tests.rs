@@ -27,6 +27,8 @@ use crate::link::{
 use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
 use crate::store::Memory;
 
+mod objects;
+
 /// Longer than anything here takes; reached only by a test that fails.
 const SOON: Duration = Duration::from_secs(20);
 

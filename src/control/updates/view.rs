@@ -100,7 +100,7 @@ impl View {
     /// Takes a pod in under its key in the store.
     pub(super) fn put_pod(&mut self, key: &str, object: &Value) -> Vec<Uid> {
         let mut concerned = self.remove_pod(key);
-        let Some(set) = controller(object) else { return concerned };
+        let Some(set) = meta::controller(object) else { return concerned };
         let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
         let pods = self.pods.entry(set.clone()).or_default().entry(node.clone()).or_default();
         pods.push(pod(key, object));
@@ -146,13 +146,6 @@ fn pod(key: &str, object: &Value) -> Pod {
         ready_since: since.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
         over: meta::is_deleting(object) && matches!(phase, Some("Succeeded" | "Failed")),
     }
-}
-
-/// The uid of the DaemonSet that controls an object.
-pub(super) fn controller(object: &Value) -> Option<Uid> {
-    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let controller = owners?.iter().find(|owner| owner["controller"] == true && owner["kind"] == "DaemonSet")?;
-    controller["uid"].as_str().map(Uid::from)
 }
 
 /// A field that came through the API's own checks; the default if it is absent.
