@@ -7,7 +7,9 @@
 //! Pure: nothing here reads a file, the clock or the network, and nothing here decides where a pod runs. Looking up
 //! what a reference names (a PriorityClass, a ConfigMap) is the caller's.
 
+pub mod admission;
 pub mod bundle;
+pub mod classes;
 pub mod core;
 pub mod daemonset;
 pub mod document;

@@ -24,7 +24,7 @@ pub use self::pod::{
     PortMapping, Protocol, QosClass, Requests, Volume, VolumeSource,
 };
 pub use self::resolve::resolve;
-pub use self::unsupported::{PRIORITY_CLASSES, unsupported};
+pub use self::unsupported::unsupported;
 
 pub mod bind;
 mod container;

@@ -4,7 +4,9 @@
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 
+use crate::api::admission::{self, Known, Refusal};
 use crate::api::bundle::Bundle;
+use crate::api::classes::system_priority_classes;
 use crate::api::document::{Document, SyntaxError, parse_yaml};
 use crate::api::field::{FieldError, Invalid, Path};
 use crate::api::strict::{self, DecodeError};
@@ -46,6 +48,17 @@ pub enum ManifestError {
         #[source]
         source: Invalid,
     },
+    /// It names something that is in no file.
+    #[error("line {line}: DaemonSet {name:?} is forbidden")]
+    Refused {
+        /// Where the document begins.
+        line: u64,
+        /// `metadata.name`.
+        name: String,
+        /// Why.
+        #[source]
+        source: Refusal,
+    },
 }
 
 /// The DaemonSets of one file, defaulted and checked, in its order. They have no uid; a file gives none.
@@ -64,10 +77,21 @@ fn bundle(document: &Document) -> Result<Bundle, ManifestError> {
     set.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     daemonset::default(&mut set);
     let name = set.metadata.name.clone().unwrap_or_default();
-    Invalid::check(errors(&set)).map_err(|source| ManifestError::Invalid { line, name, source })?;
+    Invalid::check(errors(&set)).map_err(|source| ManifestError::Invalid { line, name: name.clone(), source })?;
     let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let hash: RevisionHash = revision::hash(&template, None);
-    Ok(Bundle::from_daemonset(&set, hash, 0))
+    let mut bundle = Bundle::from_daemonset(&set, hash);
+    admit(&mut bundle).map_err(|source| ManifestError::Refused { line, name, source })?;
+    Ok(bundle)
+}
+
+/// Looks up what the template names. Of classes there are only those that every Kubernetes has.
+fn admit(bundle: &mut Bundle) -> Result<(), Refusal> {
+    let spec = bundle.template.spec.get_or_insert_default();
+    let known = Known { priority_classes: system_priority_classes().collect(), ..Known::default() };
+    admission::classes(spec, &known)?;
+    bundle.priority = spec.priority.unwrap_or(0);
+    Ok(())
 }
 
 fn errors(set: &DaemonSet) -> Vec<FieldError> {

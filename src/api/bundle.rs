@@ -82,10 +82,9 @@ fn list(paths: &[Path]) -> String {
 }
 
 impl Bundle {
-    /// Takes the parts a node needs from a DaemonSet that was defaulted and found valid.
-    ///
-    /// `priority` is what the template's `priorityClassName` resolved to.
-    pub fn from_daemonset(daemonset: &DaemonSet, revision: RevisionHash, priority: i32) -> Self {
+    /// Takes the parts a node needs from a DaemonSet that was defaulted and found valid. The template has yet to be
+    /// admitted.
+    pub fn from_daemonset(daemonset: &DaemonSet, revision: RevisionHash) -> Self {
         let metadata = &daemonset.metadata;
         let spec = daemonset.spec.clone().unwrap_or_default();
         Self {
@@ -99,7 +98,7 @@ impl Bundle {
             update_strategy: update_strategy(daemonset),
             template: spec.template,
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            priority,
+            priority: 0,
             runtime_handler: None,
         }
     }
@@ -170,7 +169,7 @@ mod tests {
                 "template": {"spec": {"containers": [{"name": "web", "image": "nginx"}]}},
             },
         }));
-        Bundle::from_daemonset(&daemonset.expect("a DaemonSet"), "abc".into(), 10)
+        Bundle { priority: 10, ..Bundle::from_daemonset(&daemonset.expect("a DaemonSet"), "abc".into()) }
     }
 
     /// The format is on disks and wires: a changed text here is a new format number.

@@ -12,7 +12,7 @@ mod defaults;
 mod env;
 mod network;
 mod probes;
-mod resources;
+pub(super) mod resources;
 pub(crate) mod scheduling;
 mod security;
 #[cfg(test)]

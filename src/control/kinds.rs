@@ -151,9 +151,43 @@ pub static CONTROLLER_REVISION: Kind = Kind {
     ..BASE
 };
 
+/// How important a pod is.
+pub static PRIORITY_CLASS: Kind = Kind {
+    group: "scheduling.k8s.io",
+    kind: "PriorityClass",
+    plural: "priorityclasses",
+    singular: "priorityclass",
+    short_names: &["pc"],
+    namespaced: false,
+    intent: true,
+    ..BASE
+};
+
+/// What runs a pod.
+pub static RUNTIME_CLASS: Kind = Kind {
+    group: "node.k8s.io",
+    kind: "RuntimeClass",
+    plural: "runtimeclasses",
+    singular: "runtimeclass",
+    namespaced: false,
+    intent: true,
+    ..BASE
+};
+
 /// All kinds, group by group, in the order of discovery.
-pub static KINDS: &[&Kind] =
-    &[&CONFIG_MAP, &EVENT, &NAMESPACE, &NODE, &POD, &SECRET, &SERVICE_ACCOUNT, &CONTROLLER_REVISION, &DAEMON_SET];
+pub static KINDS: &[&Kind] = &[
+    &CONFIG_MAP,
+    &EVENT,
+    &NAMESPACE,
+    &NODE,
+    &POD,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &CONTROLLER_REVISION,
+    &DAEMON_SET,
+    &RUNTIME_CLASS,
+    &PRIORITY_CLASS,
+];
 
 impl Kind {
     /// `apiVersion` of its objects: `v1`, `apps/v1`.

@@ -10,6 +10,7 @@
 //! - If users' intent for nodes changes (see [`Kind::intent`]), the fleet's [`Position`] moves in the same commit.
 //! - If a deletion must reach nodes, its [`Tombstone`] is in the same commit.
 
+mod admission;
 mod error;
 mod fleet;
 mod keys;
@@ -30,10 +31,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::kinds::{Kind, NAMESPACE};
+use super::kinds::{Kind, NAMESPACE, PRIORITY_CLASS};
 use super::registry;
+use crate::api::classes::system_priority_classes;
 use crate::model::Position;
 use crate::store::{Entry, Revision, Store};
+pub use admission::AdmittedRecord;
 pub use error::ObjectError;
 use fleet::follow_position;
 pub use fleet::{EraRecord, FleetRecord};
@@ -97,6 +100,12 @@ impl Objects {
                 Ok(_) | Err(ObjectError::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error),
             }
+        }
+        for class in system_priority_classes() {
+            let name = class.metadata.name.clone().unwrap_or_default();
+            let class = serde_json::to_value(class).expect("Kubernetes' types have string keys only");
+            let make = |current: Option<&Value>| current.is_none().then(|| class.clone());
+            objects.report(&PRIORITY_CLASS, "", &name, make).await?;
         }
         Ok(objects)
     }

@@ -13,11 +13,12 @@
 //! ```
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `entitled` which objects a node may have,
-//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `session`, `assigned`, `shelf`, `reports`,
+//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `reports`,
 //!   `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
+mod admission;
 mod admit;
 mod assigned;
 mod desired;
@@ -94,7 +95,7 @@ impl Sessions {
     ) -> Result<Self, ObjectError> {
         // Subscribed before reading: a move in between is followed up.
         let position_rx = objects.position();
-        let desired = Desired::build(desired::read(&objects).await?, None);
+        let desired = Desired::build(desired::read(&objects, None).await?, None);
         let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
         let (roster, tunnels) = (Roster::default(), Tunnels::default());
         let shelf = Shelf::default();

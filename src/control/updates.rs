@@ -257,6 +257,7 @@ impl<'a> Updates<'a> {
             return Ok(());
         };
         self.keep_history(uid, &set).await?;
+        let set = as_admitted(self.objects, uid, set).await?;
         let outlook = status::outlook(&self.view, uid, &set, Timestamp::now());
         self.due.extend(outlook.next.map(|at| (at, uid.clone())));
         self.write_status(&set.object, &outlook.status).await?;
@@ -288,8 +289,9 @@ impl<'a> Updates<'a> {
             };
             self.objects.report(&CONTROLLER_REVISION, namespace, &name, raise).await?;
         }
-        for (name, uid) in changes.remove {
-            self.objects.remove(&CONTROLLER_REVISION, namespace, &name, &uid).await?;
+        for (name, record, revision) in changes.remove {
+            self.objects.remove(&CONTROLLER_REVISION, namespace, &name, &record).await?;
+            self.objects.forget_admitted(uid, &revision).await?;
         }
         Ok(())
     }
@@ -349,6 +351,15 @@ impl<'a> Updates<'a> {
             available,
         }
     }
+}
+
+/// The DaemonSet with the template that nodes judge by, once that was admitted.
+async fn as_admitted(objects: &Objects, uid: &Uid, mut set: view::Set) -> Result<view::Set, UpdateError> {
+    let admitted = objects.admitted_revision(uid, &set.revision).await?;
+    if let (Some(spec), Some(admitted)) = (&mut set.object.spec, admitted) {
+        spec.template = admitted.template;
+    }
+    Ok(set)
 }
 
 /// All objects of a kind, and the revision to go on from.

@@ -54,7 +54,7 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
             cgroup_parent: pod.cgroup_parent.clone(),
             security_context: Some(sandbox_security(pod)),
             sysctls: HashMap::new(),
-            overhead: Some(v1::LinuxContainerResources::default()),
+            overhead: Some(resources(&pod.overhead)),
             resources: Some(resources(&pod.resources)),
         }),
         windows: None,

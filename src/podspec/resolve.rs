@@ -10,7 +10,7 @@ use super::objects::{references, token_specs};
 use super::resources::{self, Amounts};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, HostFacts, LinuxResources, Namespaces, Origin, PidNamespace, Pod, Requests, RestartPolicy, Role,
+    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, Requests, RestartPolicy, Role,
     TerminationMessagePolicy, env, hash, image, network, probes, security, unsupported,
 };
 use crate::api::bundle::Bundle;
@@ -49,6 +49,7 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
     let amounts: Vec<_> = (spec.containers.iter().enumerate())
         .map(|(index, container)| Amounts::read(container.resources.as_ref(), &list(index)))
         .collect::<Result<_, _>>()?;
+    let overhead = Amounts::overhead(spec.overhead.as_ref(), &at)?;
     let qos = resources::qos(&amounts);
     let dir = host.root_dir.join("pods").join(key.uid.as_str());
     let service_account = service_account(spec);
@@ -81,7 +82,7 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         cgroup_parent: resources::cgroup_parent(&host.cgroup_root, &key.uid, qos, host.cgroup_driver),
         qos,
         resources: resources::sandbox(&amounts),
-        requests: Requests { resources: present(Amounts::sum(&amounts).requests), host_ports: Vec::new() },
+        requests: Requests { resources: present(resources::requests(&amounts, &overhead)), host_ports: Vec::new() },
         security: security::pod(spec),
         grace_period: grace_period(spec),
         restart_policy: RestartPolicy::Always,
@@ -94,7 +95,7 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         fs_group,
         service_env: host.api.as_ref().map(env::of_api).unwrap_or_default(),
         runtime_handler: bundle.runtime_handler.clone().unwrap_or_default(),
-        overhead: LinuxResources::default(),
+        overhead: resources::overhead(&overhead),
         domain: String::new(),
         host_aliases: Vec::new(),
         sysctls: BTreeMap::new(),

@@ -42,15 +42,17 @@ impl Amounts {
     /// API server writes it into every pod.
     pub(super) fn read(resources: Option<&k8s::ResourceRequirements>, at: &Path) -> Result<Self, FieldError> {
         let at = at.child("resources");
-        let list = |list: Option<&BTreeMap<String, Written>>, field| {
-            let amount = |(name, text): (&String, &Written)| Ok((name.clone(), amount(name, text, &at.child(field))?));
-            list.into_iter().flatten().map(amount).collect::<Result<BTreeMap<_, _>, FieldError>>()
-        };
-        let limits = list(resources.and_then(|resources| resources.limits.as_ref()), "limits")?;
-        let requested = list(resources.and_then(|resources| resources.requests.as_ref()), "requests")?;
+        let limits = list(resources.and_then(|resources| resources.limits.as_ref()), &at.child("limits"))?;
+        let requested = list(resources.and_then(|resources| resources.requests.as_ref()), &at.child("requests"))?;
         let mut requests = limits.clone();
         requests.extend(requested);
         Ok(Self { requests, limits })
+    }
+
+    /// Reads `overhead` of a pod: what the runtime takes is requested, and limited, as it is.
+    pub(super) fn overhead(overhead: Option<&BTreeMap<String, Written>>, at: &Path) -> Result<Self, FieldError> {
+        let requests = list(overhead, &at.child("overhead"))?;
+        Ok(Self { limits: requests.clone(), requests })
     }
 
     /// All containers of a pod together.
@@ -74,6 +76,11 @@ impl Amounts {
     pub(super) fn limit(&self, name: &str) -> u64 {
         self.limits.get(name).copied().unwrap_or(0)
     }
+}
+
+fn list(list: Option<&BTreeMap<String, Written>>, at: &Path) -> Result<BTreeMap<String, u64>, FieldError> {
+    let amount = |(name, text): (&String, &Written)| Ok((name.clone(), amount(name, text, at)?));
+    list.into_iter().flatten().map(amount).collect()
 }
 
 fn amount(name: &str, Written(text): &Written, at: &Path) -> Result<u64, FieldError> {
@@ -125,6 +132,16 @@ fn signed(amount: u64) -> i64 {
 /// The sandbox's resources: those of all containers together.
 pub(super) fn sandbox(containers: &[Amounts]) -> LinuxResources {
     weights(&Amounts::sum(containers))
+}
+
+/// What the pod asks of its node.
+pub(super) fn requests(containers: &[Amounts], overhead: &Amounts) -> BTreeMap<String, u64> {
+    Amounts::sum(&[Amounts::sum(containers), overhead.clone()]).requests
+}
+
+/// What the runtime takes beside the containers; nothing at all without an overhead.
+pub(super) fn overhead(overhead: &Amounts) -> LinuxResources {
+    if overhead.requests.is_empty() { LinuxResources::default() } else { weights(overhead) }
 }
 
 /// One container's resources.

@@ -395,6 +395,25 @@ fn resource_fields_are_divided_and_rounded_up() {
 }
 
 #[test]
+fn what_the_runtime_takes_counts_beside_the_containers() {
+    let overhead = json!({ "runtimeClassName": "kata", "overhead": { "cpu": "250m", "memory": "1Mi" } });
+    check(&overhead, &json!({ "resources": { "requests": { "cpu": "1" } } }), |pod| {
+        pod.qos = QosClass::Burstable;
+        pod.cgroup_parent = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0_1.slice".to_owned();
+        pod.requests.resources = [("cpu".to_owned(), 1250), ("memory".to_owned(), 1 << 20)].into();
+        pod.containers[0].resources.oom_score_adj = 999;
+        (pod.resources.cpu_shares, pod.containers[0].resources.cpu_shares) = (1024, 1024);
+        pod.overhead = LinuxResources {
+            cpu_shares: 256,
+            cpu_quota: 25_000,
+            cpu_period: 100_000,
+            memory_limit_bytes: 1 << 20,
+            ..LinuxResources::default()
+        };
+    });
+}
+
+#[test]
 fn resources_become_weights_limits_and_the_pods_class() {
     let amounts =
         |requests: &[(&str, u64)]| requests.iter().map(|(name, amount)| ((*name).to_owned(), *amount)).collect();

@@ -16,10 +16,6 @@ const NO_TOKENS: &str = "service account tokens are not supported yet; set autom
                          does not need one";
 const NO_USER: &str = "the image's user is not looked at yet; set runAsUser to a number above 0";
 
-/// The classes every Kubernetes has, with their priorities. Others would be objects of their own, which are not served yet.
-pub const PRIORITY_CLASSES: [(&str, i32); 2] =
-    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
-
 /// Names every field of a pod template that this version does not realize, so that it is refused as a whole and nothing
 /// is dropped in silence.
 ///
@@ -132,16 +128,19 @@ impl Refusals {
             node_name: _,
             node_selector: _,
             os,
-            overhead,
+            // Realized.
+            overhead: _,
             // Nothing is preempted, so nothing is spared from it.
             preemption_policy: _,
-            priority,
-            priority_class_name,
+            // Resolved by admission.
+            priority: _,
+            priority_class_name: _,
             readiness_gates,
             resource_claims,
             resources,
             restart_policy,
-            runtime_class_name,
+            // Resolved by admission.
+            runtime_class_name: _,
             scheduler_name,
             scheduling_gates,
             scheduling_group,
@@ -179,13 +178,10 @@ impl Refusals {
         if let Some(k8s::PodOS { name }) = os {
             self.only(Some(name), &["linux"], &at.child("os"), "name");
         }
-        self.not_yet(overhead.as_ref().is_some_and(|overhead| !overhead.is_empty()), at, "overhead");
-        self.priority(priority_class_name.as_deref(), *priority, at);
         self.not_yet(readiness_gates.is_given(), at, "readinessGates");
         self.not_yet(resource_claims.is_given(), at, "resourceClaims");
         self.not_yet(resources.is_some(), at, "resources");
         self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
-        self.not_yet(runtime_class_name.is_given(), at, "runtimeClassName");
         self.only(scheduler_name.as_deref(), &["default-scheduler"], at, "schedulerName");
         self.refuse(scheduling_gates.is_given(), at, "schedulingGates", NO_SCHEDULER);
         self.refuse(scheduling_group.is_some(), at, "schedulingGroup", NO_SCHEDULER);
@@ -240,14 +236,6 @@ impl Refusals {
             when_unsatisfiable,
         } = constraint;
         self.refuse(when_unsatisfiable != "ScheduleAnyway", at, "whenUnsatisfiable", NO_SCHEDULER);
-    }
-
-    fn priority(&mut self, class: Option<&str>, priority: Option<i32>, at: &Path) {
-        let names = PRIORITY_CLASSES.map(|(name, _)| name);
-        self.only(class, &names, at, "priorityClassName");
-        let resolved = PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map_or(0, |(_, value)| *value);
-        let differs = priority.is_some_and(|priority| priority != resolved);
-        self.refuse(differs, at, "priority", "the integer comes from priorityClassName");
     }
 
     /// A pod that names no account gets no token, silently; one that asks for an account or a token is refused.

@@ -56,7 +56,11 @@ pub(super) fn validate_container(
 }
 
 /// Checks `spec.overhead`, which is limits only.
-pub(super) fn validate_overhead(overhead: &BTreeMap<String, QuantityText>, path: &Path, errors: &mut Vec<FieldError>) {
+pub(in crate::api) fn validate_overhead(
+    overhead: &BTreeMap<String, QuantityText>,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
     let requirements = ResourceRequirements { limits: Some(overhead.clone()), ..Default::default() };
     validate(&requirements, validate_container_name, path, errors);
 }

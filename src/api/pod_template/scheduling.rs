@@ -15,7 +15,7 @@ use crate::api::names;
 
 pub(crate) const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-pub(super) fn validate_tolerations(tolerations: &[Toleration], path: &Path, errors: &mut Vec<FieldError>) {
+pub(crate) fn validate_tolerations(tolerations: &[Toleration], path: &Path, errors: &mut Vec<FieldError>) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let path = path.index(index);
         let [key, operator, value, effect] =

@@ -10,6 +10,7 @@
 //! | `/v1/_meta/tokens/{id}` | [`TokenRecord`](crate::control::tokens::TokenRecord): a join token |
 //! | `/v1/_meta/permits/{DaemonSet uid}/{Node uid}` | [`PermitRecord`](super::PermitRecord) |
 //! | `/v1/_meta/permit` | [`PermitNumber`](crate::model::PermitNumber): the last one given out |
+//! | `/v1/_meta/admitted/{DaemonSet uid}/{revision}` | [`AdmittedRecord`](super::AdmittedRecord) |
 //! | `/v1/_meta/tombstones/{uid}` | [`Tombstone`](super::Tombstone): a deletion nodes have not all acknowledged |
 //!
 //! An object's value is its JSON with `apiVersion` and `kind` but without `metadata.resourceVersion`: that is the
@@ -27,6 +28,8 @@ pub const FLEET: &str = "/v1/_meta/fleet";
 pub const LAST_PERMIT: &str = "/v1/_meta/permit";
 /// Above every permit.
 pub const PERMITS: &str = "/v1/_meta/permits/";
+/// Above every admitted revision.
+pub const ADMITTED: &str = "/v1/_meta/admitted/";
 /// Above every tombstone.
 pub const TOMBSTONES: &str = "/v1/_meta/tombstones/";
 
@@ -57,6 +60,11 @@ pub fn token(id: &str) -> String {
 /// One permit's key.
 pub fn permit(daemonset: &str, node: &str) -> String {
     format!("{PERMITS}{daemonset}/{node}")
+}
+
+/// One admitted revision's key.
+pub fn admitted(daemonset: &str, revision: &str) -> String {
+    format!("{ADMITTED}{daemonset}/{revision}")
 }
 
 /// One tombstone's key.

@@ -92,6 +92,8 @@ async fn writes_are_as_persistent_as_what_they_are_about() {
             "/v1/core/serviceaccounts/kube-node-lease/default",
             "/v1/core/serviceaccounts/kube-public/default",
             "/v1/core/serviceaccounts/kube-system/default",
+            "/v1/scheduling.k8s.io/priorityclasses/system-cluster-critical",
+            "/v1/scheduling.k8s.io/priorityclasses/system-node-critical",
         ]
     );
 }

@@ -115,6 +115,9 @@ impl Objects {
                 return Ok(object);
             }
             valid(kind, name, registry::validate_update(kind, part, &object, &current))?;
+            if part == Part::Main {
+                self.check_references(kind, &object, Some(&current)).await?;
+            }
             if options.dry_run {
                 return Ok(object);
             }
@@ -184,6 +187,7 @@ impl Objects {
                 return Err(ObjectError::Forbidden { kind, name, reason });
             }
             valid(kind, &name, registry::validate_create(kind, &object))?;
+            self.check_references(kind, &object, None).await?;
             if self.find(&key).await?.is_some() {
                 return Err(ObjectError::AlreadyExists { kind, name });
             }

@@ -12,7 +12,7 @@ use super::Part;
 use crate::api::field::{FieldError, Path};
 use crate::api::metadata::{self, Scope};
 use crate::api::revision::same_template;
-use crate::api::{core, daemonset, names, node};
+use crate::api::{classes, core, daemonset, names, node};
 use crate::control::kinds::Kind;
 use crate::podspec::unsupported;
 
@@ -21,6 +21,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
     match kind.kind {
         "DaemonSet" => as_type(object, daemonset::default),
         "Namespace" => as_type(object, core::default_namespace),
+        "PriorityClass" => as_type(object, classes::default_priority_class),
         "Secret" => as_type(object, core::default_secret),
         _ => {}
     }
@@ -34,6 +35,8 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
         "DaemonSet" => check(object, new_daemon_set),
         "Namespace" => check(object, core::validate_namespace),
         "Node" => check(object, node::validate),
+        "PriorityClass" => check(object, classes::validate_priority_class),
+        "RuntimeClass" => check(object, classes::validate_runtime_class),
         "Secret" => check(object, core::validate_secret),
         "ServiceAccount" => check(object, core::validate_service_account),
         _ => check(&object["metadata"], |metadata| {
@@ -53,6 +56,8 @@ pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         ("DaemonSet", Part::Status) => compare(new, old, daemonset::validate_status_update),
         ("Namespace", _) => compare(new, old, core::validate_namespace_update),
         ("Node", _) => compare(new, old, node::validate_update),
+        ("PriorityClass", _) => compare(new, old, classes::validate_priority_class_update),
+        ("RuntimeClass", _) => compare(new, old, classes::validate_runtime_class_update),
         ("Secret", _) => compare(new, old, core::validate_secret_update),
         ("ServiceAccount", _) => compare(new, old, core::validate_service_account_update),
         _ => compare(&new["metadata"], &old["metadata"], |new: &ObjectMeta, old| {

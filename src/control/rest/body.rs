@@ -7,6 +7,8 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -179,6 +181,8 @@ fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError
         "Namespace" => through::<Namespace>(written),
         "Node" => through::<Node>(written),
         "Pod" => through::<Pod>(written),
+        "PriorityClass" => through::<PriorityClass>(written),
+        "RuntimeClass" => through::<RuntimeClass>(written),
         "Secret" => through::<Secret>(written),
         "ServiceAccount" => through::<ServiceAccount>(written),
         other => unreachable!("{other} is served and has a type"),

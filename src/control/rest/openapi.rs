@@ -16,6 +16,8 @@ use std::sync::LazyLock;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde_json::{Map, Value, json};
 
@@ -111,6 +113,8 @@ fn add_kind(components: Components, kind: &Kind) -> Components {
         "Namespace" => components.kind::<Namespace>(),
         "Node" => components.kind::<Node>(),
         "Pod" => components.kind::<Pod>(),
+        "PriorityClass" => components.kind::<PriorityClass>(),
+        "RuntimeClass" => components.kind::<RuntimeClass>(),
         "Secret" => components.kind::<Secret>(),
         "ServiceAccount" => components.kind::<ServiceAccount>(),
         _ => components,
@@ -177,6 +181,8 @@ fn names_of_kinds(schemas: &Map<String, Value>) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::control::kinds::DAEMON_SET;
 
@@ -192,7 +198,9 @@ mod tests {
     fn the_index_names_each_document_with_its_hash() {
         let index = body(&OPENAPI.index);
         let paths = index["paths"].as_object().unwrap();
-        assert_eq!(paths.keys().collect::<Vec<_>>(), ["api/v1", "apis/apps/v1"]);
+        let of =
+            |kind: &&Kind| if kind.group.is_empty() { "api/v1".to_owned() } else { format!("apis/{}/v1", kind.group) };
+        assert_eq!(paths.keys().cloned().collect::<BTreeSet<_>>(), KINDS.iter().map(of).collect());
         for (path, entry) in paths {
             let hash = &OPENAPI.document(path).unwrap().hash;
             assert_eq!(entry["serverRelativeURL"], format!("/openapi/v3/{path}?hash={hash}"));

@@ -152,6 +152,8 @@ fn layout(kind: &Kind) -> &'static Layout {
         "Namespace" => &kinds::NAMESPACE,
         "Node" => &kinds::NODE,
         "Pod" => &pod::POD,
+        "PriorityClass" => &kinds::PRIORITY_CLASS,
+        "RuntimeClass" => &kinds::RUNTIME_CLASS,
         "Secret" => &kinds::SECRET,
         "ServiceAccount" => &kinds::SERVICE_ACCOUNT,
         _ => &kinds::OTHER,

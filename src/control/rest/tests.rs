@@ -19,6 +19,8 @@ use crate::control::streams::{ByteStream, LogOptions, NodeStreams, StreamError};
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
 
+mod classes;
+
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
 const FLUENTD: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/fluentd";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -220,7 +222,10 @@ async fn a_fleet_begins_with_its_namespaces_and_their_accounts() {
 async fn every_kind_has_a_type_to_decode_bodies_as() {
     let api = Harness::new().await;
     for kind in KINDS {
-        let path = if kind.group.is_empty() { "/api/v1" } else { "/apis/apps/v1" };
+        let path = match kind.group {
+            "" => "/api/v1".to_owned(),
+            group => format!("/apis/{group}/{}", kind.version),
+        };
         let namespace = if kind.namespaced { "/namespaces/default" } else { "" };
         let path = format!("{path}{namespace}/{}?fieldValidation=Strict", kind.plural);
         let body = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "surplus": 1});

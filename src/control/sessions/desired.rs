@@ -15,14 +15,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::admission::{self, Admitted};
 use crate::api::bundle::Bundle;
-use crate::api::revision;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::objects::{ListOptions, ObjectError, Objects, Tombstone};
 use crate::error::Chain;
 use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
 use crate::model::{BlobHash, NodeName, ObjectKey, Position, RevisionHash, Uid};
-use crate::podspec::{ObjectKind, PRIORITY_CLASSES, Reference, references};
+use crate::podspec::{ObjectKind, Reference, references};
 
 /// How many revisions of a DaemonSet are at hand to render pods from, the newest included. Older ones are read from the
 /// DaemonSet's history.
@@ -49,6 +49,8 @@ pub(super) struct Desired {
     entries: Vec<Entry>,
     /// The DaemonSets whose newest revision names an object.
     referrers: HashMap<ObjectRef, Vec<Uid>>,
+    /// Why the newest revision of a DaemonSet is told to nobody.
+    pub(super) refused: HashMap<Uid, String>,
     pub(super) tombstones: HashMap<Uid, Tombstone>,
     /// Pods that are to end, by their node.
     pub(super) ending: HashMap<NodeName, Vec<Tombstone>>,
@@ -81,20 +83,19 @@ impl Blob {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) position: Position,
-    pub(super) sets: Vec<DaemonSet>,
+    pub(super) admitted: Admitted,
     pub(super) tombstones: Vec<Tombstone>,
 }
 
 impl Desired {
     /// Works out what to tell from what was read. `before` keeps what has not changed.
     pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
-        let Read { position, sets, tombstones } = read;
+        let Read { position, admitted: Admitted { bundles: newest, refused }, tombstones } = read;
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
         let mut referrers: HashMap<_, Vec<_>> = HashMap::new();
-        for set in &sets {
-            let bundle = bundle(set);
+        for bundle in newest {
             // Deleted in the foreground: it is still in the API, but no more intent.
             if tombstones.contains_key(&bundle.uid) {
                 continue;
@@ -136,6 +137,7 @@ impl Desired {
             blobs,
             entries,
             referrers,
+            refused,
             tombstones,
         }
     }
@@ -198,19 +200,6 @@ fn ending(tombstones: &HashMap<Uid, Tombstone>) -> HashMap<NodeName, Vec<Tombsto
     by_node
 }
 
-fn bundle(set: &DaemonSet) -> Bundle {
-    let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let priority = template.spec.as_ref().map_or(0, priority);
-    Bundle::from_daemonset(set, revision::hash(&template, collisions), priority)
-}
-
-/// The priority of a pod by its class. A template with any other class was refused.
-fn priority(spec: &PodSpec) -> i32 {
-    let class = spec.priority_class_name.as_deref();
-    PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map_or(0, |(_, priority)| *priority)
-}
-
 /// The objects that a pod of this spec names.
 pub(super) fn named(namespace: &str, spec: Option<&PodSpec>) -> Vec<ObjectRef> {
     let kind = |reference: &Reference| match reference.kind {
@@ -227,17 +216,19 @@ pub(super) fn hash(content: &[u8]) -> BlobHash {
     BlobHash(Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Reads everything that intent is made of.
+/// Reads everything that intent is made of, and admits what is new of it. `before` is what was told last.
 ///
 /// The position is read first: what is read after it includes at least everything up to it.
 ///
 /// # Errors
 /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
-pub(super) async fn read(objects: &Objects) -> Result<Read, ObjectError> {
+pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<Read, ObjectError> {
     let position = *objects.position().borrow();
     let list = objects.list(&DAEMON_SET, ListOptions::default()).await?;
+    let sets: Vec<_> = list.items.into_iter().filter_map(parsed).collect();
+    let admitted = admission::admit(objects, &sets, before).await?;
     let (tombstones, _) = objects.tombstones().await?;
-    Ok(Read { position, sets: list.items.into_iter().filter_map(parsed).collect(), tombstones })
+    Ok(Read { position, admitted, tombstones })
 }
 
 /// A DaemonSet that cannot be read is left out of the manifest: absence deletes nothing.
@@ -257,9 +248,9 @@ pub(super) async fn follow(
         if position_rx.changed().await.is_err() || desired_tx.is_closed() {
             return;
         }
-        match read(&objects).await {
+        let before = desired_tx.borrow().clone();
+        match read(&objects, Some(&before)).await {
             Ok(read) => {
-                let before = desired_tx.borrow().clone();
                 desired_tx.send_replace(Arc::new(Desired::build(read, Some(&before))));
             }
             Err(error) => {
@@ -280,12 +271,12 @@ mod tests {
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000000";
     const B: &str = "bbbbbbbb-0000-4000-8000-000000000000";
 
-    fn set(uid: &str, image: &str) -> DaemonSet {
+    fn set(uid: &str, image: &str) -> Bundle {
         let set = json!({
             "metadata": {"name": "web", "namespace": "default", "uid": uid, "generation": 1},
             "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "web", "image": image}]}}},
         });
-        serde_json::from_value(set).unwrap()
+        Bundle::from_daemonset(&serde_json::from_value(set).unwrap(), image.into())
     }
 
     fn deletion(kind: &str, uid: &str, seq: u64) -> Tombstone {
@@ -300,8 +291,9 @@ mod tests {
         }
     }
 
-    fn build(seq: u64, sets: Vec<DaemonSet>, tombstones: Vec<Tombstone>, before: Option<&Desired>) -> Desired {
-        Desired::build(Read { position: Position { era: 1, seq }, sets, tombstones }, before)
+    fn build(seq: u64, bundles: Vec<Bundle>, tombstones: Vec<Tombstone>, before: Option<&Desired>) -> Desired {
+        let admitted = Admitted { bundles, ..Admitted::default() };
+        Desired::build(Read { position: Position { era: 1, seq }, admitted, tombstones }, before)
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Event objects: from what a node saw, and from what control learns of nodes.
 //!
-//! Pure. One event that happens again is one object whose count rises: its name follows from what it says.
+//! Pure but for [`write`]. One event that happens again is one object whose count rises: its name follows from what it says.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::control::kinds::EVENT;
 use crate::control::meta;
+use crate::control::objects::{ObjectError, Objects};
 use crate::link::{EventReport, Reason};
 use crate::model::{NodeName, ObjectKey, Uid};
 
@@ -57,6 +59,39 @@ pub(super) fn daemonset_refused(
         ..empty(now)
     };
     event(&report, &json!({"component": AGENT, "host": node.as_str()}), node)
+}
+
+/// Why no pods are made of a DaemonSet.
+///
+/// Source: kubernetes v1.36 `pkg/controller/controller_utils.go`, `createPods`.
+pub(super) fn failed_create(daemonset: &ObjectKey, uid: &Uid, refusal: &str, now: Timestamp) -> Value {
+    let report = EventReport {
+        kind: "DaemonSet".to_owned(),
+        namespace: daemonset.namespace.clone(),
+        name: daemonset.name.clone(),
+        uid: uid.clone(),
+        warning: true,
+        reason: "FailedCreate".to_owned(),
+        message: format!("Error creating: pods \"{}-\" is forbidden: {refusal}", daemonset.name),
+        ..empty(now)
+    };
+    event(&report, &json!({"component": CONTROL}), &NodeName(String::new()))
+}
+
+/// Writes an event, over an earlier one that says the same.
+pub(super) async fn write(objects: &Objects, event: &Value) -> Result<(), ObjectError> {
+    let change = |current: Option<&Value>| match current {
+        // What the server set stays.
+        Some(current) => {
+            let mut event = event.clone();
+            event["metadata"] = current["metadata"].clone();
+            event["apiVersion"] = current["apiVersion"].clone();
+            event["kind"] = current["kind"].clone();
+            Some(event)
+        }
+        None => Some(event.clone()),
+    };
+    objects.report(&EVENT, meta::namespace(event), meta::name(event), change).await.map(drop)
 }
 
 fn empty(now: Timestamp) -> EventReport {

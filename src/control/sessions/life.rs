@@ -137,7 +137,7 @@ impl Shared {
             let change = |object: Option<&Value>| pods::not_ready(object.filter(of_this)?, now);
             self.objects.report(&POD, &pod.key.namespace, &pod.key.name, change).await?;
         }
-        self.write_event(&events::node_not_ready(&node.name, &node.uid, now)).await
+        events::write(&self.objects, &events::node_not_ready(&node.name, &node.uid, now)).await
     }
 
     pub(super) async fn drop_confirmed_deletions(&self) -> Result<(), ObjectError> {

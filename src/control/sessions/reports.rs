@@ -11,11 +11,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::admission::as_admitted;
 use super::roster::{Footing, KnownPod};
 use super::session::{Session, SessionEnd, footing};
 use super::{Shared, events, nodes, pods};
 use crate::api::bundle::Bundle;
-use crate::control::kinds::{CONTROLLER_REVISION, EVENT, NAMESPACE, NODE, POD};
+use crate::control::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD};
 use crate::control::meta;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
@@ -109,7 +110,7 @@ impl Session {
 
     async fn event(&self, report: &EventReport) -> Result<(), ObjectError> {
         if self.concerns_this_node(report).await? {
-            self.shared.write_event(&events::reported(report, &self.name)).await
+            events::write(&self.shared.objects, &events::reported(report, &self.name)).await
         } else {
             let (kind, name) = (&report.kind, &report.name);
             tracing::warn!(node = %self.name, kind, name, "a node reports an event that is not its own");
@@ -158,7 +159,7 @@ impl Session {
         let desired = self.shared.desired();
         let Some(bundle) = desired.newest(daemonset) else { return Ok(()) };
         let event = events::daemonset_refused(&bundle.key(), daemonset, &self.name, reason, Timestamp::now());
-        self.shared.write_event(&event).await
+        events::write(&self.shared.objects, &event).await
     }
 
     async fn acknowledged(&self, ack: Ack) -> Result<(), SessionEnd> {
@@ -239,23 +240,12 @@ impl Shared {
         let name = format!("{}-{}", newest.name, report.revision);
         let record = found(self.objects.get(&CONTROLLER_REVISION, &newest.namespace, &name).await)?;
         let owned = record.filter(|record| meta::owner_uids(record).any(|uid| uid == newest.uid.as_str()));
-        Ok(owned.and_then(|record| from_history(&record, newest)).map(Arc::new))
-    }
-
-    /// Writes an event, over an earlier one that says the same.
-    pub(super) async fn write_event(&self, event: &Value) -> Result<(), ObjectError> {
-        let change = |current: Option<&Value>| match current {
-            // What the server set stays.
-            Some(current) => {
-                let mut event = event.clone();
-                event["metadata"] = current["metadata"].clone();
-                event["apiVersion"] = current["apiVersion"].clone();
-                event["kind"] = current["kind"].clone();
-                Some(event)
-            }
-            None => Some(event.clone()),
-        };
-        self.objects.report(&EVENT, meta::namespace(event), meta::name(event), change).await.map(drop)
+        let Some(written) = owned.and_then(|record| from_history(&record, newest)) else { return Ok(None) };
+        let admitted = self.objects.admitted_revision(&newest.uid, &report.revision).await?;
+        Ok(Some(Arc::new(match admitted {
+            Some(admitted) => as_admitted(written, admitted),
+            None => written,
+        })))
     }
 }
 

@@ -343,7 +343,7 @@ mod tests {
 
     fn desired(seq: u64, tombstones: &[Tombstone]) -> Desired {
         let position = Position { era: 1, seq };
-        Desired::build(Read { position, sets: vec![], tombstones: tombstones.to_vec() }, None)
+        Desired::build(Read { position, tombstones: tombstones.to_vec(), ..Read::default() }, None)
     }
 
     fn due(told: &mut Told, desired: &Desired) -> Vec<Frame> {

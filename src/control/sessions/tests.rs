@@ -27,6 +27,7 @@ use crate::link::{
 use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
 use crate::store::Memory;
 
+mod admission;
 mod objects;
 
 /// Longer than anything here takes; reached only by a test that fails.

@@ -21,8 +21,8 @@ pub(super) struct Changes {
     pub(super) create: Option<Value>,
     /// The present revision has a record that is not the newest: its name and its new number.
     pub(super) raise: Option<(String, i64)>,
-    /// Names and uids of records to remove.
-    pub(super) remove: Vec<(String, Uid)>,
+    /// Records to remove: name, uid, and the revision they are of.
+    pub(super) remove: Vec<(String, Uid, RevisionHash)>,
 }
 
 /// Says what has to be done so that the newest record is of `hash`. `records` are the DaemonSet's own, in any order;
@@ -46,8 +46,12 @@ pub(super) fn changes(
     Changes {
         create: present.is_none().then(|| record(set, hash, next)),
         raise: present.filter(|record| number(record) < next).map(|record| (meta::name(record).to_owned(), next)),
-        remove: unused.take(surplus).map(|record| (meta::name(record).to_owned(), meta::uid(record).into())).collect(),
+        remove: unused.take(surplus).map(|record| removed(record)).collect(),
     }
+}
+
+fn removed(record: &Value) -> (String, Uid, RevisionHash) {
+    (meta::name(record).to_owned(), meta::uid(record).into(), label(record).into())
 }
 
 fn label(record: &Value) -> &str {
@@ -96,7 +100,7 @@ mod tests {
         let in_use: Vec<_> = in_use.iter().map(|hash| RevisionHash::from(*hash)).collect();
         let changes = changes(&serde_json::from_value(set).unwrap(), &"new".into(), records, &in_use.iter().collect());
         let number = changes.create.map(|record| record["revision"].as_i64().unwrap());
-        (number, changes.raise, changes.remove.into_iter().map(|(name, _)| name).collect())
+        (number, changes.raise, changes.remove.into_iter().map(|(name, ..)| name).collect())
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn pod(manifest: &str) -> Pod {
     set.metadata.uid = Some("daemonset-uid-1".to_owned());
     let (namespace, name) = (set.metadata.namespace.clone().unwrap(), set.metadata.name.clone().unwrap());
     let key = PodKey { namespace, name: format!("{name}-bcdfghjklm"), uid: "pod-uid-1".into() };
-    resolve(&Bundle::from_daemonset(&set, "5d9f7".into(), 0), &key, &host()).unwrap()
+    resolve(&Bundle::from_daemonset(&set, "5d9f7".into()), &key, &host()).unwrap()
 }
 
 /// Compares what `tests/data/cri/<name>.yaml` becomes with `<name>.json`: the sandbox's configuration, and each

@@ -43,6 +43,30 @@ pub(super) static SECRET: Layout = Layout {
 pub(super) static SERVICE_ACCOUNT: Layout =
     Layout { columns: &[Column::name(), Column::age()], cells: |object, now| vec![name(object), age(object, now)] };
 
+pub(super) static PRIORITY_CLASS: Layout = Layout {
+    columns: &[
+        Column::name(),
+        Column::new("Value", "integer", "The priority of pods of this class."),
+        Column::new("Global-Default", "boolean", "Whether pods that name no class are of this one."),
+        Column::age(),
+        Column::text("PreemptionPolicy", "Whether its pods may take the place of others."),
+    ],
+    cells: |object, now| {
+        vec![
+            name(object),
+            integer(object, "/value").into(),
+            flag(object, "/globalDefault").into(),
+            age(object, now),
+            text(object, "/preemptionPolicy").into(),
+        ]
+    },
+};
+
+pub(super) static RUNTIME_CLASS: Layout = Layout {
+    columns: &[Column::name(), Column::text("Handler", "What the container runtime calls it."), Column::age()],
+    cells: |object, now| vec![name(object), text(object, "/handler").into(), age(object, now)],
+};
+
 pub(super) static NAMESPACE: Layout = Layout {
     columns: &[Column::name(), Column::text("Status", "Active or Terminating."), Column::age()],
     cells: |object, now| vec![name(object), text(object, "/status/phase").into(), age(object, now)],

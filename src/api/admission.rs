@@ -1,0 +1,275 @@
+//! What admission makes of a pod: the names in it that stand for other objects are looked up once and written in.
+//!
+//! Pure: the caller looks the objects up. Control admits each revision of a DaemonSet once, and each pod that is posted;
+//! later changes of a class touch neither. The agent admits what it reads from files, for which there are only the classes
+//! that every Kubernetes has.
+//!
+//! Source: kubernetes v1.36, `plugin/pkg/admission/{priority,runtimeclass}/admission.go`. We differ in that a DaemonSet is
+//! admitted with its pods' template, not each of its pods, so its place is judged with what a RuntimeClass adds.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PodSpec, Toleration};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
+
+use super::classes::PREEMPT;
+use super::quantity::Quantity;
+
+/// Why a pod is not admitted, in upstream's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `priorityClassName` names nothing.
+    #[error("no PriorityClass with name {0} was found")]
+    NoPriorityClass(String),
+    /// `priority` is not what the class says.
+    #[error(
+        "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed \
+         {computed} from the given PriorityClass name"
+    )]
+    Priority {
+        /// In the pod.
+        given: i32,
+        /// By the class.
+        computed: i32,
+    },
+    /// `preemptionPolicy` is not what the class says.
+    #[error(
+        "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller \
+         computed {computed} from the given PriorityClass name"
+    )]
+    PreemptionPolicy {
+        /// In the pod.
+        given: String,
+        /// By the class.
+        computed: String,
+    },
+    /// `runtimeClassName` names nothing.
+    #[error("pod rejected: RuntimeClass {0:?} not found")]
+    NoRuntimeClass(String),
+    /// `overhead` is not what the class says.
+    #[error("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")]
+    OtherOverhead,
+    /// `overhead` without a class that has one.
+    #[error("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")]
+    Overhead,
+    /// The class runs on other nodes than the pod.
+    #[error("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {class}; pod.spec.nodeSelector[{key}] = {pod}")]
+    NodeSelector {
+        /// The label.
+        key: String,
+        /// By the class.
+        class: String,
+        /// By the pod.
+        pod: String,
+    },
+}
+
+/// What a pod's admission depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// All PriorityClasses.
+    pub priority_classes: Vec<PriorityClass>,
+    /// The RuntimeClass that the pod names.
+    pub runtime_class: Option<RuntimeClass>,
+}
+
+/// Resolves both classes; gives CRI's runtime handler, if the pod names one.
+///
+/// # Errors
+/// The first [`Refusal`], in upstream's order.
+pub fn classes(spec: &mut PodSpec, known: &Known) -> Result<Option<String>, Refusal> {
+    priority(spec, &known.priority_classes)?;
+    runtime_class(spec, known.runtime_class.as_ref())
+}
+
+/// Resolves the priority. `classes` are all there are.
+///
+/// # Errors
+/// [`Refusal`], and `spec` is as it was.
+fn priority(spec: &mut PodSpec, classes: &[PriorityClass]) -> Result<(), Refusal> {
+    let name = spec.priority_class_name.as_deref().filter(|name| !name.is_empty());
+    let class = match name {
+        Some(wanted) => {
+            let found = classes.iter().find(|class| class.metadata.name.as_deref() == Some(wanted));
+            Some(found.ok_or_else(|| Refusal::NoPriorityClass(wanted.to_owned()))?)
+        }
+        // If several claim to be the default, the lowest is.
+        None => classes.iter().filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value),
+    };
+    let computed = class.and_then(|class| class.value).unwrap_or(0);
+    if let Some(given) = spec.priority.filter(|given| *given != computed) {
+        return Err(Refusal::Priority { given, computed });
+    }
+    let policy = class.and_then(|class| class.preemption_policy.as_deref()).unwrap_or(PREEMPT);
+    if let Some(given) = spec.preemption_policy.as_deref().filter(|given| *given != policy) {
+        return Err(Refusal::PreemptionPolicy { given: given.to_owned(), computed: policy.to_owned() });
+    }
+    spec.priority = Some(computed);
+    spec.preemption_policy = Some(policy.to_owned());
+    if let Some(class) = class {
+        spec.priority_class_name.clone_from(&class.metadata.name);
+    }
+    Ok(())
+}
+
+/// Resolves the runtime class; gives CRI's handler, if the pod names a class. `class` is the one of that name.
+///
+/// # Errors
+/// [`Refusal`], and `spec` is as it was.
+fn runtime_class(spec: &mut PodSpec, class: Option<&RuntimeClass>) -> Result<Option<String>, Refusal> {
+    let wanted = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty());
+    let class = match (wanted, class) {
+        (Some(wanted), None) => return Err(Refusal::NoRuntimeClass(wanted.to_owned())),
+        (Some(_), class) => class,
+        (None, _) => None,
+    };
+    let given = spec.overhead.as_ref().filter(|overhead| !overhead.is_empty());
+    let overhead = class.and_then(|class| class.overhead.as_ref()?.pod_fixed.as_ref());
+    match (given, overhead) {
+        (Some(_), None) => return Err(Refusal::Overhead),
+        (Some(given), Some(overhead)) if !same_amounts(given, overhead) => return Err(Refusal::OtherOverhead),
+        _ => {}
+    }
+    let scheduling = class.and_then(|class| class.scheduling.as_ref());
+    let node_selector = scheduling.and_then(|scheduling| scheduling.node_selector.as_ref());
+    for (key, value) in node_selector.into_iter().flatten() {
+        if let Some(pod) = spec.node_selector.as_ref().and_then(|own| own.get(key)).filter(|pod| *pod != value) {
+            return Err(Refusal::NodeSelector { key: key.clone(), class: value.clone(), pod: pod.clone() });
+        }
+    }
+    if let Some(overhead) = overhead {
+        spec.overhead = Some(overhead.clone());
+    }
+    if let Some(node_selector) = node_selector {
+        spec.node_selector.get_or_insert_default().extend(node_selector.clone());
+    }
+    if let Some(tolerations) = scheduling.and_then(|scheduling| scheduling.tolerations.as_ref()) {
+        add_tolerations(spec.tolerations.get_or_insert_default(), tolerations);
+    }
+    Ok(class.map(|class| class.handler.clone()))
+}
+
+/// Those that are there already are not added. Ones that cover less than others are kept, unlike upstream: they do no harm.
+fn add_tolerations(own: &mut Vec<Toleration>, others: &[Toleration]) {
+    for other in others {
+        if !own.contains(other) {
+            own.push(other.clone());
+        }
+    }
+}
+
+/// Amounts are the same however they are written.
+fn same_amounts(a: &BTreeMap<String, QuantityText>, b: &BTreeMap<String, QuantityText>) -> bool {
+    let read = |amounts: &BTreeMap<String, QuantityText>| -> BTreeMap<String, Option<Quantity>> {
+        amounts.iter().map(|(name, QuantityText(text))| (name.clone(), text.parse().ok())).collect()
+    };
+    read(a) == read(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::classes::system_priority_classes;
+
+    fn spec(fields: &Value) -> PodSpec {
+        let mut object = json!({"containers": []});
+        object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn class(name: &str, value: i32, fields: &Value) -> PriorityClass {
+        let mut object = json!({"metadata": {"name": name}, "value": value});
+        object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_priority_comes_from_a_class() {
+        let mut classes: Vec<_> = system_priority_classes().collect();
+        classes.push(class("gold", 7, &json!({"preemptionPolicy": "Never"})));
+        let admit = |fields: Value, classes: &[PriorityClass]| {
+            let mut spec = spec(&fields);
+            priority(&mut spec, classes).map_err(|refusal| refusal.to_string())?;
+            Ok((spec.priority.unwrap(), spec.preemption_policy.unwrap(), spec.priority_class_name))
+        };
+        let admitted = |value: i32, policy: &str, name: Option<&str>| {
+            Ok::<_, String>((value, policy.to_owned(), name.map(str::to_owned)))
+        };
+        assert_eq!(admit(json!({}), &classes), admitted(0, PREEMPT, None));
+        assert_eq!(admit(json!({"priorityClassName": "gold"}), &classes), admitted(7, "Never", Some("gold")));
+        let critical = json!({"priorityClassName": "system-node-critical", "priority": 2_000_001_000});
+        assert_eq!(admit(critical, &classes), admitted(2_000_001_000, PREEMPT, Some("system-node-critical")));
+        assert_eq!(
+            admit(json!({"priorityClassName": "none"}), &classes),
+            Err("no PriorityClass with name none was found".to_owned())
+        );
+        assert_eq!(
+            admit(json!({"priorityClassName": "gold", "priority": 8}), &classes),
+            Err("the integer value of priority (8) must not be provided in pod spec; priority admission controller computed 7 \
+                 from the given PriorityClass name"
+                .to_owned())
+        );
+        assert_eq!(
+            admit(json!({"priorityClassName": "gold", "preemptionPolicy": PREEMPT}), &classes),
+            Err("the string value of PreemptionPolicy (PreemptLowerPriority) must not be provided in pod spec; priority \
+                 admission controller computed Never from the given PriorityClass name"
+                .to_owned())
+        );
+        classes.extend([
+            class("high", 9, &json!({"globalDefault": true})),
+            class("low", 3, &json!({"globalDefault": true})),
+        ]);
+        assert_eq!(admit(json!({}), &classes), admitted(3, PREEMPT, Some("low")));
+    }
+
+    #[test]
+    fn a_runtime_class_brings_its_handler_its_overhead_and_its_nodes() {
+        let gvisor: RuntimeClass = serde_json::from_value(json!({
+            "metadata": {"name": "gvisor"}, "handler": "runsc", "overhead": {"podFixed": {"memory": "1Gi"}},
+            "scheduling": {
+                "nodeSelector": {"runsc": "true"}, "tolerations": [{"key": "runsc", "operator": "Exists"}],
+            },
+        }))
+        .unwrap();
+        let admit = |fields: Value, class: Option<&RuntimeClass>| {
+            let mut spec = spec(&fields);
+            let handler = runtime_class(&mut spec, class).map_err(|refusal| refusal.to_string())?;
+            Ok::<_, String>((handler, spec))
+        };
+        assert_eq!(admit(json!({}), None), Ok((None, spec(&json!({})))));
+        let named = json!({"runtimeClassName": "gvisor", "nodeSelector": {"a": "b"}, "overhead": {"memory": "1024Mi"}});
+        let expected = spec(&json!({
+            "runtimeClassName": "gvisor", "overhead": {"memory": "1Gi"}, "nodeSelector": {"a": "b", "runsc": "true"},
+            "tolerations": [{"key": "runsc", "operator": "Exists"}],
+        }));
+        let (handler, admitted) = admit(named, Some(&gvisor)).unwrap();
+        assert_eq!((handler.as_deref(), &admitted), (Some("runsc"), &expected));
+        let mut again = admitted.clone();
+        runtime_class(&mut again, Some(&gvisor)).unwrap();
+        assert_eq!(again, admitted, "admitting twice changes nothing");
+        for (fields, class, expected) in [
+            (json!({"runtimeClassName": "kata"}), None, "pod rejected: RuntimeClass \"kata\" not found"),
+            (
+                json!({"runtimeClassName": "gvisor", "overhead": {"memory": "1"}}),
+                Some(&gvisor),
+                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+            ),
+            (
+                json!({"overhead": {"memory": "1"}}),
+                None,
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ),
+            (
+                json!({"runtimeClassName": "gvisor", "nodeSelector": {"runsc": "false"}}),
+                Some(&gvisor),
+                "conflict: runtimeClass.scheduling.nodeSelector[runsc] = true; pod.spec.nodeSelector[runsc] = false",
+            ),
+        ] {
+            assert_eq!(admit(fields, class), Err(expected.to_owned()));
+        }
+    }
+}
