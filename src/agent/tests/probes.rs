@@ -5,6 +5,7 @@ use crate::agent::prober::{PodProbes, Running};
 use crate::cri::NewContainer;
 use crate::link::EventReport;
 use crate::plan::probe::{Finding, Health, Healths};
+use crate::podspec::bind::Bound;
 use crate::podspec::{Handler, Probe, Probes};
 use crate::testing::pods;
 use crate::testing::wait::until;
@@ -49,7 +50,8 @@ impl Host {
         }
         let sandbox = &runtime.observe(&pod.key.uid).await.unwrap().sandboxes[0];
         let container = &pod.containers[0];
-        let new = NewContainer { pod, container, attempt, sandbox, pod_ips: &[], image_ref: "sha256:image" };
+        let (bound, image_ref) = (&Bound::default(), "sha256:image");
+        let new = NewContainer { pod, container, attempt, sandbox, bound, image_ref };
         let id = runtime.create_container(new).await.unwrap();
         runtime.start_container(&id).await.unwrap();
         id
