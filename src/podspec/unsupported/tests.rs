@@ -33,8 +33,6 @@ fn the_examples_and_all_that_is_realized_pass() {
     let pod = json!({
         "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": false, "hostUsers": true,
         "hostname": "h", "nodeName": "n", "nodeSelector": { "a": "b" }, "os": { "name": "linux" },
-        "priorityClassName": "gold", "priority": 5, "preemptionPolicy": "Never", "runtimeClassName": "kata",
-        "overhead": { "cpu": 1 },
         "restartPolicy": "Always", "schedulerName": "default-scheduler", "dnsPolicy": "ClusterFirstWithHostNet",
         "enableServiceLinks": true, "serviceAccountName": "x", "serviceAccount": "x",
         "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 5,
@@ -51,6 +49,11 @@ fn the_examples_and_all_that_is_realized_pass() {
                 { "serviceAccountToken": { "path": "t" } }] } }],
     });
     assert_eq!(refused_in_pod(&pod), Vec::<String>::new());
+    let admitted = json!({
+        "priorityClassName": "gold", "priority": 5, "preemptionPolicy": "Never", "runtimeClassName": "kata",
+        "overhead": { "cpu": 1 },
+    });
+    assert_eq!(refused_in_pod(&admitted), Vec::<String>::new());
     let container = json!({
         "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "restartPolicy": "Always",
         "env": [{ "name": "A", "value": "b" },
