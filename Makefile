@@ -1,12 +1,13 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test demo demo-down bench-idle ci
+.PHONY: help build test demo demo-down bench-idle bench-start ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
 	@echo 'make demo-down     remove all of it'
 	@echo 'make test          the whole test suite; the tests on real containerd take root'
 	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
+	@echo 'make bench-start   what the agent adds to the bare CRI calls when a pod starts; takes root; RUNS=50 for more'
 	@echo 'make build         the release binary, target/release/garrison'
 	@echo 'make ci            everything a change has to pass'
 
@@ -26,6 +27,11 @@ demo-down:
 bench-idle: SECONDS = 60
 bench-idle:
 	@tests/bench/idle.sh $(SECONDS)
+
+bench-start:
+	@tests/env/packages.sh run
+	@tests/env/images.sh
+	@cargo bench --bench start
 
 ci:
 	.ci/run
