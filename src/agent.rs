@@ -31,6 +31,7 @@ use crate::error::Chain;
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
+use crate::host::userns::Users;
 use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
 use crate::link::BadToken;
 use crate::link::EventReport;
@@ -150,6 +151,7 @@ struct Shared {
     runtime: Runtime,
     images: Images,
     prober: Prober,
+    users: Arc<Users>,
     clock: Clock,
     /// ConfigMaps, Secrets and tokens as the ledger has them; the roster publishes.
     objects: watch::Sender<Arc<Objects>>,
@@ -319,11 +321,14 @@ fn share(
         node_uid: identity.uid.clone(),
         ips: settings.node_ip.map_or_else(|| facts.addresses.clone(), |ip| vec![ip]),
         resolver: resolv::host().map_err(AgentError::Host)?,
+        cluster_dns: settings.cluster_dns.clone(),
+        cluster_domain: settings.cluster_domain.clone(),
         cgroup_driver: runtime_settings.cgroup_driver.unwrap_or(CgroupDriver::Cgroupfs),
         cgroup_root: settings.cgroup_root.clone(),
         cgroup_v2: cgroups.is_v2(),
         swap_limits: cgroups.limits_swap(),
         hugepage_sizes: facts.hugepage_sizes.clone(),
+        masked_paths: facts.thermal_throttles.clone(),
         memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
         allocatable: facts::allocatable(&facts.capacity),
         root_dir: settings.root_dir.clone(),
@@ -334,6 +339,7 @@ fn share(
     Ok(Shared {
         images: Images::new(runtime.clone()),
         prober: Prober::new(clock),
+        users: Arc::new(Users::new(&settings.root_dir)),
         clock,
         objects: watch::channel(Arc::default()).0,
         settings,

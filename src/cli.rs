@@ -77,6 +77,15 @@ pub struct NodeFlags {
     /// Cgroup below which pods' cgroups are made [default: the root]
     #[arg(long, value_name = "CGROUP")]
     pub cgroup_root: Option<String>,
+    /// Name servers of a cluster, for pods with dnsPolicy ClusterFirst [default: none; such pods use the host's]
+    #[arg(long, value_name = "IP,...", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain below which a cluster's names are [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Kernel settings pods may change beside the safe ones; a trailing * stands for all that begin so
+    #[arg(long, value_name = "SYSCTL,...", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Folder where the runtime looks for CNI configuration [default: as the runtime says]
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,

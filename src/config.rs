@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::cli::{ControlFlags, NodeFlags};
+use crate::fit::sysctls;
 use crate::model::{BadTaint, NodeName, Taint};
 
 mod labels;
@@ -34,6 +35,8 @@ pub const POD_LOGS_DIR: &str = "/var/log/pods";
 pub const CGROUP_ROOT: &str = "/";
 /// Where packages put the agent's configuration; the small commands for a host read it unless told otherwise.
 pub const AGENT_CONFIG: &str = "/etc/garrison/agent.yaml";
+/// Default of `clusterDomain`, as most clusters have it; the kubelet itself has none.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Port of the control endpoint, as kube-apiserver's.
 pub const PORT: u16 = 6443;
 
@@ -61,6 +64,12 @@ pub struct File {
     pub pod_logs_dir: Option<PathBuf>,
     /// Cgroup below which pods' cgroups are made.
     pub cgroup_root: Option<String>,
+    /// Name servers of a cluster.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain below which a cluster's names are.
+    pub cluster_domain: Option<String>,
+    /// Kernel settings pods may change beside the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Folder where the runtime looks for CNI configuration.
     pub cni_conf_dir: Option<PathBuf>,
     /// Give the runtime a bridge network when it has none.
@@ -81,6 +90,7 @@ impl File {
     #[must_use]
     pub fn with(self, over: Self) -> Self {
         let list = |over: Vec<String>, under| if over.is_empty() { under } else { over };
+        let cluster_dns = if over.cluster_dns.is_empty() { self.cluster_dns } else { over.cluster_dns };
         Self {
             state_dir: over.state_dir.or(self.state_dir),
             container_runtime_endpoint: over.container_runtime_endpoint.or(self.container_runtime_endpoint),
@@ -92,6 +102,9 @@ impl File {
             root_dir: over.root_dir.or(self.root_dir),
             pod_logs_dir: over.pod_logs_dir.or(self.pod_logs_dir),
             cgroup_root: over.cgroup_root.or(self.cgroup_root),
+            cluster_dns,
+            cluster_domain: over.cluster_domain.or(self.cluster_domain),
+            allowed_unsafe_sysctls: list(over.allowed_unsafe_sysctls, self.allowed_unsafe_sysctls),
             cni_conf_dir: over.cni_conf_dir.or(self.cni_conf_dir),
             install_cni: over.install_cni.or(self.install_cni),
             control: over.control.or(self.control),
@@ -125,6 +138,12 @@ pub struct AgentSettings {
     pub pod_logs_dir: PathBuf,
     /// Absolute cgroup path, `/` for the root.
     pub cgroup_root: String,
+    /// Name servers of a cluster; empty where there is none.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain below which a cluster's names are.
+    pub cluster_domain: String,
+    /// Kernel settings pods may change beside the safe ones; a trailing `*` stands for all that begin so.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// The runtime's CNI configuration; none is where the runtime says it looks.
     pub cni_conf_dir: Option<PathBuf>,
     /// Whether to install a bridge network where there is none.
@@ -194,6 +213,12 @@ pub enum ConfigError {
         /// As typed, or the hostname.
         name: String,
     },
+    /// A kernel setting is not one that pods can have of their own.
+    #[error("--allowed-unsafe-sysctls: {text:?} is not known to be a setting that a pod has of its own")]
+    Sysctl {
+        /// As typed.
+        text: String,
+    },
     /// A path that has to be absolute is not.
     #[error("{flag}: {path} is relative; give an absolute path")]
     Relative {
@@ -236,6 +261,9 @@ pub fn defaults(hostname: &str) -> AgentSettings {
         root_dir: ROOT_DIR.into(),
         pod_logs_dir: POD_LOGS_DIR.into(),
         cgroup_root: CGROUP_ROOT.to_owned(),
+        cluster_dns: Vec::new(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        allowed_unsafe_sysctls: Vec::new(),
         cni_conf_dir: None,
         install_cni: false,
         control: None,
@@ -272,6 +300,12 @@ pub fn agent(
     }
     let taints =
         if flags.register_with_taints.is_empty() { file.register_with_taints } else { flags.register_with_taints };
+    let cluster_dns = if flags.cluster_dns.is_empty() { file.cluster_dns } else { flags.cluster_dns };
+    let allowed = flags.allowed_unsafe_sysctls;
+    let allowed_unsafe_sysctls = if allowed.is_empty() { file.allowed_unsafe_sysctls } else { allowed };
+    if let Some(text) = allowed_unsafe_sysctls.iter().find(|pattern| sysctls::namespace(pattern).is_none()) {
+        return Err(ConfigError::Sysctl { text: text.clone() });
+    }
     let cni_conf_dir = flags.cni_conf_dir.or(file.cni_conf_dir);
     let asked =
         taints.iter().map(|text| text.parse()).collect::<Result<Vec<Taint>, _>>().map_err(ConfigError::Taint)?;
@@ -291,6 +325,9 @@ pub fn agent(
         root_dir: absolute("--root-dir", or_default(flags.root_dir, file.root_dir, ROOT_DIR))?,
         pod_logs_dir: absolute("--pod-logs-dir", or_default(flags.pod_logs_dir, file.pod_logs_dir, POD_LOGS_DIR))?,
         cgroup_root: flags.cgroup_root.or(file.cgroup_root).unwrap_or_else(|| CGROUP_ROOT.to_owned()),
+        cluster_dns,
+        cluster_domain: flags.cluster_domain.or(file.cluster_domain).unwrap_or_else(|| CLUSTER_DOMAIN.to_owned()),
+        allowed_unsafe_sysctls,
         cni_conf_dir: cni_conf_dir.map(|dir| absolute("--cni-conf-dir", dir)).transpose()?,
         install_cni: install_cni.or(file.install_cni).unwrap_or(false),
         control: control.or(file.control),

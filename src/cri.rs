@@ -29,13 +29,13 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use error::CriError;
 pub use events::RuntimeEvent;
-pub use images::{Image, ImageAuth, ImageFs, ImageUser};
-pub use info::{RuntimeCondition, RuntimeSettings, RuntimeStatus, RuntimeVersion};
+pub use images::{Image, ImageFs};
+pub use info::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeSettings, RuntimeStatus, RuntimeVersion};
 use labels::{Owner, PodLabels};
 
 use crate::model::{ContainerId, ObservedPod, ObservedSandbox, SandboxId, Uid};
 use crate::podspec::bind::Bound;
-use crate::podspec::{Container, Pod};
+use crate::podspec::{Container, IdRange, ImageUser, Pod};
 
 /// How long a call may take (the kubelet's `runtimeRequestTimeout`).
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -77,6 +77,10 @@ pub struct NewContainer<'a> {
     pub bound: &'a Bound,
     /// The image's id, from [`Runtime::pull_image`] or [`Runtime::image_status`].
     pub image_ref: &'a str,
+    /// Who the image runs as, from [`Runtime::image_status`]: where the pod leaves it open, CRI is told.
+    pub image_user: &'a ImageUser,
+    /// The host's users of a pod that has its own, as its sandbox was made with them.
+    pub users: Option<IdRange>,
 }
 
 /// What a command run in a container left behind.
@@ -110,13 +114,14 @@ impl Runtime {
         Self { endpoint: endpoint.into(), channel }
     }
 
-    /// Makes and starts the pod's sandbox, its network included. Its log directory has to exist.
+    /// Makes and starts the pod's sandbox, its network included. Its log directory has to exist. `users` are the host's users
+    /// of a pod that has its own.
     ///
     /// # Errors
     /// As every call: [`CriError`]; what CNI plugins had to say is in the text.
-    pub async fn run_sandbox(&self, pod: &Pod, attempt: u32) -> Result<SandboxId, CriError> {
-        let config = Some(to_proto::sandbox_config(pod, attempt));
-        let request = v1::RunPodSandboxRequest { config, runtime_handler: String::new() };
+    pub async fn run_sandbox(&self, pod: &Pod, attempt: u32, users: Option<IdRange>) -> Result<SandboxId, CriError> {
+        let config = Some(to_proto::sandbox_config(pod, attempt, users));
+        let request = v1::RunPodSandboxRequest { config, runtime_handler: pod.runtime_handler.clone() };
         let reply = self.call("RunPodSandbox", SANDBOX_DEADLINE, self.pods().run_pod_sandbox(request)).await?;
         Ok(SandboxId(reply.pod_sandbox_id))
     }
@@ -145,24 +150,13 @@ impl Runtime {
     /// # Errors
     /// As every call: [`CriError`].
     pub async fn create_container(&self, new: NewContainer<'_>) -> Result<ContainerId, CriError> {
-        let image_user = self.image_user(&new).await?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: new.sandbox.id.0.clone(),
-            config: Some(to_proto::container_config(&new, image_user.as_ref())),
-            sandbox_config: Some(to_proto::sandbox_config(new.pod, new.sandbox.attempt)),
+            config: Some(to_proto::container_config(&new)),
+            sandbox_config: Some(to_proto::sandbox_config(new.pod, new.sandbox.attempt, new.users)),
         };
         let reply = self.call("CreateContainer", DEADLINE, self.pods().create_container(request)).await?;
         Ok(ContainerId(reply.container_id))
-    }
-
-    /// Who the image runs as, where it matters: a group without a user is an error to CRI, while to Kubernetes it goes
-    /// with the image's user. The runtime finds the image's user itself when both are left open.
-    async fn image_user(&self, new: &NewContainer<'_>) -> Result<Option<ImageUser>, CriError> {
-        let security = &new.container.security;
-        if security.run_as_user.is_some() || security.run_as_group.is_none() {
-            return Ok(None);
-        }
-        Ok(self.image_status(new.image_ref).await?.map(|image| image.user))
     }
 
     /// Starts a created container.

@@ -1,4 +1,5 @@
-//! Whether a pod fits on the node beside the pods already admitted: resources, number of pods, host ports.
+//! Whether a pod fits on the node beside the pods already admitted (resources, number of pods, host ports), and whether the
+//! node can do what the pod asks for at all.
 //!
 //! Pure. The roster asks before it makes a pod and, when it does not fit, makes none: the [`Rejection`] is shown as the
 //! pod's status and asked for again when a pod has gone or the node has changed. Nothing is preempted.
@@ -12,7 +13,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::model::PodKey;
-use crate::podspec::{PortMapping, Requests};
+use crate::podspec::{Pod, PortMapping, Profile, Requests};
+
+pub mod sysctls;
 
 /// The resource whose amount is the number of pods.
 const PODS: &str = "pods";
@@ -32,7 +35,7 @@ pub struct Admitted<'a> {
 /// Why a pod does not fit: `reason` and `message` of its status and event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// `OutOf<resource>` or `NodePorts`.
+    /// `OutOf<resource>`, `NodePorts`, `SysctlForbidden` …
     pub reason: String,
     /// In upstream's words; host ports also name who has them.
     pub message: String,
@@ -64,6 +67,40 @@ pub fn admit(
         if let Some(holder) = admitted.iter().find(holds) {
             return Err(port_taken(port, holder.key));
         }
+    }
+    Ok(())
+}
+
+/// What a node can do for its pods beyond giving them room.
+#[derive(Debug, Clone, Copy)]
+pub struct Abilities<'a> {
+    /// Names of kernel settings that pods may change beside the safe ones; a trailing `*` stands for all that begin so.
+    pub allowed_unsafe_sysctls: &'a [String],
+    /// Major and minor version.
+    pub kernel: (u32, u32),
+    /// The kernel has AppArmor and it is switched on.
+    pub apparmor: bool,
+    /// The runtime can leave out the groups that images give their users.
+    pub supplemental_groups_policy: bool,
+}
+
+/// Says whether the node can do what a pod asks for.
+///
+/// # Errors
+/// The first thing that it cannot do, in upstream's words.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/sysctl/allowlist.go`, `pkg/kubelet/lifecycle/{predicate,handlers}.go`.
+pub fn supports(pod: &Pod, node: Abilities<'_>) -> Result<(), Rejection> {
+    let rejection = |reason: &str, message: String| Rejection { reason: reason.to_owned(), message };
+    sysctls::check(pod, node.allowed_unsafe_sysctls, node.kernel).map_err(|why| rejection("SysctlForbidden", why))?;
+    if pod.security.strict_groups && !node.supplemental_groups_policy {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned();
+        return Err(rejection("SupplementalGroupsPolicyNotSupported", message));
+    }
+    let confined = |profile: &Option<Profile>| !matches!(profile, None | Some(Profile::Unconfined));
+    if !node.apparmor && pod.containers.iter().any(|container| confined(&container.security.apparmor)) {
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
+        return Err(rejection("AppArmor", message));
     }
     Ok(())
 }
@@ -117,6 +154,7 @@ impl fmt::Display for Rejection {
 mod tests {
     use super::*;
     use crate::podspec::Protocol;
+    use crate::testing::pods;
 
     fn amounts(amounts: &[(&str, u64)]) -> BTreeMap<String, u64> {
         amounts.iter().map(|(name, amount)| ((*name).to_owned(), *amount)).collect()
@@ -169,6 +207,35 @@ mod tests {
             let message = format!("Node didn't have enough resource: {figures}");
             assert_eq!(admit_beside(resources, &[], |_| {}), Err((reason.to_owned(), message)));
         }
+    }
+
+    #[test]
+    fn what_the_node_cannot_do_keeps_a_pod_out() {
+        let mut pod = pods::pod("web", std::path::Path::new("/"));
+        pod.containers = vec![pods::container("main", "web", &[])];
+        let nothing = Abilities {
+            allowed_unsafe_sysctls: &[],
+            kernel: (6, 1),
+            apparmor: false,
+            supplemental_groups_policy: false,
+        };
+        let all = Abilities {
+            allowed_unsafe_sysctls: &["net.*".to_owned()],
+            apparmor: true,
+            supplemental_groups_policy: true,
+            ..nothing
+        };
+        let reason = |pod: &Pod| supports(pod, nothing).err().map(|rejection| rejection.reason);
+        assert_eq!(reason(&pod), None);
+        pod.containers[0].security.apparmor = Some(Profile::Unconfined);
+        assert_eq!(reason(&pod), None);
+        pod.containers[0].security.apparmor = Some(Profile::RuntimeDefault);
+        assert_eq!(reason(&pod).as_deref(), Some("AppArmor"));
+        pod.security.strict_groups = true;
+        assert_eq!(reason(&pod).as_deref(), Some("SupplementalGroupsPolicyNotSupported"));
+        pod.sysctls = [("net.core.somaxconn".to_owned(), "1".to_owned())].into();
+        assert_eq!(reason(&pod).as_deref(), Some("SysctlForbidden"));
+        assert_eq!(supports(&pod, all), Ok(()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod resolv;
 pub mod service;
 pub mod socket;
 mod tree;
+pub mod userns;
 pub mod volumes;
 pub mod watch;
 

@@ -238,5 +238,22 @@ pub fn grace_left(deadline: Moment, now: Moment) -> Duration {
     deadline.since(now).max(GRACE_MIN)
 }
 
+/// A duration as Go prints it, cut to milliseconds: `200ms`, `1.5s`, `1m20s`, `1h0m2.25s`.
+fn go_duration(duration: Duration) -> String {
+    let (secs, millis) = (duration.as_secs(), duration.subsec_millis());
+    if secs == 0 {
+        return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };
+    }
+    let fraction = format!("{millis:03}");
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let rest = format!("{}{point}{fraction}s", secs % 60);
+    match (secs / 3600, secs / 60 % 60) {
+        (0, 0) => rest,
+        (0, minutes) => format!("{minutes}m{rest}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+    }
+}
+
 #[cfg(test)]
 mod tests;

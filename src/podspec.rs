@@ -13,21 +13,25 @@ use std::path::PathBuf;
 use crate::model::{FleetId, NodeName, Uid};
 
 pub use self::container::{
-    Container, ContainerPort, EnvFile, EnvFrom, EnvSource, EnvVar, ExitCodes, Handler, Hooks, HttpGet, Mount, Probe,
-    Probes, Propagation, PullPolicy, RecursiveReadOnly, RestartAction, RestartPolicy, RestartRule, Role, Seccomp,
-    Security, SubPath, SubPathText, TerminationMessagePolicy,
+    Container, ContainerPort, EnvFile, EnvFrom, EnvSource, EnvVar, ExitCodes, Handler, Hooks, HttpGet, ImageUser,
+    Mount, Probe, Probes, Profile, Propagation, PullPolicy, RecursiveReadOnly, RestartAction, RestartPolicy,
+    RestartRule, Role, Security, SelinuxOptions, SubPath, SubPathText, TerminationMessagePolicy,
 };
+pub use self::credentials::{BadCredentials, Credentials, Keyring};
 pub use self::downward::Field;
+pub use self::network::kernel_hostname;
 pub use self::objects::{ObjectKind, Reference, references};
 pub use self::pod::{
-    Dns, FileSource, HostAlias, HostPathKind, Item, LinuxResources, Namespaces, Origin, PidNamespace, Pod, PodSecurity,
-    PortMapping, Protocol, QosClass, Requests, Volume, VolumeSource,
+    CgroupLimits, Dns, FileSource, HostAlias, HostPathKind, IdRange, Item, LinuxResources, Namespaces, Origin,
+    PidNamespace, Pod, PodSecurity, PortMapping, Protocol, QosClass, Requests, Volume, VolumeSource,
 };
 pub use self::resolve::resolve;
+pub use self::security::verify_non_root;
 pub use self::unsupported::unsupported;
 
 pub mod bind;
 mod container;
+mod credentials;
 mod downward;
 pub mod env;
 pub mod hash;
@@ -56,6 +60,10 @@ pub struct HostFacts {
     pub ips: Vec<IpAddr>,
     /// The host's own resolver configuration.
     pub resolver: Dns,
+    /// The cluster's name servers, where there are any.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain below which the cluster's names are; empty for none.
+    pub cluster_domain: String,
     /// What the runtime says of itself (CRI `RuntimeConfig`).
     pub cgroup_driver: CgroupDriver,
     /// The cgroup below which pods' cgroups are made, `/` for the root. Of no account with the systemd driver.
@@ -66,6 +74,8 @@ pub struct HostFacts {
     pub swap_limits: bool,
     /// The sizes of huge pages the host knows, in bytes.
     pub hugepage_sizes: Vec<u64>,
+    /// Files of this host's kernel that are hidden from containers, beside those that are hidden everywhere.
+    pub masked_paths: Vec<String>,
     /// The host's memory.
     pub memory_capacity_bytes: u64,
     /// `status.allocatable` by resource name: cpu in millicores, others in their base unit.

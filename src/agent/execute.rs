@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::agent::images::Pulled;
 use crate::agent::{Shared, configure};
 use crate::cri::{CriError, NewContainer};
 use crate::error::Chain;
@@ -10,14 +11,14 @@ use crate::host::dirs;
 use crate::model::{ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::Outcome;
 use crate::plan::{Step, grace_left};
-use crate::podspec::Pod;
+use crate::podspec::{IdRange, ImageUser, Pod, kernel_hostname, verify_non_root};
 
 /// Carries out `step`. `observed` is what the step was planned on.
 pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observed: &ObservedPod) -> Outcome {
     let runtime = &shared.runtime;
     match step {
         Step::PrepareVolumes => prepare_volumes(shared, pod).await,
-        Step::CreateSandbox { attempt } => done(runtime.run_sandbox(pod, *attempt).await.map(drop)),
+        Step::CreateSandbox { attempt } => create_sandbox(shared, pod, *attempt).await,
         Step::StopSandbox { id } => done(runtime.stop_sandbox(id).await),
         Step::RemoveSandbox { id } => done(runtime.remove_sandbox(id).await),
         Step::InspectImage { container } => match &pod.containers[*container].image_reference {
@@ -30,7 +31,10 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
         },
         Step::PullImage { container } => match &pod.containers[*container].image_reference {
             Err(error) => Outcome::Failed(error.clone()),
-            Ok(reference) => shared.images.pull(reference).await.map_or_else(Outcome::Failed, Outcome::Image),
+            Ok(reference) => match shared.images.pull(reference, Vec::new()).await {
+                Ok(Pulled { id, size_bytes, took }) => Outcome::Pulled { id, size_bytes, took },
+                Err(error) => Outcome::Failed(error),
+            },
         },
         Step::CreateContainer { container, attempt, sandbox, image_ref } => {
             create(shared, pod, (*container, *attempt), sandbox_of(observed, sandbox), image_ref).await
@@ -72,6 +76,42 @@ async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
     .await
 }
 
+async fn create_sandbox(shared: &Shared, pod: &Arc<Pod>, attempt: u32) -> Outcome {
+    if let Err(why) = kernel_hostname(pod) {
+        return Outcome::Failed(why);
+    }
+    if pod.namespaces.own_users {
+        // Asked each time: the runtime may have been upgraded, and one that does not know of users would ignore them.
+        match shared.runtime.status().await {
+            Err(error) => return failed(&error),
+            Ok(status) if !status.features.handler(&pod.runtime_handler).user_namespaces => {
+                return Outcome::Failed(no_users(&pod.runtime_handler));
+            }
+            Ok(_) => {}
+        }
+    }
+    match users(shared, pod).await {
+        Err(why) => Outcome::Failed(why),
+        Ok(users) => done(shared.runtime.run_sandbox(pod, attempt, users).await.map(drop)),
+    }
+}
+
+/// Source: kubernetes v1.36 `pkg/kubelet/userns/userns_manager.go`, `GetOrCreateUserNamespaceMappings`.
+fn no_users(handler: &str) -> String {
+    let who = if handler.is_empty() { "runtime".to_owned() } else { format!("RuntimeClass handler \"{handler}\"") };
+    format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces")
+}
+
+/// The host's users of a pod that has its own.
+async fn users(shared: &Shared, pod: &Arc<Pod>) -> Result<Option<IdRange>, String> {
+    if !pod.namespaces.own_users {
+        return Ok(None);
+    }
+    let (users, pod) = (shared.users.clone(), pod.clone());
+    let given = tokio::task::spawn_blocking(move || users.of(&pod)).await.expect("the work does not panic");
+    given.map(Some).map_err(|error| Chain(&error).to_string())
+}
+
 async fn create(
     shared: &Shared,
     pod: &Arc<Pod>,
@@ -95,7 +135,20 @@ async fn create(
         Err(why) => return Outcome::Misconfigured(why),
     };
     let container = &pod.containers[container];
-    let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref };
+    let image_user = match shared.runtime.image_status(image_ref).await {
+        Err(error) => return failed(&error),
+        // Of an image that has gone since, creating will complain.
+        Ok(image) => image.map_or(ImageUser::Uid(0), |image| image.user),
+    };
+    if let Err(why) = verify_non_root(pod, container, &image_user) {
+        return Outcome::Misconfigured(why);
+    }
+    let users = match users(shared, pod).await {
+        Err(why) => return Outcome::Failed(why),
+        Ok(users) => users,
+    };
+    let new =
+        NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref, image_user: &image_user, users };
     done(shared.runtime.create_container(new).await.map(drop))
 }
 

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo};
+use k8s_openapi::api::core::v1::{
+    NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeStatus, NodeSystemInfo,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::roster::{Input, NodeState};
-use crate::cri::{RuntimeCondition, RuntimeStatus, RuntimeVersion};
+use crate::cri::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeStatus, RuntimeVersion};
 use crate::host::facts::Facts;
 use crate::link::NodeReport;
 use crate::model::NodeName;
@@ -36,15 +39,16 @@ pub(super) async fn run(
             // Asked each time: the runtime may have been upgraded.
             version = shared.runtime.version().await.ok().or(version);
         }
+        let features = status.as_ref().map(|status| status.features.clone()).unwrap_or_default();
         let (ready, conditions) = conditions(&status, &known, Timestamp::now());
         let report = NodeReport {
             labels: labels(&shared.settings.node_name, &shared.facts),
-            status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone()))
+            status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone(), &features))
                 .expect("a status is JSON: its map keys are strings")
                 .into(),
         };
         known = conditions;
-        if inputs_tx.send(Input::Node(NodeState { report, ready })).await.is_err() {
+        if inputs_tx.send(Input::Node(NodeState { report, ready, features })).await.is_err() {
             return;
         }
         // Both arms only wait.
@@ -118,8 +122,21 @@ fn words(name: &str, condition: &RuntimeCondition) -> String {
     format!("{name}=false reason:{} message:{}", condition.reason, condition.message)
 }
 
-fn node_status(shared: &Shared, version: Option<&RuntimeVersion>, conditions: Vec<NodeCondition>) -> NodeStatus {
+fn node_status(
+    shared: &Shared,
+    version: Option<&RuntimeVersion>,
+    conditions: Vec<NodeCondition>,
+    features: &RuntimeFeatures,
+) -> NodeStatus {
     let facts = &shared.facts;
+    let handler = |(name, features): (&String, &HandlerFeatures)| NodeRuntimeHandler {
+        name: Some(name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+            user_namespaces: Some(features.user_namespaces),
+        }),
+    };
+    let handlers: Vec<_> = features.handlers.iter().map(handler).collect();
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
     let ips = shared.host.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     NodeStatus {
@@ -128,6 +145,7 @@ fn node_status(shared: &Shared, version: Option<&RuntimeVersion>, conditions: Ve
         allocatable: Some(quantities(&shared.host.allocatable)),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
         node_info: Some(NodeSystemInfo {
             machine_id: facts.machine_id.clone(),
             system_uuid: facts.system_uuid.clone(),
@@ -140,6 +158,7 @@ fn node_status(shared: &Shared, version: Option<&RuntimeVersion>, conditions: Ve
             architecture: facts.architecture.to_owned(),
             ..NodeSystemInfo::default()
         }),
+        runtime_handlers: (!handlers.is_empty()).then_some(handlers),
         ..NodeStatus::default()
     }
 }
@@ -171,7 +190,8 @@ mod tests {
             reason: "NetworkPluginNotReady".into(),
             message: "cni plugin not initialized".into(),
         };
-        Ok(RuntimeStatus { runtime_ready: ready.clone(), network_ready: if network_ready { ready } else { not } })
+        let network_ready = if network_ready { ready.clone() } else { not };
+        Ok(RuntimeStatus { runtime_ready: ready, network_ready, features: RuntimeFeatures::default() })
     }
 
     fn ready_of(conditions: &[NodeCondition]) -> (&str, &str, &str, Timestamp) {

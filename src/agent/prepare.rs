@@ -29,7 +29,7 @@ pub(super) async fn prepare(shared: &Shared, bundle: &Bundle) -> Result<(), Reas
             }
         }
         let failed = |error| reason("ErrImagePull", format!("Failed to pull image \"{}\": {error}", container.image));
-        shared.images.pull(reference).await.map_err(failed)?;
+        shared.images.pull(reference, Vec::new()).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -25,8 +25,9 @@ use super::session::Session;
 use super::status::Status;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, FromPod, PodView, WorkerHandle};
+use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
-use crate::fit::{self, Admitted};
+use crate::fit::{self, Abilities, Admitted};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
@@ -84,6 +85,8 @@ pub(super) struct NodeState {
     pub(super) report: NodeReport,
     /// Condition `Ready` is true.
     pub(super) ready: bool,
+    /// What the runtime can do.
+    pub(super) features: RuntimeFeatures,
 }
 
 /// How far this node has come with a revision it does not run yet. Dropping it ends the task.
@@ -310,7 +313,8 @@ impl Roster {
             let Some(pod) = self.pod(&record) else { continue };
             let beside: Vec<_> =
                 admitted.iter().map(|pod| Admitted { key: &pod.key, requests: &pod.requests }).collect();
-            let fits = fit::admit(&pod.requests, &beside, &self.shared.host.allocatable);
+            let fits = fit::supports(&pod, self.abilities())
+                .and_then(|()| fit::admit(&pod.requests, &beside, &self.shared.host.allocatable));
             let assignment = match (&record.ending, fits) {
                 (Some(ending), _) => Assignment::Stop(ending.clone()),
                 (None, Err(rejection)) if !holds => Assignment::Wait(rejection),
@@ -322,6 +326,17 @@ impl Roster {
             self.assign(&record, pod, assignment);
         }
         self.weigh(&admitted);
+    }
+
+    /// What this node can do for pods, as far as it knows by now.
+    fn abilities(&self) -> Abilities<'_> {
+        let features = self.node.as_ref().map(|node| &node.features);
+        Abilities {
+            allowed_unsafe_sysctls: &self.shared.settings.allowed_unsafe_sysctls,
+            kernel: self.shared.facts.kernel(),
+            apparmor: self.shared.facts.apparmor,
+            supplemental_groups_policy: features.is_some_and(|features| features.supplemental_groups_policy),
+        }
     }
 
     /// Gives the classes of pods their share of the processors, when what Burstable pods ask for has changed.

@@ -102,6 +102,9 @@ impl Host {
             root_dir: path("root"),
             pod_logs_dir: path("logs/pods"),
             cgroup_root: "/".to_owned(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            allowed_unsafe_sysctls: Vec::new(),
             cni_conf_dir: None,
             install_cni: false,
             control: Some("control:6443".to_owned()),
@@ -119,6 +122,8 @@ impl Host {
             capacity: BTreeMap::new(),
             swap_bytes: 0,
             hugepage_sizes: Vec::new(),
+            apparmor: false,
+            thermal_throttles: Vec::new(),
         };
         let mut host = podspec::tests::host();
         // With this driver pods' cgroups are systemd's to make: tests make none, and need not be root.
@@ -132,6 +137,7 @@ impl Host {
         Shared {
             images: Images::new(runtime.clone()),
             prober: Prober::new(clock),
+            users: Arc::new(Users::new(&settings.root_dir)),
             clock,
             objects: watch::channel(Arc::default()).0,
             settings,

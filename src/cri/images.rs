@@ -7,6 +7,7 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use tonic::transport::Channel;
 
 use super::{CriError, DEADLINE, MESSAGE_BYTES_MAX, Runtime};
+use crate::podspec::{Credentials, ImageUser};
 
 /// An image the runtime holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,35 +22,6 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// Who the image's process runs as, where the pod does not say.
     pub user: ImageUser,
-}
-
-/// `USER` of an image's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageUser {
-    /// A number; 0 also where the image names nobody.
-    Uid(i64),
-    /// A name, to be looked up in the image's own `/etc/passwd`.
-    Name(String),
-}
-
-/// Credentials for a registry, as CRI's `AuthConfig`; what is empty is not sent.
-#[derive(Clone, Default)]
-pub struct ImageAuth {
-    /// User name.
-    pub username: String,
-    /// Password of `username`.
-    pub password: String,
-    /// Instead of a password: a token to be exchanged at the registry's token service.
-    pub identity_token: String,
-    /// Instead of all others: a bearer token for the registry itself.
-    pub registry_token: String,
-}
-
-impl std::fmt::Debug for ImageAuth {
-    /// Names the user and hides the rest.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageAuth").field("username", &self.username).finish_non_exhaustive()
-    }
 }
 
 /// How much a filesystem holds for the runtime.
@@ -79,7 +51,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`CriError`]; what the registry had to say is in its text.
-    pub async fn pull_image(&self, reference: &str, auth: Option<&ImageAuth>) -> Result<String, CriError> {
+    pub async fn pull_image(&self, reference: &str, auth: Option<&Credentials>) -> Result<String, CriError> {
         let auth = auth.map(|auth| v1::AuthConfig {
             username: auth.username.clone(),
             password: auth.password.clone(),

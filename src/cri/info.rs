@@ -1,5 +1,6 @@
 //! What the runtime is, whether it is well, and how it is set up.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use k8s_cri::v1;
@@ -20,13 +21,40 @@ pub struct RuntimeVersion {
     pub version: String,
 }
 
-/// Whether the runtime is well.
+/// Whether the runtime is well, and what it can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeStatus {
     /// CRI's `RuntimeReady`: sandboxes and containers can be made.
     pub runtime_ready: RuntimeCondition,
     /// CRI's `NetworkReady`: sandboxes with a network of their own can be made.
     pub network_ready: RuntimeCondition,
+    /// What it says it can do beyond the CRI of its first days.
+    pub features: RuntimeFeatures,
+}
+
+/// What a runtime can do. One that says nothing (containerd before 2.0) has none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Groups that images give their users can be left out (`supplementalGroupsPolicy: Strict`).
+    pub supplemental_groups_policy: bool,
+    /// By the name of a handler, empty for the default one.
+    pub handlers: BTreeMap<String, HandlerFeatures>,
+}
+
+/// What one handler of a runtime can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerFeatures {
+    /// Mounts below a read-only mount can be read-only, too.
+    pub recursive_read_only_mounts: bool,
+    /// Pods can have users of their own.
+    pub user_namespaces: bool,
+}
+
+impl RuntimeFeatures {
+    /// What the handler of this name can do; nothing if there is none.
+    pub fn handler(&self, name: &str) -> HandlerFeatures {
+        self.handlers.get(name).copied().unwrap_or_default()
+    }
 }
 
 /// One condition of the runtime.
@@ -120,7 +148,19 @@ fn runtime_status(reply: v1::StatusResponse) -> RuntimeStatus {
             message: condition.message.clone(),
         })
     };
-    RuntimeStatus { runtime_ready: find("RuntimeReady"), network_ready: find("NetworkReady") }
+    let handler = |handler: v1::RuntimeHandler| {
+        let features = handler.features.unwrap_or_default();
+        let features = HandlerFeatures {
+            recursive_read_only_mounts: features.recursive_read_only_mounts,
+            user_namespaces: features.user_namespaces,
+        };
+        (handler.name, features)
+    };
+    let features = RuntimeFeatures {
+        supplemental_groups_policy: reply.features.is_some_and(|features| features.supplemental_groups_policy),
+        handlers: reply.runtime_handlers.into_iter().map(handler).collect(),
+    };
+    RuntimeStatus { runtime_ready: find("RuntimeReady"), network_ready: find("NetworkReady"), features }
 }
 
 /// Reads containerd's CRI plugin configuration, as `info.config` of a verbose `Status` has it.
@@ -187,5 +227,24 @@ mod tests {
         let status = runtime_status(reply);
         assert!(status.runtime_ready.ready);
         assert_eq!(status.network_ready, RuntimeCondition::default());
+        assert_eq!(status.features, RuntimeFeatures::default());
+    }
+
+    #[test]
+    fn what_a_runtime_can_do_is_told_by_handler() {
+        let handler = |name: &str, user_namespaces| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
+        };
+        let features = runtime_status(v1::StatusResponse {
+            runtime_handlers: vec![handler("", true), handler("kata", false)],
+            features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true }),
+            ..Default::default()
+        })
+        .features;
+        assert!(features.supplemental_groups_policy);
+        let users = ["", "kata", "other"].map(|name| features.handler(name).user_namespaces);
+        assert_eq!(users, [true, false, false]);
+        assert!(features.handler("kata").recursive_read_only_mounts);
     }
 }

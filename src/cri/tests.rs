@@ -68,7 +68,7 @@ async fn a_refusal_reads_as_the_runtimes_own_words() {
     let fake = FakeCri::new();
     let words = "rpc error: code = Unknown desc = failed to setup network for sandbox: no IP addresses available";
     fake.fail_next("RunPodSandbox", tonic::Code::Unknown, words);
-    let error = fake.runtime().run_sandbox(&pod("web", Path::new("/nowhere")), 0).await.unwrap_err();
+    let error = fake.runtime().run_sandbox(&pod("web", Path::new("/nowhere")), 0, None).await.unwrap_err();
     assert_eq!(Chain(&error).to_string(), "failed to setup network for sandbox: no IP addresses available");
 }
 
@@ -85,7 +85,7 @@ async fn what_vanishes_while_it_is_looked_at_is_left_out() {
     let fake = FakeCri::new();
     let runtime = fake.runtime();
     let pod = pod("web", Path::new("/nowhere"));
-    runtime.run_sandbox(&pod, 0).await.unwrap();
+    runtime.run_sandbox(&pod, 0, None).await.unwrap();
     fake.fail_next("PodSandboxStatus", tonic::Code::NotFound, "gone");
     assert_eq!(runtime.observe(&pod.key.uid).await.unwrap(), ObservedPod::default());
     fake.fail_next("PodSandboxStatus", tonic::Code::Unknown, "ill");
@@ -103,7 +103,7 @@ async fn after_a_lost_connection_the_listener_is_told_to_compare_everything() {
     let pod = pod("web", Path::new("/nowhere"));
     fake.come_back();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Missed), "it is back");
-    runtime.run_sandbox(&pod, 0).await.unwrap();
+    runtime.run_sandbox(&pod, 0, None).await.unwrap();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Changed(pod.key.uid)));
 }
 

@@ -8,33 +8,15 @@ use std::path::Path;
 
 use k8s_cri::v1;
 
-use super::{ImageUser, NewContainer, labels};
+use super::{NewContainer, labels};
 use crate::podspec::bind::{BoundMount, Content};
 use crate::podspec::{
-    Container, Dns, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping, Propagation, Protocol, Seccomp,
-    Security,
+    Container, Dns, IdRange, ImageUser, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping, Profile,
+    Propagation, Protocol, Security, SelinuxOptions, kernel_hostname,
 };
 
-/// What the default `procMount` hides from a container.
-const MASKED_PATHS: [&str; 12] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-/// What the default `procMount` shows, but not for writing.
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// The sandbox of a pod, made for the `attempt`th time.
-pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+/// The sandbox of a pod, made for the `attempt`th time. `users` are the host's users of a pod that has its own.
+pub(super) fn sandbox_config(pod: &Pod, attempt: u32, users: Option<IdRange>) -> v1::PodSandboxConfig {
     let mut labels: HashMap<_, _> = pod.labels.clone().into_iter().collect();
     labels.extend(labels::pod_labels(&pod.key, &pod.origin));
     v1::PodSandboxConfig {
@@ -44,7 +26,8 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
             namespace: pod.key.namespace.clone(),
             attempt,
         }),
-        hostname: pod.hostname.clone(),
+        // No sandbox is made of a pod without a valid one.
+        hostname: kernel_hostname(pod).unwrap_or_default(),
         log_directory: text(&pod.log_dir),
         dns_config: Some(dns_config(&pod.dns)),
         port_mappings: pod.ports.iter().map(port_mapping).collect(),
@@ -52,8 +35,8 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
         annotations: pod.annotations.clone().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: pod.cgroup_parent.clone(),
-            security_context: Some(sandbox_security(pod)),
-            sysctls: HashMap::new(),
+            security_context: Some(sandbox_security(pod, users)),
+            sysctls: pod.sysctls.clone().into_iter().collect(),
             overhead: Some(resources(&pod.overhead)),
             resources: Some(resources(&pod.resources)),
         }),
@@ -61,9 +44,9 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
     }
 }
 
-/// One instance of a container. `image_user` stands in for a user the pod leaves open, where CRI wants one.
-pub(super) fn container_config(new: &NewContainer<'_>, image_user: Option<&ImageUser>) -> v1::ContainerConfig {
-    let NewContainer { pod, container, attempt, bound, image_ref, .. } = *new;
+/// One instance of a container.
+pub(super) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
+    let NewContainer { pod, container, attempt, bound, image_ref, users, .. } = *new;
     let env = |(key, value): &(String, String)| v1::KeyValue { key: key.clone(), value: value.clone() };
     let mut container_labels = labels::pod_labels(&pod.key, &pod.origin);
     container_labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
@@ -78,14 +61,14 @@ pub(super) fn container_config(new: &NewContainer<'_>, image_user: Option<&Image
         args: bound.args.clone(),
         working_dir: container.working_dir.clone(),
         envs: bound.env.iter().map(env).collect(),
-        mounts: bound.mounts.iter().map(mount).chain(termination_log(pod, container, attempt)).collect(),
+        mounts: mounts(new),
         labels: container_labels,
         annotations: labels::container_annotations(pod, container, attempt),
         log_path: text(&container.log_path(attempt)),
         tty: container.tty,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(&container.resources)),
-            security_context: Some(container_security(&container.security, pod.namespaces, image_user)),
+            security_context: Some(container_security(pod, &container.security, new.image_user, users)),
         }),
         ..Default::default()
     }
@@ -109,52 +92,67 @@ fn port_mapping(port: &PortMapping) -> v1::PortMapping {
     }
 }
 
-fn sandbox_security(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
+fn sandbox_security(pod: &Pod, users: Option<IdRange>) -> v1::LinuxSandboxSecurityContext {
+    let security = &pod.security;
     v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespace_options(pod.namespaces)),
-        run_as_user: pod.security.run_as_user.map(int64),
-        run_as_group: pod.security.run_as_group.map(int64),
-        supplemental_groups: pod.security.supplemental_groups.clone(),
-        privileged: pod.security.privileged,
+        namespace_options: Some(namespace_options(pod.namespaces, users)),
+        selinux_options: security.selinux.as_ref().map(selinux),
+        run_as_user: security.run_as_user.map(int64),
+        run_as_group: security.run_as_group.map(int64),
+        supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: groups_policy(pod),
+        privileged: security.privileged,
         // Whatever profile the pod asks for: this one is for the sandbox's own process.
-        seccomp: Some(seccomp(Seccomp::RuntimeDefault)),
+        seccomp: Some(profile(&Profile::RuntimeDefault)),
         ..Default::default()
     }
 }
 
+fn groups_policy(pod: &Pod) -> i32 {
+    let strict = pod.security.strict_groups;
+    if strict { v1::SupplementalGroupsPolicy::Strict } else { v1::SupplementalGroupsPolicy::Merge }.into()
+}
+
+/// `image_user` is who it runs as where the pod does not say.
+#[expect(deprecated, reason = "of AppArmor, containerd 1.6 reads the older field, and the kubelet sends both")]
 fn container_security(
+    pod: &Pod,
     security: &Security,
-    namespaces: Namespaces,
-    image_user: Option<&ImageUser>,
+    image_user: &ImageUser,
+    users: Option<IdRange>,
 ) -> v1::LinuxContainerSecurityContext {
-    let own = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
-    let (image_uid, image_name) = match image_user {
-        Some(ImageUser::Uid(uid)) => (Some(*uid), String::new()),
-        Some(ImageUser::Name(name)) => (None, name.clone()),
-        None => (None, String::new()),
+    let (run_as_user, run_as_username) = match (security.run_as_user, image_user) {
+        (Some(uid), _) => (Some(int64(uid)), String::new()),
+        (None, ImageUser::Uid(uid)) => (Some(int64(*uid)), String::new()),
+        (None, ImageUser::Name(name)) => (None, name.clone()),
     };
+    let is_given = !security.add_capabilities.is_empty() || !security.drop_capabilities.is_empty();
     v1::LinuxContainerSecurityContext {
-        capabilities: Some(v1::Capability {
+        capabilities: is_given.then(|| v1::Capability {
             add_capabilities: security.add_capabilities.clone(),
             drop_capabilities: security.drop_capabilities.clone(),
             add_ambient_capabilities: vec![],
         }),
         privileged: security.privileged,
-        namespace_options: Some(namespace_options(namespaces)),
-        run_as_user: security.run_as_user.or(image_uid).map(int64),
-        run_as_username: image_name,
+        namespace_options: Some(namespace_options(pod.namespaces, users)),
+        selinux_options: security.selinux.as_ref().map(selinux),
+        run_as_user,
+        run_as_username,
         run_as_group: security.run_as_group.map(int64),
         readonly_rootfs: security.read_only_root_filesystem,
         supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: groups_policy(pod),
         no_new_privs: security.no_new_privs,
-        masked_paths: own(&MASKED_PATHS),
-        readonly_paths: own(&READONLY_PATHS),
-        seccomp: Some(seccomp(security.seccomp)),
+        masked_paths: security.masked_paths.clone(),
+        readonly_paths: security.readonly_paths.clone(),
+        seccomp: Some(profile(&security.seccomp)),
+        apparmor: security.apparmor.as_ref().map(profile),
+        apparmor_profile: security.apparmor.as_ref().map(apparmor_text).unwrap_or_default(),
         ..Default::default()
     }
 }
 
-fn namespace_options(namespaces: Namespaces) -> v1::NamespaceOption {
+fn namespace_options(namespaces: Namespaces, users: Option<IdRange>) -> v1::NamespaceOption {
     let of_host = |shared: bool| if shared { v1::NamespaceMode::Node } else { v1::NamespaceMode::Pod };
     let pid = match namespaces.pid {
         PidNamespace::Container => v1::NamespaceMode::Container,
@@ -166,16 +164,39 @@ fn namespace_options(namespaces: Namespaces) -> v1::NamespaceOption {
         pid: pid.into(),
         ipc: of_host(namespaces.host_ipc).into(),
         target_id: String::new(),
-        userns_options: Some(v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), ..Default::default() }),
+        userns_options: Some(v1::UserNamespace {
+            mode: of_host(users.is_none()).into(),
+            uids: users.map(id_mapping).into_iter().collect(),
+            gids: users.map(id_mapping).into_iter().collect(),
+        }),
     }
 }
 
-fn seccomp(profile: Seccomp) -> v1::SecurityProfile {
-    let profile_type = match profile {
-        Seccomp::RuntimeDefault => v1::security_profile::ProfileType::RuntimeDefault,
-        Seccomp::Unconfined => v1::security_profile::ProfileType::Unconfined,
+fn id_mapping(range: IdRange) -> v1::IdMapping {
+    v1::IdMapping { host_id: range.first_host_id, container_id: 0, length: range.length }
+}
+
+fn profile(profile: &Profile) -> v1::SecurityProfile {
+    let (kind, localhost_ref) = match profile {
+        Profile::RuntimeDefault => (v1::security_profile::ProfileType::RuntimeDefault, ""),
+        Profile::Unconfined => (v1::security_profile::ProfileType::Unconfined, ""),
+        Profile::Localhost(name) => (v1::security_profile::ProfileType::Localhost, name.as_str()),
     };
-    v1::SecurityProfile { profile_type: profile_type.into(), localhost_ref: String::new() }
+    v1::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() }
+}
+
+/// What runtimes read that do not know the newer field.
+fn apparmor_text(profile: &Profile) -> String {
+    match profile {
+        Profile::RuntimeDefault => "runtime/default".to_owned(),
+        Profile::Unconfined => "unconfined".to_owned(),
+        Profile::Localhost(name) => format!("localhost/{name}"),
+    }
+}
+
+fn selinux(options: &SelinuxOptions) -> v1::SeLinuxOption {
+    let SelinuxOptions { user, role, type_, level } = options.clone();
+    v1::SeLinuxOption { user, role, r#type: type_, level }
 }
 
 fn resources(resources: &LinuxResources) -> v1::LinuxContainerResources {
@@ -193,6 +214,17 @@ fn resources(resources: &LinuxResources) -> v1::LinuxContainerResources {
         unified: resources.unified.clone().into_iter().collect(),
         ..Default::default()
     }
+}
+
+/// The container's own mounts, then its termination log. With users of its own each maps their ids.
+fn mounts(new: &NewContainer<'_>) -> Vec<v1::Mount> {
+    let own = new.bound.mounts.iter().map(mount);
+    let mut mounts: Vec<_> = own.chain(termination_log(new.pod, new.container, new.attempt)).collect();
+    for mount in &mut mounts {
+        mount.uid_mappings = new.users.map(id_mapping).into_iter().collect();
+        mount.gid_mappings = new.users.map(id_mapping).into_iter().collect();
+    }
+    mounts
 }
 
 fn mount(mount: &BoundMount) -> v1::Mount {

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 
 use super::mounts::mounts;
 use super::{FileError, failed};
-use crate::podspec::{LinuxResources, Pod, QosClass};
+use crate::podspec::{CgroupLimits, Pod};
 
 /// Where cgroups are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -32,7 +32,7 @@ const SHARES_MIN: i64 = 2;
 /// The most.
 const SHARES_MAX: i64 = 262_144;
 /// What a pod's cgroup is told about; other controllers' cgroups come and go with the containers.
-const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "hugetlb"];
 
 /// The host's cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,15 +46,6 @@ enum Version {
     V1(Vec<(PathBuf, Vec<String>)>),
     /// The one hierarchy.
     V2(PathBuf),
-}
-
-/// What one cgroup is given; `None` leaves a file as it is, 0 is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Limits {
-    cpu_shares: i64,
-    /// Quota and period in microseconds.
-    cpu_quota: Option<(i64, i64)>,
-    memory_bytes: Option<i64>,
 }
 
 impl Cgroups {
@@ -113,10 +104,10 @@ impl Cgroups {
     ///
     /// Source: kubernetes v1.36 `pkg/kubelet/cm/qos_container_manager_linux.go`.
     pub fn weigh_classes(&self, root: &str, pods_millis: u64, burstable_millis: u64) -> Result<(), FileError> {
-        let weight = |millis: u64| Limits { cpu_shares: shares(millis), ..Limits::default() };
-        self.set(&format!("{root}/kubepods"), weight(pods_millis))?;
-        self.set(&format!("{root}/kubepods/burstable"), weight(burstable_millis))?;
-        self.set(&format!("{root}/kubepods/besteffort"), weight(0))
+        let weight = |millis: u64| CgroupLimits { cpu_shares: shares(millis), ..CgroupLimits::default() };
+        self.set(&format!("{root}/kubepods"), &weight(pods_millis))?;
+        self.set(&format!("{root}/kubepods/burstable"), &weight(burstable_millis))?;
+        self.set(&format!("{root}/kubepods/besteffort"), &weight(0))
     }
 
     /// Makes the cgroup of a pod and sets what the pod as a whole may use. Nothing with the systemd driver. Repeatable.
@@ -124,7 +115,7 @@ impl Cgroups {
     /// # Errors
     /// [`FileError`] naming the cgroup or its file.
     pub fn make_pod(&self, pod: &Pod) -> Result<(), FileError> {
-        if is_slice(&pod.cgroup_parent) { Ok(()) } else { self.set(&pod.cgroup_parent, pod_limits(pod)) }
+        if is_slice(&pod.cgroup_parent) { Ok(()) } else { self.set(&pod.cgroup_parent, &pod.cgroup) }
     }
 
     /// The processes in a pod's cgroup and below.
@@ -172,7 +163,7 @@ impl Cgroups {
         }
     }
 
-    fn set(&self, cgroup: &str, limits: Limits) -> Result<(), FileError> {
+    fn set(&self, cgroup: &str, limits: &CgroupLimits) -> Result<(), FileError> {
         match &self.version {
             Version::V2(mount) => set_v2(mount, cgroup, limits),
             Version::V1(hierarchies) => {
@@ -190,39 +181,52 @@ impl Cgroups {
 }
 
 /// The classes' and pods' limits as files of cgroup v1.
-fn files_v1(controller: &str, limits: Limits) -> Vec<(&'static str, String)> {
+fn files_v1(controller: &str, limits: &CgroupLimits) -> Vec<(String, String)> {
     let unlimited = |limit: i64| if limit == 0 { -1 } else { limit };
-    let mut files = Vec::new();
-    if controller == "cpu" {
-        files.push(("cpu.shares", limits.cpu_shares.to_string()));
-        if let Some((quota, period)) = limits.cpu_quota {
-            files.push(("cpu.cfs_period_us", period.to_string()));
-            files.push(("cpu.cfs_quota_us", unlimited(quota).to_string()));
+    let file = |name: &str, value: String| (name.to_owned(), value);
+    match controller {
+        "cpu" => {
+            let mut files = vec![file("cpu.shares", limits.cpu_shares.to_string())];
+            if let Some((quota, period)) = limits.cpu_quota {
+                files.push(file("cpu.cfs_period_us", period.to_string()));
+                files.push(file("cpu.cfs_quota_us", unlimited(quota).to_string()));
+            }
+            files
         }
-    } else {
-        files.extend(limits.memory_bytes.map(|bytes| ("memory.limit_in_bytes", unlimited(bytes).to_string())));
+        "memory" => {
+            let bytes = limits.memory_bytes.map(|bytes| file("memory.limit_in_bytes", unlimited(bytes).to_string()));
+            bytes.into_iter().collect()
+        }
+        _ => hugepages(limits, "limit_in_bytes").collect(),
     }
+}
+
+/// The same as files of cgroup v2, those of `hugetlb` only where the cgroup has it.
+fn files_v2(limits: &CgroupLimits, hugetlb: bool) -> Vec<(String, String)> {
+    let max = |limit: i64| if limit == 0 { "max".to_owned() } else { limit.to_string() };
+    let file = |name: &str, value: String| (name.to_owned(), value);
+    let weight = 1 + (limits.cpu_shares - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN);
+    let mut files = vec![file("cpu.weight", weight.to_string())];
+    files.extend(limits.cpu_quota.map(|(quota, period)| file("cpu.max", format!("{} {period}", max(quota)))));
+    files.extend(limits.memory_bytes.map(|bytes| file("memory.max", max(bytes))));
+    files.extend(hugepages(limits, "max").filter(|_| hugetlb));
     files
 }
 
-/// The same as files of cgroup v2.
-fn files_v2(limits: Limits) -> Vec<(&'static str, String)> {
-    let max = |limit: i64| if limit == 0 { "max".to_owned() } else { limit.to_string() };
-    let weight = 1 + (limits.cpu_shares - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN);
-    let mut files = vec![("cpu.weight", weight.to_string())];
-    files.extend(limits.cpu_quota.map(|(quota, period)| ("cpu.max", format!("{} {period}", max(quota)))));
-    files.extend(limits.memory_bytes.map(|bytes| ("memory.max", max(bytes))));
-    files
+fn hugepages(limits: &CgroupLimits, file: &str) -> impl Iterator<Item = (String, String)> {
+    limits.hugepage_bytes.iter().map(move |(size, bytes)| (format!("hugetlb.{size}.{file}"), bytes.to_string()))
 }
 
 /// A cgroup of v2 has the controllers its parent hands down.
-fn set_v2(mount: &Path, cgroup: &str, limits: Limits) -> Result<(), FileError> {
+fn set_v2(mount: &Path, cgroup: &str, limits: &CgroupLimits) -> Result<(), FileError> {
     let mut dir = mount.to_owned();
+    let mut hugetlb = false;
     for name in cgroup.split('/').filter(|name| !name.is_empty()) {
         let present = dir.join("cgroup.controllers");
         let present = fs::read_to_string(&present).map_err(failed("read", &present))?;
+        hugetlb = present.split_whitespace().any(|name| name == "hugetlb");
         let handed_down = present.split_whitespace().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
-        write_all(&dir, &[("cgroup.subtree_control", handed_down)])?;
+        write_all(&dir, &[("cgroup.subtree_control".to_owned(), handed_down)])?;
         dir.push(name);
         match fs::create_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -231,32 +235,15 @@ fn set_v2(mount: &Path, cgroup: &str, limits: Limits) -> Result<(), FileError> {
             _ => {}
         }
     }
-    write_all(&dir, &files_v2(limits))
+    write_all(&dir, &files_v2(limits, hugetlb))
 }
 
-fn write_all(dir: &Path, files: &[(&str, String)]) -> Result<(), FileError> {
+fn write_all(dir: &Path, files: &[(String, String)]) -> Result<(), FileError> {
     for (name, value) in files {
         let file = dir.join(name);
         fs::write(&file, value).map_err(failed("write", &file))?;
     }
     Ok(())
-}
-
-/// What a pod as a whole may use. A limit holds only where every container has one: another's is not to bound those without.
-///
-/// Source: kubernetes v1.36 `pkg/kubelet/cm/helpers_linux.go`, `ResourceConfigForPod`.
-fn pod_limits(pod: &Pod) -> Limits {
-    let all =
-        |limited: fn(&LinuxResources) -> bool| pod.containers.iter().all(|container| limited(&container.resources));
-    let LinuxResources { cpu_shares, cpu_quota, cpu_period, memory_limit_bytes, .. } = pod.resources;
-    if pod.qos == QosClass::BestEffort {
-        return Limits { cpu_shares: SHARES_MIN, ..Limits::default() };
-    }
-    Limits {
-        cpu_shares,
-        cpu_quota: all(|resources| resources.cpu_quota > 0).then_some((cpu_quota, cpu_period)),
-        memory_bytes: all(|resources| resources.memory_limit_bytes > 0).then_some(memory_limit_bytes),
-    }
 }
 
 fn shares(millis: u64) -> i64 {
@@ -296,63 +283,47 @@ fn unless_missing<T>(result: io::Result<T>, action: &'static str, path: &Path) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::pods::{container, pod};
+    use crate::testing::pods::pod;
 
-    const LIMITED: Limits =
-        Limits { cpu_shares: 512, cpu_quota: Some((50_000, 100_000)), memory_bytes: Some(64 << 20) };
+    fn limited() -> CgroupLimits {
+        CgroupLimits {
+            cpu_shares: 512,
+            cpu_quota: Some((50_000, 100_000)),
+            memory_bytes: Some(64 << 20),
+            hugepage_bytes: vec![("2MB".to_owned(), 4 << 20)],
+        }
+    }
 
-    fn own(files: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
-        files.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+    fn own(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
     fn the_same_limits_are_written_in_each_versions_words() {
-        let unlimited = Limits { cpu_quota: Some((0, 100_000)), memory_bytes: Some(0), ..LIMITED };
-        let weighed = Limits { cpu_shares: 2, ..Limits::default() };
+        let unlimited = CgroupLimits { cpu_quota: Some((0, 100_000)), memory_bytes: Some(0), ..limited() };
+        let weighed = CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() };
+        let huge = ("hugetlb.2MB.max", "4194304");
         for (limits, cpu, memory, v2) in [
             (
-                LIMITED,
+                limited(),
                 own(&[("cpu.shares", "512"), ("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "50000")]),
                 own(&[("memory.limit_in_bytes", "67108864")]),
-                own(&[("cpu.weight", "20"), ("cpu.max", "50000 100000"), ("memory.max", "67108864")]),
+                own(&[("cpu.weight", "20"), ("cpu.max", "50000 100000"), ("memory.max", "67108864"), huge]),
             ),
             (
                 unlimited,
                 own(&[("cpu.shares", "512"), ("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "-1")]),
                 own(&[("memory.limit_in_bytes", "-1")]),
-                own(&[("cpu.weight", "20"), ("cpu.max", "max 100000"), ("memory.max", "max")]),
+                own(&[("cpu.weight", "20"), ("cpu.max", "max 100000"), ("memory.max", "max"), huge]),
             ),
             (weighed, own(&[("cpu.shares", "2")]), own(&[]), own(&[("cpu.weight", "1")])),
         ] {
-            assert_eq!((files_v1("cpu", limits), files_v1("memory", limits), files_v2(limits)), (cpu, memory, v2));
+            let (v1_cpu, v1_memory) = (files_v1("cpu", &limits), files_v1("memory", &limits));
+            assert_eq!((v1_cpu, v1_memory, files_v2(&limits, true)), (cpu, memory, v2));
         }
+        assert_eq!(files_v1("hugetlb", &limited()), own(&[("hugetlb.2MB.limit_in_bytes", "4194304")]));
+        assert_eq!(files_v2(&limited(), false).len(), 3);
         assert_eq!((shares(0), shares(1500), shares(u64::MAX)), (2, 1536, 262_144));
-    }
-
-    #[test]
-    fn a_pod_is_limited_only_in_what_all_its_containers_are() {
-        let whole = LinuxResources {
-            cpu_shares: 512,
-            cpu_quota: 50_000,
-            cpu_period: 100_000,
-            memory_limit_bytes: 64 << 20,
-            ..LinuxResources::default()
-        };
-        let with = |qos, resources: &[&LinuxResources]| {
-            let mut pod = pod("web", Path::new("/"));
-            (pod.qos, pod.resources) = (qos, whole.clone());
-            let limited = |resources: &&LinuxResources| {
-                let mut container = container("c", "i", &[]);
-                container.resources = (*resources).clone();
-                container
-            };
-            pod.containers = resources.iter().map(limited).collect();
-            pod_limits(&pod)
-        };
-        let no_cpu = LinuxResources { cpu_quota: 0, ..whole.clone() };
-        assert_eq!(with(QosClass::Guaranteed, &[&whole, &whole]), LIMITED);
-        assert_eq!(with(QosClass::Burstable, &[&whole, &no_cpu]), Limits { cpu_quota: None, ..LIMITED });
-        assert_eq!(with(QosClass::BestEffort, &[&whole]), Limits { cpu_shares: 2, ..Limits::default() });
     }
 
     #[test]
@@ -364,7 +335,7 @@ mod tests {
         let hierarchies = vec![hierarchy(&cpu, &["cpu", "cpuacct"]), hierarchy(&memory, &["memory"])];
         let cgroups = Cgroups { version: Version::V1(hierarchies) };
 
-        cgroups.set("/kubepods/pod1", LIMITED).unwrap();
+        cgroups.set("/kubepods/pod1", &limited()).unwrap();
         cgroups.weigh_classes("", 2000, 500).unwrap();
 
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
@@ -383,7 +354,7 @@ mod tests {
             fs::write(temp.path().join(cgroup).join("cgroup.controllers"), "cpu memory pids\n").unwrap();
         }
         let cgroups = Cgroups { version: Version::V2(temp.path().to_owned()) };
-        cgroups.set("/kubepods/burstable/pod1", LIMITED).unwrap();
+        cgroups.set("/kubepods/burstable/pod1", &limited()).unwrap();
         let read = |path: &str| fs::read_to_string(temp.path().join(path)).unwrap();
         assert_eq!(read("kubepods/burstable/cgroup.subtree_control"), "+cpu +memory +pids");
         assert_eq!(read("kubepods/burstable/pod1/cpu.max"), "50000 100000");

@@ -19,6 +19,8 @@ const PODS_MAX: u64 = 110;
 const MEMORY_RESERVE_BYTES: u64 = 100 << 20;
 /// Kept back from pods, in percent (`nodefs.available<10%`).
 const STORAGE_RESERVE_PERCENT: u64 = 10;
+/// Where the kernel keeps a directory for each processor.
+const CPUS: &str = "/sys/devices/system/cpu";
 /// Where the kernel keeps a directory for each size of huge pages.
 const HUGEPAGES: &str = "/sys/kernel/mm/hugepages";
 
@@ -45,8 +47,21 @@ pub struct Facts {
     pub capacity: BTreeMap<String, u64>,
     /// Swap in bytes.
     pub swap_bytes: u64,
-    /// The sizes of huge pages the kernel knows, in bytes, in no order.
+    /// The sizes of huge pages the kernel knows, in bytes, ascending.
     pub hugepage_sizes: Vec<u64>,
+    /// The kernel has AppArmor and it is switched on.
+    pub apparmor: bool,
+    /// Files of this processor's that are not for containers to see: one a cpu, where it has them.
+    pub thermal_throttles: Vec<String>,
+}
+
+impl Facts {
+    /// Major and minor of [`Facts::kernel_version`]; zeros where it cannot be read.
+    pub fn kernel(&self) -> (u32, u32) {
+        let mut numbers = self.kernel_version.split(|letter: char| !letter.is_ascii_digit());
+        let mut next = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        (next(), next())
+    }
 }
 
 /// Collects them. `root_dir` is where pods' files go: its filesystem is what they share.
@@ -75,6 +90,8 @@ pub fn collect(root_dir: &Path) -> Result<Facts, FileError> {
         capacity: capacity(&system, storage_bytes(root_dir)?, &hugepages),
         swap_bytes: system.total_swap(),
         hugepage_sizes: hugepages.iter().map(|(size, _)| *size).collect(),
+        apparmor: first_line(&["/sys/module/apparmor/parameters/enabled"]) == "Y",
+        thermal_throttles: thermal_throttles(),
     })
 }
 
@@ -111,7 +128,22 @@ fn hugepages() -> Vec<(u64, u64)> {
         let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
         Some((page_bytes(entry.file_name().to_str()?)?, count.trim().parse().ok()?))
     };
-    fs::read_dir(HUGEPAGES).into_iter().flatten().flatten().filter_map(of_size).collect()
+    let mut sizes: Vec<_> = fs::read_dir(HUGEPAGES).into_iter().flatten().flatten().filter_map(of_size).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+/// Source: kubernetes v1.36 `pkg/securitycontext/util_linux.go`, `possibleCPUs` and where it is used.
+fn thermal_throttles() -> Vec<String> {
+    let is_cpu = |name: &str| name.strip_prefix("cpu").is_some_and(|number| number.parse::<u32>().is_ok());
+    let file = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let file = entry.path().join("thermal_throttle");
+        (is_cpu(&name) && file.exists()).then(|| file.to_string_lossy().into_owned())
+    };
+    let mut files: Vec<_> = fs::read_dir(CPUS).into_iter().flatten().flatten().filter_map(file).collect();
+    files.sort_by_key(|file| (file.len(), file.clone()));
+    files
 }
 
 /// `hugepages-2048kB` is 2 MiB.
@@ -232,6 +264,7 @@ mod tests {
         for name in ["cpu", "memory", "ephemeral-storage", "pods"] {
             assert!(facts.capacity[name] > 0, "{name}");
         }
+        assert!(facts.kernel() > (3, 0), "{}", facts.kernel_version);
     }
 
     #[test]

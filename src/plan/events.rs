@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use crate::plan::Step;
 use crate::plan::memory::Outcome;
+use crate::plan::{Step, go_duration};
 use crate::podspec::Pod;
 
 /// One event about a pod.
@@ -57,9 +57,15 @@ pub fn begun(pod: &Pod, step: &Step) -> Option<PodEvent> {
 pub fn ended(pod: &Pod, step: &Step, outcome: &Outcome, took: Duration) -> Vec<PodEvent> {
     match (step, outcome) {
         (Step::PrepareVolumes, Outcome::Failed(error)) => vec![PodEvent::of_pod(true, "FailedMount", error.clone())],
-        (Step::CreateSandbox { .. }, Outcome::Failed(error)) => {
-            let message = format!("Failed to create pod sandbox: {error}");
-            vec![PodEvent::of_pod(true, "FailedCreatePodSandBox", message)]
+        (Step::CreateSandbox { .. }, outcome) => {
+            let omitted = pod.dns_omitted.iter().cloned();
+            let mut events: Vec<_> =
+                omitted.map(|message| PodEvent::of_pod(true, "DNSConfigForming", message)).collect();
+            if let Outcome::Failed(error) = outcome {
+                let message = format!("Failed to create pod sandbox: {error}");
+                events.push(PodEvent::of_pod(true, "FailedCreatePodSandBox", message));
+            }
+            events
         }
         (
             Step::StopSandbox { .. } | Step::RemoveSandbox { .. } | Step::StopContainer { .. },
@@ -127,10 +133,16 @@ fn pulled(pod: &Pod, container: usize, outcome: &Outcome, took: Duration) -> Vec
             event(true, "Failed", format!("Failed to pull image \"{}\": {error}", container.image)),
             event(true, "Failed", "Error: ErrImagePull".to_owned()),
         ],
-        _ => {
-            let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            vec![event(false, "Pulled", format!("Successfully pulled image \"{}\" in {took:?}", container.image))]
+        Outcome::Pulled { size_bytes, took: pulling, .. } => {
+            let message = format!(
+                "Successfully pulled image \"{}\" in {} ({} including waiting). Image size: {size_bytes} bytes.",
+                container.image,
+                go_duration(*pulling),
+                go_duration(took)
+            );
+            vec![event(false, "Pulled", message)]
         }
+        _ => Vec::new(),
     }
 }
 
@@ -186,8 +198,10 @@ mod tests {
             (Step::InspectImage { container: 0 }, Outcome::NoImage, vec![]),
             (
                 Step::PullImage { container: 0 },
-                Outcome::Image("i".to_owned()),
-                vec!["Normal Pulled Successfully pulled image \"web:1\" in 1.234s spec.containers{main}"],
+                Outcome::Pulled { id: "i".to_owned(), size_bytes: 2048, took: Duration::from_millis(200) },
+                vec![
+                    "Normal Pulled Successfully pulled image \"web:1\" in 200ms (1.234s including waiting). Image size: 2048 bytes. spec.containers{main}",
+                ],
             ),
             (
                 Step::PullImage { container: 0 },
@@ -203,6 +217,17 @@ mod tests {
         for (step, outcome, expected) in cases {
             assert_eq!(shown(&ended(&pod, &step, &outcome, took)), expected, "{step:?}");
         }
+    }
+
+    #[test]
+    fn what_a_resolver_does_not_take_is_told_with_each_sandbox() {
+        let mut pod = pods::pod("web", Path::new("/"));
+        pod.dns_omitted = vec!["too many".to_owned()];
+        let create = Step::CreateSandbox { attempt: 0 };
+        let told = |outcome| shown(&ended(&pod, &create, &outcome, Duration::ZERO));
+        let warning = "Warning DNSConfigForming too many ".to_owned();
+        assert_eq!(told(Outcome::Done), std::slice::from_ref(&warning));
+        assert_eq!(told(Outcome::Failed("no".to_owned())).len(), 2);
     }
 
     #[test]

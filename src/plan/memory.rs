@@ -97,8 +97,17 @@ struct Attempts {
 pub enum Outcome {
     /// It is done.
     Done,
-    /// `InspectImage` or `PullImage`: the image is on the host under this id.
+    /// `InspectImage`: the image is on the host under this id.
     Image(String),
+    /// `PullImage`: the image is on the host now.
+    Pulled {
+        /// Under this id.
+        id: String,
+        /// Compressed, in bytes.
+        size_bytes: u64,
+        /// How long the pull itself took, without waiting for its turn.
+        took: Duration,
+    },
     /// `InspectImage`: the image is not on the host.
     NoImage,
     /// It failed, in the words of the runtime or the system.
@@ -161,7 +170,8 @@ impl PodMemory {
             (Step::PrepareVolumes, Outcome::Done) => self.prepared = true,
             (Step::CleanUp, Outcome::Done) => self.cleaned = true,
             (Step::StopSandbox { id }, Outcome::Done) => drop(self.stopped.insert(id.clone())),
-            (Step::InspectImage { container } | Step::PullImage { container }, Outcome::Image(id)) => {
+            (Step::InspectImage { container }, Outcome::Image(id))
+            | (Step::PullImage { container }, Outcome::Pulled { id, .. }) => {
                 self.containers[*container].image = Image::Present(id.clone());
                 self.attempts.remove(&Subject::InspectImage(*container));
                 self.attempts.remove(&Subject::PullImage(*container));

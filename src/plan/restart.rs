@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory::{CRASH, Image, Subject};
-use super::{Draft, Step, Waiting};
+use super::{Draft, Step, Waiting, go_duration};
 use crate::model::Moment;
 use crate::podspec::{Container, Pod, PullPolicy};
 
@@ -88,12 +88,4 @@ fn image_failure(draft: &mut Draft<'_>, container: &Container, index: usize) -> 
         return Some(Waiting { reason: "ErrImageNeverPull", message });
     }
     draft.memory.failure(&Subject::InspectImage(index)).map(|(failure, _)| failure.clone())
-}
-
-/// Whole seconds as Go prints a duration: `10s`, `1m20s`, `5m0s`.
-fn go_duration(duration: Duration) -> String {
-    match (duration.as_secs() / 60, duration.as_secs() % 60) {
-        (0, seconds) => format!("{seconds}s"),
-        (minutes, seconds) => format!("{minutes}m{seconds}s"),
-    }
 }

@@ -132,6 +132,10 @@ fn pull() -> Step {
     Step::PullImage { container: WEB }
 }
 
+fn pulled() -> Outcome {
+    Outcome::Pulled { id: "sha256:1".to_owned(), size_bytes: 1, took: Duration::ZERO }
+}
+
 fn stop_sandbox(id: &str) -> Step {
     Step::StopSandbox { id: id.into() }
 }
@@ -158,7 +162,7 @@ fn a_pod_comes_up_step_by_step() {
     case.observed.sandboxes.push(sandbox("s0", 0, true));
     case.done(&Step::CreateSandbox { attempt: 0 }, &Outcome::Done);
     assert_eq!(case.plan().steps, [], "what is under way is not begun again");
-    case.memory.end(&pull(), &Outcome::Image("sha256:1".to_owned()), case.now);
+    case.memory.end(&pull(), &pulled(), case.now);
     assert_eq!(case.plan().steps, [create(0, "s0")]);
     let created = case.container("c0", "s0", 0, ContainerPhase::Created);
     case.observed.containers.push(created);
@@ -465,7 +469,7 @@ fn a_failed_pull_is_told_and_tried_again_later_each_time() {
         delays.push(case.now.since(failed_at).as_secs());
     }
     assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
-    case.done(&pull(), &Outcome::Image("sha256:1".to_owned()));
+    case.done(&pull(), &pulled());
     assert_eq!(case.plan(), Plan { steps: vec![create(0, "s0")], waiting: vec![None], ..Plan::default() });
 }
 

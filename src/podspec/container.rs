@@ -354,24 +354,58 @@ pub struct Security {
     pub run_as_user: Option<i64>,
     /// None: the group of the image's user.
     pub run_as_group: Option<i64>,
-    /// `supplementalGroups` of the pod.
+    /// It must not run as root ([`super::verify_non_root`]).
+    pub run_as_non_root: bool,
+    /// The pod's: `fsGroup`, then `supplementalGroups`.
     pub supplemental_groups: Vec<i64>,
     /// `readOnlyRootFilesystem`.
     pub read_only_root_filesystem: bool,
     /// `allowPrivilegeEscalation: false`.
     pub no_new_privs: bool,
     /// System calls it may make.
-    pub seccomp: Seccomp,
+    pub seccomp: Profile,
+    /// What AppArmor lets it do; none for the runtime's choice.
+    pub apparmor: Option<Profile>,
+    /// What SELinux knows it as; none for the runtime's choice.
+    pub selinux: Option<SelinuxOptions>,
+    /// Hidden from it; empty with `procMount: Unmasked`.
+    pub masked_paths: Vec<String>,
+    /// Shown to it, but not for writing; empty with `procMount: Unmasked`.
+    pub readonly_paths: Vec<String>,
 }
 
-/// `seccompProfile.type`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Seccomp {
+/// `seccompProfile` or `appArmorProfile`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Profile {
     /// The runtime's default profile.
     RuntimeDefault,
-    /// No filter.
+    /// No confinement.
     #[default]
     Unconfined,
+    /// One of the host's: of seccomp the path of its file, of AppArmor the name under which it is loaded.
+    Localhost(String),
+}
+
+/// `seLinuxOptions`; what is empty is the runtime's choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SelinuxOptions {
+    /// `user`.
+    pub user: String,
+    /// `role`.
+    pub role: String,
+    /// `type`.
+    pub type_: String,
+    /// `level`.
+    pub level: String,
+}
+
+/// `USER` of an image's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageUser {
+    /// A number; 0 also where the image names nobody.
+    Uid(i64),
+    /// A name, to be looked up in the image's own `/etc/passwd`.
+    Name(String),
 }
 
 impl Container {

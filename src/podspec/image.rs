@@ -6,6 +6,9 @@
 use super::PullPolicy;
 use crate::api::field::{FieldError, Path};
 
+/// Where images without a registry in their name come from.
+const DOCKER_HUB: &str = "docker.io";
+
 /// When an image is pulled; a template that was defaulted says so.
 pub(super) fn pull_policy(written: Option<&str>, at: &Path) -> Result<PullPolicy, FieldError> {
     match written.unwrap_or_default() {
@@ -40,6 +43,23 @@ pub(super) fn reference(image: &str) -> Result<String, String> {
     }
     let suffix = if tag.is_none() && digest.is_none() { ":latest" } else { "" };
     Ok(format!("{image}{suffix}"))
+}
+
+/// The repository that a reference names in full: registry and path, without tag and digest. `busybox` is
+/// `docker.io/library/busybox`.
+pub(super) fn repository(reference: &str) -> String {
+    let named = reference.split_once('@').map_or(reference, |(named, _)| named);
+    let name_end = named.rfind('/').map_or(0, |slash| slash + 1);
+    let name = named[name_end..].find(':').map_or(named, |colon| &named[..name_end + colon]);
+    let (domain, path) = match name.split_once('/') {
+        Some((first, path)) if is_domain_like(first) => (first, path),
+        _ => (DOCKER_HUB, name),
+    };
+    match domain {
+        DOCKER_HUB | "index.docker.io" if path.contains('/') => format!("{DOCKER_HUB}/{path}"),
+        DOCKER_HUB | "index.docker.io" => format!("{DOCKER_HUB}/library/{path}"),
+        domain => format!("{domain}/{path}"),
+    }
 }
 
 /// `[domain[:port]/]component[/component]…`
@@ -128,6 +148,19 @@ mod tests {
         ];
         for (image, expected) in rows {
             assert_eq!(reference(image).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_repository_has_its_registry_in_front() {
+        for (reference, expected) in [
+            ("busybox", "docker.io/library/busybox"),
+            ("grafana/promtail:1", "docker.io/grafana/promtail"),
+            ("index.docker.io/busybox:1", "docker.io/library/busybox"),
+            ("localhost/a:1", "localhost/a"),
+            ("a.example:5000/b/c:1@sha256:00", "a.example:5000/b/c"),
+        ] {
+            assert_eq!(repository(reference), expected);
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::container::{Container, PullPolicy, RestartPolicy};
+use super::container::{Container, PullPolicy, RestartPolicy, SelinuxOptions};
 use super::downward::Field;
 use super::objects::{Reference, TokenSpec};
 use crate::model::{FleetId, PodKey, RevisionHash, Uid};
@@ -26,16 +26,26 @@ pub struct Pod {
     pub namespaces: Namespaces,
     /// Empty with the host's network: the host's name holds there.
     pub hostname: String,
+    /// The host name's domain; empty for none.
+    pub domain: String,
+    /// The kernel is told the host name with its domain ([`super::kernel_hostname`]).
+    pub hostname_as_fqdn: bool,
     /// What becomes the containers' `/etc/resolv.conf`.
     pub dns: Dns,
-    /// Ports of all containers, those without a host port included, without duplicates.
+    /// What had to be left out of `dns`, in upstream's words.
+    pub dns_omitted: Vec<String>,
+    /// Ports of the regular containers, those without a host port included, each container's without duplicates.
     pub ports: Vec<PortMapping>,
     /// The runtime's `cgroup_parent`: a path, or a slice path with the systemd driver.
     pub cgroup_parent: String,
     /// Quality of service, which chose `cgroup_parent` and each `oom_score_adj`.
     pub qos: QosClass,
-    /// Sum over the containers, for the sandbox; `oom_score_adj` plays no part here.
+    /// Of the containers together, for the sandbox; `oom_score_adj` plays no part here.
     pub resources: LinuxResources,
+    /// What the runtime takes beside the containers (`overhead`); nothing at all without.
+    pub overhead: LinuxResources,
+    /// What the cgroup at `cgroup_parent` is told.
+    pub cgroup: CgroupLimits,
     /// What it asks of the node.
     pub requests: Requests,
     /// Who the sandbox's own process is.
@@ -62,10 +72,6 @@ pub struct Pod {
     pub service_env: Vec<(String, String)>,
     /// CRI's runtime handler; empty for the runtime's default.
     pub runtime_handler: String,
-    /// What the runtime takes beside the containers (`overhead`).
-    pub overhead: LinuxResources,
-    /// The host name's domain; empty for none.
-    pub domain: String,
     /// Lines added to `/etc/hosts`.
     pub host_aliases: Vec<HostAlias>,
     /// Kernel settings by name.
@@ -111,6 +117,17 @@ pub struct Namespaces {
     pub host_ipc: bool,
     /// `hostPID` or `shareProcessNamespace`.
     pub pid: PidNamespace,
+    /// `hostUsers: false`: root in the pod is nobody on the host.
+    pub own_users: bool,
+}
+
+/// The users and groups of a pod with users of its own: 0 and those after it are these of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// What 0 in the pod is on the host.
+    pub first_host_id: u32,
+    /// How many there are.
+    pub length: u32,
 }
 
 /// Which processes a container sees.
@@ -199,6 +216,19 @@ impl QosClass {
     }
 }
 
+/// What the cgroup of a pod as a whole is told. `None` leaves a file as it is, 0 is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// cgroup v1 weight, 2 to 262144.
+    pub cpu_shares: i64,
+    /// Quota and period in microseconds.
+    pub cpu_quota: Option<(i64, i64)>,
+    /// Bytes.
+    pub memory_bytes: Option<i64>,
+    /// Bytes by page size (`2MB`, `1GB`): every size of the host; here 0 is none at all.
+    pub hugepage_bytes: Vec<(String, u64)>,
+}
+
 /// What a pod asks of its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requests {
@@ -238,8 +268,12 @@ pub struct PodSecurity {
     pub run_as_user: Option<i64>,
     /// `securityContext.runAsGroup` of the pod.
     pub run_as_group: Option<i64>,
-    /// `securityContext.supplementalGroups`.
+    /// `fsGroup`, then `supplementalGroups`.
     pub supplemental_groups: Vec<i64>,
+    /// `supplementalGroupsPolicy: Strict`: groups that images give their users do not count.
+    pub strict_groups: bool,
+    /// None: the runtime's choice.
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// A directory or file that has to be there before a container is made.

@@ -1,16 +1,16 @@
 //! The way from a bundle to a [`Pod`], part by part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as k8s;
 
 use super::downward::Sources;
 use super::objects::{references, token_specs};
-use super::resources::{self, Amounts};
+use super::resources::{self, Demand};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, Requests, RestartPolicy, Role,
+    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PortMapping, Requests, RestartPolicy, Role,
     TerminationMessagePolicy, env, hash, image, network, probes, security, unsupported,
 };
 use crate::api::bundle::Bundle;
@@ -45,26 +45,25 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
     labels.insert(GENERATION_LABEL.to_owned(), bundle.template_generation.to_string());
     let annotations = metadata.annotations.unwrap_or_default();
 
-    let list = |index| at.child("containers").index(index);
-    let amounts: Vec<_> = (spec.containers.iter().enumerate())
-        .map(|(index, container)| Amounts::read(container.resources.as_ref(), &list(index)))
-        .collect::<Result<_, _>>()?;
-    let overhead = Amounts::overhead(spec.overhead.as_ref(), &at)?;
-    let qos = resources::qos(&amounts);
+    let demand = Demand::read(spec, &at)?;
+    let (qos, cgroup) = (demand.qos(), demand.cgroup(host));
     let dir = host.root_dir.join("pods").join(key.uid.as_str());
     let service_account = service_account(spec);
+    let amounts = demand.by_name(spec);
     let sources = Sources {
         key,
         service_account: &service_account,
-        containers: spec.containers.iter().map(|container| container.name.as_str()).zip(&amounts).collect(),
+        containers: amounts.iter().map(|(name, amounts)| (*name, amounts)).collect(),
         host,
     };
     let (fs_group, fs_user) = (security::fs_group(spec), security::fs_user(spec));
-    let around = Surroundings { dir: &dir, amounts: &amounts, sources: &sources, fs_group, fs_user };
+    let around = Surroundings { dir: &dir, demand: &demand, sources: &sources, fs_group, fs_user };
     let volumes = (spec.volumes.iter().flatten().enumerate())
         .map(|(index, volume)| volumes::volume(volume, &around, &at.child("volumes").index(index)))
         .collect::<Result<_, _>>()?;
 
+    let (hostname, domain) = network::names(spec, key, &host.cluster_domain);
+    let (dns, dns_omitted) = network::dns(spec, &key.namespace, host);
     let mut pod = Pod {
         key: key.clone(),
         origin: Origin {
@@ -76,52 +75,58 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         labels,
         annotations,
         namespaces: namespaces(spec),
-        hostname: network::hostname(spec, &key.name),
-        dns: network::dns(&host.resolver),
+        hostname,
+        domain,
+        hostname_as_fqdn: spec.set_hostname_as_fqdn == Some(true),
+        dns,
+        dns_omitted,
         ports: Vec::new(),
         cgroup_parent: resources::cgroup_parent(&host.cgroup_root, &key.uid, qos, host.cgroup_driver),
         qos,
-        resources: resources::sandbox(&amounts),
-        requests: Requests { resources: present(resources::requests(&amounts, &overhead)), host_ports: Vec::new() },
+        resources: demand.sandbox(host),
+        overhead: demand.overhead(host),
+        cgroup,
+        requests: Requests { resources: demand.requests(), host_ports: Vec::new() },
         security: security::pod(spec),
         grace_period: grace_period(spec),
         restart_policy: RestartPolicy::Always,
         active_deadline: None,
         readiness_gates: Vec::new(),
         service_account: service_account.clone(),
-        pull_secrets: Vec::new(),
+        pull_secrets: pull_secrets(spec),
         references: references(spec),
         tokens: token_specs(spec),
         fs_group,
         service_env: host.api.as_ref().map(env::of_api).unwrap_or_default(),
         runtime_handler: bundle.runtime_handler.clone().unwrap_or_default(),
-        overhead: resources::overhead(&overhead),
-        domain: String::new(),
-        host_aliases: Vec::new(),
-        sysctls: BTreeMap::new(),
+        host_aliases: network::host_aliases(spec),
+        sysctls: security::sysctls(spec),
         log_dir: host.log_root.join(format!("{}_{}_{}", key.namespace, key.name, key.uid)),
         dir,
         volumes,
         containers: Vec::new(),
     };
-    containers(&mut pod, spec, &amounts, &sources)?;
-    let mappings = pod.containers.iter().flat_map(|container| network::mappings(&container.ports));
-    pod.ports = mappings.collect();
-    pod.requests.host_ports = pod.ports.iter().filter(|port| port.host_port > 0).cloned().collect();
+    containers(&mut pod, spec, &demand, &sources)?;
+    pod.ports = mappings(&pod, |role| role == Role::Regular).collect();
+    // A sidecar holds its host ports without their being mapped.
+    let held = mappings(&pod, |role| matches!(role, Role::Regular | Role::Sidecar));
+    pod.requests.host_ports = held.filter(|port| port.host_port > 0).collect();
     Ok(pod)
 }
 
+/// The ports of the containers that play one of these parts.
+fn mappings(pod: &Pod, counts: impl Fn(Role) -> bool) -> impl Iterator<Item = PortMapping> {
+    let containers = pod.containers.iter().filter(move |container| counts(container.role));
+    containers.flat_map(|container| network::mappings(&container.ports))
+}
+
 /// Adds the containers to a pod that is whole but for them and their ports.
-fn containers(
-    pod: &mut Pod,
-    spec: &k8s::PodSpec,
-    amounts: &[Amounts],
-    sources: &Sources<'_>,
-) -> Result<(), FieldError> {
+fn containers(pod: &mut Pod, spec: &k8s::PodSpec, demand: &Demand, sources: &Sources<'_>) -> Result<(), FieldError> {
     let host = sources.host;
     let mut relabelled = BTreeSet::new();
     let mut resolved = Vec::new();
-    for (index, (written, amounts)) in spec.containers.iter().zip(amounts).enumerate() {
+    for (index, written) in spec.containers.iter().enumerate() {
+        let amounts = &demand.of(Role::Regular, index);
         let at = Path::new("spec").child("containers").index(index);
         let image = written.image.clone().unwrap_or_default();
         resolved.push(Container {
@@ -138,8 +143,14 @@ fn containers(
             env: env::variables(written, sources, &at)?,
             mounts: volumes::mounts(written, pod, &mut relabelled, &at)?,
             ports: network::ports(written, pod.namespaces.host_network, &at)?,
-            resources: resources::container(amounts, spec, pod.qos, host),
-            security: security::container(spec, written),
+            resources: demand.container(amounts, Role::Regular, host),
+            security: security::container(
+                spec,
+                (&written.name, written.security_context.as_ref()),
+                &pod.annotations,
+                host,
+                &at,
+            )?,
             termination_message_path: written.termination_message_path.clone().unwrap_or_default(),
             termination_message_policy: termination_message_policy(written),
             probes: probes::probes(written),
@@ -170,13 +181,18 @@ fn namespaces(spec: &k8s::PodSpec) -> Namespaces {
     } else {
         PidNamespace::Container
     };
-    Namespaces { host_network: spec.host_network == Some(true), host_ipc: spec.host_ipc == Some(true), pid }
+    Namespaces {
+        host_network: spec.host_network == Some(true),
+        host_ipc: spec.host_ipc == Some(true),
+        pid,
+        own_users: spec.host_users == Some(false),
+    }
 }
 
-/// Zero and less count as not asked for.
-fn present(mut amounts: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    amounts.retain(|_, amount| *amount > 0);
-    amounts
+/// An entry without a name means nothing, here as upstream.
+fn pull_secrets(spec: &k8s::PodSpec) -> Vec<String> {
+    let names = spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// A negative period means one second, as upstream's API server has it.

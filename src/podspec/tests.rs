@@ -15,11 +15,14 @@ pub(crate) fn host() -> HostFacts {
         node_uid: "node-uid".into(),
         ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         resolver: Dns { servers: vec!["192.0.2.53".to_owned()], ..Dns::default() },
+        cluster_dns: vec![],
+        cluster_domain: "cluster.local".to_owned(),
         cgroup_driver: CgroupDriver::Systemd,
         cgroup_root: "/".to_owned(),
         cgroup_v2: true,
         swap_limits: true,
         hugepage_sizes: vec![],
+        masked_paths: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
         memory_capacity_bytes: 8 << 30,
         allocatable: [("cpu".to_owned(), 3900), ("memory".to_owned(), 7 << 30)].into(),
         root_dir: "/var/lib/kubelet".into(),
@@ -65,11 +68,19 @@ pub(crate) fn resolved(pod: &Value, container: &Value) -> Pod {
     resolve(&bundle(pod, container), &key(), &host()).unwrap()
 }
 
+fn masked_paths() -> Vec<String> {
+    let proc = ["asound", "acpi", "interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats"];
+    let proc = proc.into_iter().chain(["sched_debug", "scsi"]).map(|name| format!("/proc/{name}"));
+    let sys = ["firmware", "devices/virtual/powercap"].map(|name| format!("/sys/{name}"));
+    proc.chain(sys).chain(host().masked_paths).collect()
+}
+
 /// What the base template resolves to.
 fn base() -> Pod {
     let labels = [("app", "web"), ("controller-revision-hash", "rev"), ("pod-template-generation", "2")];
     let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
-    let weights = LinuxResources { cpu_shares: 2, cpu_period: 100_000, ..LinuxResources::default() };
+    let unified: BTreeMap<_, _> = [("memory.oom.group", "1")].map(text).into();
+    let weights = LinuxResources { cpu_shares: 2, cpu_period: 100_000, unified, ..LinuxResources::default() };
     Pod {
         key: key(),
         origin: Origin {
@@ -82,11 +93,16 @@ fn base() -> Pod {
         annotations: [("note", "n")].map(text).into(),
         namespaces: Namespaces::default(),
         hostname: "web-bcdfghjklm".to_owned(),
+        domain: String::new(),
+        hostname_as_fqdn: false,
         dns: host().resolver,
+        dns_omitted: vec![],
         ports: vec![],
         cgroup_parent: "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod0_1.slice".to_owned(),
         qos: QosClass::BestEffort,
         resources: weights.clone(),
+        overhead: LinuxResources::default(),
+        cgroup: CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() },
         requests: Requests::default(),
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
@@ -100,8 +116,6 @@ fn base() -> Pod {
         fs_group: None,
         service_env: vec![],
         runtime_handler: String::new(),
-        overhead: LinuxResources::default(),
-        domain: String::new(),
         host_aliases: vec![],
         sysctls: [].into(),
         dir: "/var/lib/kubelet/pods/0-1".into(),
@@ -142,10 +156,17 @@ fn base() -> Pod {
                 drop_capabilities: vec![],
                 run_as_user: None,
                 run_as_group: None,
+                run_as_non_root: false,
                 supplemental_groups: vec![],
                 read_only_root_filesystem: false,
                 no_new_privs: false,
-                seccomp: Seccomp::Unconfined,
+                seccomp: Profile::Unconfined,
+                apparmor: None,
+                selinux: None,
+                masked_paths: masked_paths(),
+                readonly_paths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+                    .map(str::to_owned)
+                    .into(),
             },
             termination_message_path: "/dev/termination-log".to_owned(),
             termination_message_policy: TerminationMessagePolicy::File,
@@ -178,7 +199,7 @@ fn a_plain_pod_is_resolved_to_the_last_field() {
 #[test]
 fn pod_wide_settings_reach_the_sandbox() {
     check(&json!({ "hostPID": true, "hostIPC": true, "shareProcessNamespace": true }), &none(), |pod| {
-        pod.namespaces = Namespaces { host_network: false, host_ipc: true, pid: PidNamespace::Host };
+        pod.namespaces = Namespaces { host_ipc: true, pid: PidNamespace::Host, ..Namespaces::default() };
     });
     check(&json!({ "shareProcessNamespace": true }), &none(), |pod| pod.namespaces.pid = PidNamespace::Pod);
     check(&json!({ "hostname": "other" }), &none(), |pod| pod.hostname = "other".to_owned());
@@ -190,9 +211,13 @@ fn pod_wide_settings_reach_the_sandbox() {
         let (user, group, groups) = (Some(1), Some(2), vec![3]);
         let own = &mut pod.containers[0].security;
         (own.run_as_user, own.run_as_group, own.supplemental_groups) = (user, group, groups.clone());
-        own.seccomp = Seccomp::RuntimeDefault;
-        pod.security =
-            PodSecurity { privileged: false, run_as_user: user, run_as_group: group, supplemental_groups: groups };
+        own.seccomp = Profile::RuntimeDefault;
+        pod.security = PodSecurity {
+            run_as_user: user,
+            run_as_group: group,
+            supplemental_groups: groups,
+            ..PodSecurity::default()
+        };
     });
 }
 
@@ -205,17 +230,11 @@ fn a_container_has_its_own_settings_before_those_of_its_pod() {
         "seccompProfile": { "type": "Unconfined" } } });
     check(&base, &own, |pod| {
         pod.security = PodSecurity { privileged: true, run_as_user: Some(1), ..PodSecurity::default() };
-        pod.containers[0].security = Security {
-            privileged: true,
-            add_capabilities: vec!["SYS_TIME".to_owned()],
-            drop_capabilities: vec!["ALL".to_owned()],
-            run_as_user: Some(7),
-            run_as_group: None,
-            supplemental_groups: vec![],
-            read_only_root_filesystem: true,
-            no_new_privs: true,
-            seccomp: Seccomp::Unconfined,
-        };
+        let own = &mut pod.containers[0].security;
+        (own.privileged, own.read_only_root_filesystem, own.no_new_privs) = (true, true, true);
+        own.add_capabilities = vec!["SYS_TIME".to_owned()];
+        own.drop_capabilities = vec!["ALL".to_owned()];
+        (own.run_as_user, own.run_as_non_root) = (Some(7), true);
     });
     check(&none(), &json!({ "workingDir": "/srv", "tty": true, "imagePullPolicy": "Always" }), |pod| {
         let web = &mut pod.containers[0];
@@ -426,6 +445,7 @@ fn resources_become_weights_limits_and_the_pods_class() {
         for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
             (resources.cpu_shares, resources.memory_limit_bytes) = (102, 200 << 20);
         }
+        (pod.cgroup.cpu_shares, pod.cgroup.memory_bytes) = (102, Some(200 << 20));
     });
     check(&none(), &json!({ "resources": { "limits": { "cpu": "5m", "memory": "1Gi" } } }), |pod| {
         pod.qos = QosClass::Guaranteed;
@@ -435,6 +455,12 @@ fn resources_become_weights_limits_and_the_pods_class() {
         for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
             (resources.cpu_shares, resources.cpu_quota, resources.memory_limit_bytes) = (5, 1000, 1 << 30);
         }
+        pod.cgroup = CgroupLimits {
+            cpu_shares: 5,
+            cpu_quota: Some((1000, 100_000)),
+            memory_bytes: Some(1 << 30),
+            hugepage_bytes: vec![],
+        };
     });
     check(&none(), &json!({ "resources": { "requests": { "example.com/dev": "1", "cpu": "0" } } }), |pod| {
         pod.requests.resources = amounts(&[("example.com/dev", 1)]);
@@ -687,8 +713,64 @@ fn a_resolver_gets_no_more_than_it_reads() {
     let mut host = host();
     let many = |count: usize| (0..count).map(|number| format!("{number:0>100}")).collect::<Vec<_>>();
     host.resolver = Dns { servers: many(4), searches: many(40), options: vec!["ndots:2".to_owned()] };
+    host.resolver.searches.insert(1, "x".repeat(254));
     let pod = resolve(&bundle(&none(), &none()), &key(), &host).unwrap();
     assert_eq!((pod.dns.servers.len(), pod.dns.searches.len(), pod.dns.options.len()), (3, 20, 1));
+    let [servers, searches] = &pod.dns_omitted[..] else { panic!("{:?}", pod.dns_omitted) };
+    let applied = format!("the applied nameserver line is: {}", pod.dns.servers.join(" "));
+    assert_eq!(*servers, format!("Nameserver limits were exceeded, some nameservers have been omitted, {applied}"));
+    assert!(
+        searches.starts_with("Search Line limits were exceeded, some search paths have been omitted, "),
+        "{searches}"
+    );
+}
+
+#[test]
+fn a_host_name_with_its_domain_may_be_too_long_for_the_kernel() {
+    let named = |hostname: &str| {
+        let pod = json!({ "hostname": hostname, "subdomain": "s", "setHostnameAsFQDN": true });
+        kernel_hostname(&resolved(&pod, &none()))
+    };
+    let domain = ".s.default.svc.cluster.local";
+    let longest = "h".repeat(64 - domain.len());
+    assert_eq!(named(&longest), Ok(format!("{longest}{domain}")));
+    let message = format!(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN h{longest}{domain} is too long (64 characters is \
+         the max, 65 characters requested)"
+    );
+    assert_eq!(named(&format!("h{longest}")), Err(message));
+}
+
+#[test]
+fn a_container_that_must_not_run_as_root_is_checked_against_its_image() {
+    let verify = |context: Value, user| {
+        let pod = resolved(&json!({ "securityContext": context }), &none());
+        verify_non_root(&pod, &pod.containers[0], &user).map_err(|error| {
+            let (why, whose) = error.split_once(" (pod").unwrap();
+            assert_eq!(whose, ": \"web-bcdfghjklm_default(0-1)\", container: web)");
+            why.to_owned()
+        })
+    };
+    let non_root = || json!({ "runAsNonRoot": true });
+    let named = || ImageUser::Name("web".to_owned());
+    assert_eq!(verify(json!({}), ImageUser::Uid(0)), Ok(()));
+    assert_eq!(verify(non_root(), ImageUser::Uid(7)), Ok(()));
+    assert_eq!(verify(json!({ "runAsNonRoot": true, "runAsUser": 7 }), named()), Ok(()));
+    for (context, user, why) in [
+        (
+            json!({ "runAsNonRoot": true, "runAsUser": 0 }),
+            ImageUser::Uid(7),
+            "container's runAsUser breaks non-root policy",
+        ),
+        (non_root(), ImageUser::Uid(0), "container has runAsNonRoot and image will run as root"),
+        (
+            non_root(),
+            named(),
+            "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root",
+        ),
+    ] {
+        assert_eq!(verify(context, user), Err(why.to_owned()));
+    }
 }
 
 #[test]
@@ -704,6 +786,12 @@ fn etc_hosts_names_the_pod_or_is_the_hosts() {
     let own = hosts::content(&base(), &ips, "unused");
     assert!(own.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"), "{own}");
     assert!(own.ends_with("ip6-allrouters\n10.4.0.2\tweb-bcdfghjklm\nfd00::2\tweb-bcdfghjklm\n"), "{own}");
+    let aliases = json!([{ "ip": "192.0.2.7", "hostnames": ["a", "b"] }, { "ip": "192.0.2.8" }]);
+    let named = resolved(&json!({ "hostname": "h", "subdomain": "s", "hostAliases": aliases }), &none());
+    let named = hosts::content(&named, &ips[..1], "unused");
+    let lines =
+        "10.4.0.2\th.s.default.svc.cluster.local\th\n\n# Entries added by HostAliases.\n192.0.2.7\ta\tb\n192.0.2.8\t\n";
+    assert!(named.ends_with(lines), "{named}");
     let host_network = resolved(&json!({ "hostNetwork": true }), &none());
     assert_eq!(
         hosts::content(&host_network, &ips, "1.2.3.4 a\n"),

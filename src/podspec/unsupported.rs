@@ -14,7 +14,6 @@ mod volumes;
 const NO_SCHEDULER: &str = "there is no scheduler here that could look at other nodes and pods";
 const NO_TOKENS: &str = "service account tokens are not supported yet; set automountServiceAccountToken: false if the pod \
                          does not need one";
-const NO_USER: &str = "the image's user is not looked at yet; set runAsUser to a number above 0";
 
 /// Names every field of a pod template that this version does not realize, so that it is refused as a whole and nothing
 /// is dropped in silence.
@@ -108,21 +107,21 @@ impl Refusals {
             affinity,
             automount_service_account_token,
             containers,
-            dns_config,
-            dns_policy,
+            // Realized.
+            dns_config: _,
+            dns_policy: _,
             // There are no Services, so there are no links to them either way.
             enable_service_links: _,
             ephemeral_containers,
-            host_aliases,
             // Realized.
+            host_aliases: _,
             host_ipc: _,
             host_network: _,
             host_pid: _,
-            host_users,
-            // Realized.
+            host_users: _,
             hostname: _,
-            hostname_override,
-            image_pull_secrets,
+            hostname_override: _,
+            image_pull_secrets: _,
             init_containers,
             // `eligibility` judges by these.
             node_name: _,
@@ -137,7 +136,8 @@ impl Refusals {
             priority_class_name: _,
             readiness_gates,
             resource_claims,
-            resources,
+            // Realized.
+            resources: _,
             restart_policy,
             // Resolved by admission.
             runtime_class_name: _,
@@ -147,11 +147,10 @@ impl Refusals {
             security_context,
             service_account,
             service_account_name,
-            set_hostname_as_fqdn,
             // Realized.
+            set_hostname_as_fqdn: _,
             share_process_namespace: _,
-            subdomain,
-            // Realized.
+            subdomain: _,
             termination_grace_period_seconds: _,
             // `eligibility` judges by these.
             tolerations: _,
@@ -162,25 +161,16 @@ impl Refusals {
         if let Some(affinity) = affinity {
             self.affinity(affinity, &at.child("affinity"));
         }
-        let base = security_context.as_ref();
         for (index, container) in containers.iter().enumerate() {
-            self.container(container, base, &at.child("containers").index(index));
+            self.container(container, &at.child("containers").index(index));
         }
-        self.not_yet(dns_config.is_some(), at, "dnsConfig");
-        // Without cluster DNS all three mean the host's resolver, as in a kubelet that was given none.
-        self.only(dns_policy.as_deref(), &["ClusterFirst", "ClusterFirstWithHostNet", "Default"], at, "dnsPolicy");
         self.not_yet(ephemeral_containers.is_given(), at, "ephemeralContainers");
-        self.not_yet(host_aliases.is_given(), at, "hostAliases");
-        self.not_yet(*host_users == Some(false), at, "hostUsers");
-        self.not_yet(hostname_override.is_given(), at, "hostnameOverride");
-        self.not_yet(image_pull_secrets.is_given(), at, "imagePullSecrets");
         self.not_yet(init_containers.is_given(), at, "initContainers");
         if let Some(k8s::PodOS { name }) = os {
             self.only(Some(name), &["linux"], &at.child("os"), "name");
         }
         self.not_yet(readiness_gates.is_given(), at, "readinessGates");
         self.not_yet(resource_claims.is_given(), at, "resourceClaims");
-        self.not_yet(resources.is_some(), at, "resources");
         self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
         self.only(scheduler_name.as_deref(), &["default-scheduler"], at, "schedulerName");
         self.refuse(scheduling_gates.is_given(), at, "schedulingGates", NO_SCHEDULER);
@@ -189,8 +179,6 @@ impl Refusals {
             self.pod_security(security_context, &at.child("securityContext"));
         }
         self.tokens([service_account, service_account_name], *automount_service_account_token, at);
-        self.not_yet(set_hostname_as_fqdn.is_given(), at, "setHostnameAsFQDN");
-        self.not_yet(subdomain.is_given(), at, "subdomain");
         for (index, constraint) in topology_spread_constraints.iter().flatten().enumerate() {
             self.spread(constraint, &at.child("topologySpreadConstraints").index(index));
         }
@@ -250,47 +238,30 @@ impl Refusals {
 
     fn pod_security(&mut self, context: &k8s::PodSecurityContext, at: &Path) {
         let k8s::PodSecurityContext {
-            app_armor_profile,
             // Realized.
+            app_armor_profile: _,
             fs_group: _,
             // Every volume there is belongs to its pod alone, and is given to the group when it is made.
             fs_group_change_policy: _,
             // Realized.
             run_as_group: _,
-            // Looked at with each container.
             run_as_non_root: _,
-            // Realized.
             run_as_user: _,
             se_linux_change_policy,
-            se_linux_options,
-            seccomp_profile,
             // Realized.
+            se_linux_options: _,
+            seccomp_profile: _,
             supplemental_groups: _,
-            supplemental_groups_policy,
-            sysctls,
+            supplemental_groups_policy: _,
+            sysctls: _,
             windows_options,
         } = context;
-        self.not_yet(app_armor_profile.is_some(), at, "appArmorProfile");
-        self.not_yet(se_linux_change_policy.is_given(), at, "seLinuxChangePolicy");
-        self.not_yet(se_linux_options.is_some(), at, "seLinuxOptions");
-        self.seccomp(seccomp_profile.as_ref(), at);
-        self.only(supplemental_groups_policy.as_deref(), &["Merge"], at, "supplementalGroupsPolicy");
-        self.not_yet(sysctls.is_given(), at, "sysctls");
+        // Without volumes that are mounted with a label there is nothing but relabelling.
+        self.only(se_linux_change_policy.as_deref(), &["Recursive"], at, "seLinuxChangePolicy");
         self.refuse(windows_options.is_some(), at, "windowsOptions", "only Linux is supported");
     }
 
-    fn seccomp(&mut self, profile: Option<&k8s::SeccompProfile>, at: &Path) {
-        if let Some(k8s::SeccompProfile {
-            // Goes with the type Localhost, which is refused.
-            localhost_profile: _,
-            type_,
-        }) = profile
-        {
-            self.only(Some(type_), &["RuntimeDefault", "Unconfined"], &at.child("seccompProfile"), "type");
-        }
-    }
-
-    fn container(&mut self, container: &k8s::Container, base: Option<&k8s::PodSecurityContext>, at: &Path) {
+    fn container(&mut self, container: &k8s::Container, at: &Path) {
         let k8s::Container {
             // Realized.
             args: _,
@@ -306,7 +277,8 @@ impl Refusals {
             name: _,
             ports: _,
             readiness_probe,
-            resize_policy,
+            // Nothing is resized in place, so there is nothing to act on.
+            resize_policy: _,
             resources,
             restart_policy,
             restart_policy_rules,
@@ -328,13 +300,14 @@ impl Refusals {
         self.not_yet(lifecycle.is_some(), at, "lifecycle");
         self.not_yet(liveness_probe.is_some(), at, "livenessProbe");
         self.not_yet(readiness_probe.is_some(), at, "readinessProbe");
-        self.not_yet(resize_policy.is_given(), at, "resizePolicy");
         if let Some(resources) = resources {
             self.resources(resources, &at.child("resources"));
         }
         self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
         self.not_yet(restart_policy_rules.is_given(), at, "restartPolicyRules");
-        self.container_security(security_context.as_ref(), base, &at.child("securityContext"));
+        if let Some(security_context) = security_context {
+            self.container_security(security_context, &at.child("securityContext"));
+        }
         self.not_yet(startup_probe.is_some(), at, "startupProbe");
         self.not_yet(stdin.is_given(), at, "stdin");
         self.not_yet(stdin_once.is_given(), at, "stdinOnce");
@@ -357,43 +330,23 @@ impl Refusals {
         self.not_yet(storage, at, "limits[ephemeral-storage]");
     }
 
-    fn container_security(
-        &mut self,
-        context: Option<&k8s::SecurityContext>,
-        base: Option<&k8s::PodSecurityContext>,
-        at: &Path,
-    ) {
-        let (mut user, mut non_root) =
-            (base.and_then(|base| base.run_as_user), base.and_then(|base| base.run_as_non_root));
-        if let Some(context) = context {
-            let k8s::SecurityContext {
-                // Realized.
-                allow_privilege_escalation: _,
-                app_armor_profile,
-                // Realized.
-                capabilities: _,
-                privileged: _,
-                proc_mount,
-                // Realized.
-                read_only_root_filesystem: _,
-                run_as_group: _,
-                run_as_non_root,
-                run_as_user,
-                se_linux_options,
-                seccomp_profile,
-                windows_options,
-            } = context;
-            (user, non_root) = (run_as_user.or(user), run_as_non_root.or(non_root));
-            self.not_yet(app_armor_profile.is_some(), at, "appArmorProfile");
-            self.only(proc_mount.as_deref(), &["Default"], at, "procMount");
-            self.not_yet(se_linux_options.is_some(), at, "seLinuxOptions");
-            self.seccomp(seccomp_profile.as_ref(), at);
-            self.refuse(windows_options.is_some(), at, "windowsOptions", "only Linux is supported");
-        }
-        if non_root == Some(true) {
-            self.refuse(user.is_none(), at, "runAsNonRoot", NO_USER);
-            self.refuse(user == Some(0), at, "runAsUser", "container's runAsUser breaks non-root policy");
-        }
+    fn container_security(&mut self, context: &k8s::SecurityContext, at: &Path) {
+        let k8s::SecurityContext {
+            // Realized.
+            allow_privilege_escalation: _,
+            app_armor_profile: _,
+            capabilities: _,
+            privileged: _,
+            proc_mount: _,
+            read_only_root_filesystem: _,
+            run_as_group: _,
+            run_as_non_root: _,
+            run_as_user: _,
+            se_linux_options: _,
+            seccomp_profile: _,
+            windows_options,
+        } = context;
+        self.refuse(windows_options.is_some(), at, "windowsOptions", "only Linux is supported");
     }
 }
 

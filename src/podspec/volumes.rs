@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use super::downward::Sources;
 use super::objects::{Reference, token_spec};
-use super::resources::{Amounts, MEMORY, hugepage_size, memory_bound};
+use super::resources::{Demand, MEMORY, hugepage_size};
 use super::{
     FileSource, HostPathKind, Item, Mount, Pod, Propagation, RecursiveReadOnly, SubPath, SubPathText, Volume,
     VolumeSource, image,
@@ -53,8 +53,8 @@ const HOST_PATH_KINDS: [(&str, HostPathKind); 8] = [
 pub(super) struct Surroundings<'a> {
     /// The pod's directory.
     pub(super) dir: &'a FilePath,
-    /// What the pod's containers ask for.
-    pub(super) amounts: &'a [Amounts],
+    /// What the pod asks for.
+    pub(super) demand: &'a Demand,
     /// Values of the pod.
     pub(super) sources: &'a Sources<'a>,
     /// `fsGroup`.
@@ -124,7 +124,7 @@ fn empty_dir_source(
     Ok(match empty_dir.medium.as_deref().unwrap_or_default() {
         MEDIUM_MEMORY => VolumeSource::Memory { path, size_bytes: memory_size(size_limit(empty_dir, at)?, around) },
         medium if medium.starts_with(MEDIUM_HUGE_PAGES) => {
-            VolumeSource::HugePages { path, page_size: page_size(medium, around.amounts) }
+            VolumeSource::HugePages { path, page_size: page_size(medium, &around.demand.hugepage_sizes()) }
         }
         _ => VolumeSource::EmptyDir { path },
     })
@@ -141,16 +141,14 @@ fn size_limit(empty_dir: &k8s::EmptyDirVolumeSource, at: &Path) -> Result<Option
 /// The size of a volume in memory: the smallest of its limit, what the pod may take, and what the node has for pods.
 fn memory_size(size_limit: Option<u64>, around: &Surroundings<'_>) -> u64 {
     let allocatable = around.sources.host.allocatable.get(MEMORY).copied();
-    let sizes = [size_limit, memory_bound(around.amounts), allocatable];
+    let sizes = [size_limit, around.demand.memory_bound(), allocatable];
     sizes.into_iter().flatten().filter(|size| *size > 0).min().unwrap_or(0)
 }
 
-/// The page size of a medium; where it names none, the only one that the pod's containers ask for.
+/// The page size of a medium; where it names none, the only one of those that the pod asks for.
 ///
 /// Source: kubernetes v1.36 `pkg/volume/emptydir/empty_dir.go`, `getPageSizeMountOption`.
-fn page_size(medium: &str, amounts: &[Amounts]) -> Result<u64, String> {
-    let asked: BTreeSet<u64> =
-        amounts.iter().flat_map(|amounts| amounts.requests.keys()).filter_map(|name| hugepage_size(name)).collect();
+fn page_size(medium: &str, asked: &BTreeSet<u64>) -> Result<u64, String> {
     let named = medium.strip_prefix(MEDIUM_HUGE_PAGES).unwrap_or_default();
     let named = hugepage_size(&format!("hugepages{named}"));
     let mut fitting = asked.iter().filter(|size| named.is_none_or(|named| named == **size));

@@ -11,8 +11,8 @@ use crate::cri::labels::Owner;
 use crate::cri::{NewContainer, Runtime, RuntimeEvent};
 use crate::host::dirs;
 use crate::model::{ContainerId, ContainerPhase, ObservedPod};
-use crate::podspec::Pod;
 use crate::podspec::bind::Bound;
+use crate::podspec::{ImageUser, Pod};
 
 /// A runtime under test.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ pub async fn a_pod_goes_from_nothing_to_running_and_back(subject: &Subject) {
     let pod = &subject.pod("whole-life");
     assert_eq!(subject.observe(pod).await, ObservedPod::default());
 
-    let sandbox = runtime.run_sandbox(pod, 0).await.unwrap();
+    let sandbox = runtime.run_sandbox(pod, 0, None).await.unwrap();
     let observed = subject.observe(pod).await;
     assert_eq!((&observed.sandboxes[0].id, observed.sandboxes[0].ready), (&sandbox, true));
     assert_eq!(observed.sandboxes[0].ips.len(), 1, "{observed:?}");
@@ -116,10 +116,10 @@ pub async fn what_is_gone_can_be_stopped_and_removed(subject: &Subject) {
 pub async fn a_second_sandbox_is_listed_before_the_first(subject: &Subject) {
     let runtime = &subject.runtime;
     let pod = &subject.pod("second-sandbox");
-    let first = runtime.run_sandbox(pod, 0).await.unwrap();
+    let first = runtime.run_sandbox(pod, 0, None).await.unwrap();
     subject.create(pod, 0).await;
     runtime.stop_sandbox(&first).await.unwrap();
-    let second = runtime.run_sandbox(pod, 1).await.unwrap();
+    let second = runtime.run_sandbox(pod, 1, None).await.unwrap();
     let observed = subject.observe(pod).await;
     let order: Vec<_> = observed.sandboxes.iter().map(|sandbox| (&sandbox.id, sandbox.ready)).collect();
     assert_eq!(order, [(&second, true), (&first, false)]);
@@ -136,7 +136,7 @@ pub async fn only_the_owners_pods_are_listed(subject: &Subject) {
     let (ours, mut theirs) = (subject.pod("ours"), subject.pod("theirs"));
     theirs.origin.fleet = "fleet-2".into();
     for pod in [&ours, &theirs] {
-        runtime.run_sandbox(pod, 0).await.unwrap();
+        runtime.run_sandbox(pod, 0, None).await.unwrap();
     }
     let owner = Owner { fleet: ours.origin.fleet.clone(), node: ours.origin.node.clone() };
     let listed = runtime.list(&owner).await.unwrap();
@@ -155,7 +155,7 @@ pub async fn an_event_comes_when_the_change_is_to_be_seen(subject: &Subject) {
     let pod = &subject.pod("events");
     let mut events = runtime.events();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Missed));
-    runtime.run_sandbox(pod, 0).await.unwrap();
+    runtime.run_sandbox(pod, 0, None).await.unwrap();
     let id = subject.create(pod, 0).await;
     runtime.start_container(&id).await.unwrap();
 
@@ -209,8 +209,17 @@ impl Subject {
         dirs::make_container(pod, &pod.containers[0], attempt).unwrap();
         let container = &pod.containers[0];
         let bound = Bound { command: container.command.clone(), ..Bound::default() };
-        let sandbox = &observed.sandboxes[0];
-        let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref: &image_ref };
+        let (sandbox, image_user) = (&observed.sandboxes[0], &ImageUser::Uid(0));
+        let new = NewContainer {
+            pod,
+            container,
+            attempt,
+            sandbox,
+            bound: &bound,
+            image_ref: &image_ref,
+            image_user,
+            users: None,
+        };
         self.runtime.create_container(new).await.unwrap()
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::PodKey;
 use crate::podspec::{
-    Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy, QosClass,
-    Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
+    CgroupLimits, Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy,
+    QosClass, Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
 };
 
 /// A pod `default/<name>` with uid `uid-<name>` and no container, its files below `dir`.
@@ -24,11 +24,16 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         annotations: [].into(),
         namespaces: Namespaces::default(),
         hostname: name.to_owned(),
+        domain: String::new(),
+        hostname_as_fqdn: false,
         dns: Dns::default(),
+        dns_omitted: vec![],
         ports: vec![],
         cgroup_parent: format!("/kubepods/besteffort/pod{uid}"),
         qos: QosClass::BestEffort,
         resources: LinuxResources { cpu_shares: 2, ..LinuxResources::default() },
+        overhead: LinuxResources::default(),
+        cgroup: CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() },
         requests: Requests::default(),
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
@@ -42,8 +47,6 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         fs_group: None,
         service_env: vec![],
         runtime_handler: String::new(),
-        overhead: LinuxResources::default(),
-        domain: String::new(),
         host_aliases: vec![],
         sysctls: [].into(),
         dir: dir.join("pods").join(&uid),

@@ -56,6 +56,8 @@ impl Roster {
             Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),
             Input::Node(node) => {
                 self.session.say(Up::Node(node.report.clone()));
+                // Pods may have waited for what the runtime can do now.
+                self.restaff |= self.node.as_ref().is_none_or(|known| known.features != node.features);
                 self.node = Some(node);
             }
             Input::Event(event) => self.session.event(event),

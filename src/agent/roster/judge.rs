@@ -286,7 +286,8 @@ impl Roster {
         let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
         let admitted: Vec<_> =
             admitted.map(|worker| Admitted { key: &worker.pod.key, requests: &worker.pod.requests }).collect();
-        fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable)
+        fit::supports(&pod, self.abilities())
+            .and_then(|()| fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable))
             .map_err(|rejection| reason(&rejection.reason, rejection.message))
     }
 }

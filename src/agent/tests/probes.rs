@@ -6,7 +6,7 @@ use crate::cri::NewContainer;
 use crate::link::EventReport;
 use crate::plan::probe::{Finding, Health, Healths};
 use crate::podspec::bind::Bound;
-use crate::podspec::{Handler, Probe, Probes};
+use crate::podspec::{Handler, ImageUser, Probe, Probes};
 use crate::testing::pods;
 use crate::testing::wait::until;
 
@@ -46,12 +46,13 @@ impl Host {
         let runtime = self.cri.runtime();
         self.cri.add_image("image");
         if attempt == 0 {
-            runtime.run_sandbox(pod, 0).await.unwrap();
+            runtime.run_sandbox(pod, 0, None).await.unwrap();
         }
         let sandbox = &runtime.observe(&pod.key.uid).await.unwrap().sandboxes[0];
         let container = &pod.containers[0];
-        let (bound, image_ref) = (&Bound::default(), "sha256:image");
-        let new = NewContainer { pod, container, attempt, sandbox, bound, image_ref };
+        let (bound, image_user) = (&Bound::default(), &ImageUser::Uid(0));
+        let image_ref = "sha256:image";
+        let new = NewContainer { pod, container, attempt, sandbox, bound, image_ref, image_user, users: None };
         let id = runtime.create_container(new).await.unwrap();
         runtime.start_container(&id).await.unwrap();
         id

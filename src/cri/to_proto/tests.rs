@@ -1,85 +1,137 @@
+//! Manifest in, requests out.
+//!
+//! `tests/data/cri/defaults.yaml` becomes `defaults.json`, in full. Every file of `tests/data/cri/cases` shows one feature: what
+//! is laid over that pod, and behind `---` how the requests differ for it. To add a case, write the first half and run with
+//! [`UPDATE`]; then read what was written.
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::api::bundle::Bundle;
 use crate::api::{daemonset, document, strict};
-use crate::cri::ImageUser;
 use crate::model::{ObjectKey, ObservedSandbox, PodKey, Source};
 use crate::podspec::bind::{Given, bind};
 use crate::podspec::objects::{Held, Object, ObjectId, Objects};
-use crate::podspec::{CgroupDriver, HostFacts, ObjectKind, resolve};
+use crate::podspec::{CgroupDriver, HostFacts, IdRange, ImageUser, Reference, references, resolve};
 
 /// Set to write the expected requests anew instead of comparing; the difference is then read in `git diff`.
 const UPDATE: &str = "UPDATE_EXPECTED";
+/// Between what goes in and what comes out.
+const SEPARATOR: &str = "---\n";
 
-fn host() -> HostFacts {
-    HostFacts {
-        fleet: "fleet-1".into(),
-        node_name: "node-1".into(),
-        node_uid: "node-uid-1".into(),
-        ips: vec!["192.0.2.1".parse().unwrap()],
-        resolver: Dns {
-            servers: vec!["192.0.2.53".to_owned()],
-            searches: vec!["example.com".to_owned()],
-            options: vec!["rotate".to_owned()],
-        },
-        cgroup_driver: CgroupDriver::Cgroupfs,
-        cgroup_root: "/".to_owned(),
-        cgroup_v2: false,
-        swap_limits: false,
-        hugepage_sizes: vec![2 << 20, 1 << 30],
-        memory_capacity_bytes: 8 << 30,
-        allocatable: [("cpu".to_owned(), 4000), ("memory".to_owned(), 7 << 30)].into(),
-        root_dir: "/var/lib/kubelet".into(),
-        log_root: "/var/log/pods".into(),
-        api: None,
+/// What a pod's requests depend on beside its manifest.
+struct Surroundings {
+    host: HostFacts,
+    image_user: ImageUser,
+    pod_ips: Vec<std::net::IpAddr>,
+}
+
+impl Surroundings {
+    fn new() -> Self {
+        let host = HostFacts {
+            fleet: "fleet-1".into(),
+            node_name: "node-1".into(),
+            node_uid: "node-uid-1".into(),
+            ips: vec!["192.0.2.1".parse().unwrap()],
+            resolver: Dns {
+                servers: vec!["192.0.2.53".to_owned()],
+                searches: vec!["example.com".to_owned()],
+                options: vec!["rotate".to_owned()],
+            },
+            cluster_dns: vec![],
+            cluster_domain: "cluster.local".to_owned(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
+            cgroup_root: "/".to_owned(),
+            cgroup_v2: false,
+            swap_limits: false,
+            hugepage_sizes: vec![2 << 20, 1 << 30],
+            masked_paths: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
+            memory_capacity_bytes: 8 << 30,
+            allocatable: [("cpu".to_owned(), 4000), ("memory".to_owned(), 7 << 30)].into(),
+            root_dir: "/var/lib/kubelet".into(),
+            log_root: "/var/log/pods".into(),
+            api: None,
+        };
+        Self { host, image_user: ImageUser::Uid(0), pod_ips: vec!["10.88.0.7".parse().unwrap()] }
+    }
+
+    /// Changes one thing, by the word cases have for it.
+    fn change(&mut self, word: &str) {
+        match word {
+            "cgroup-v2" => self.host.cgroup_v2 = true,
+            "systemd" => self.host.cgroup_driver = CgroupDriver::Systemd,
+            "swap" => self.host.swap_limits = true,
+            "cluster-dns" => self.host.cluster_dns = vec!["10.96.0.10".parse().unwrap()],
+            "dual-stack" => self.pod_ips.push("fd00::7".parse().unwrap()),
+            "image-user-1000" => self.image_user = ImageUser::Uid(1000),
+            "image-user-web" => self.image_user = ImageUser::Name("web".to_owned()),
+            other => panic!("no case may say {other:?}"),
+        }
     }
 }
 
-/// A ConfigMap and a Secret `settings` of namespace `default` with the key `level`.
-fn objects() -> Objects {
-    let object =
-        |text: &str| Object { data: [("level".to_owned(), text.as_bytes().to_vec())].into(), ..Object::default() };
-    let id = |kind| ObjectId { source: Source::Link, kind, key: ObjectKey::new("default", "settings") };
-    let held = |text: &str| Held { object: Arc::new(object(text)), kept_for: [].into() };
-    let held =
-        [(id(ObjectKind::ConfigMap), held("from the ConfigMap")), (id(ObjectKind::Secret), held("from the Secret"))];
-    Objects { held: held.into(), ..Objects::default() }
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// The pod a node makes of a manifest, as control would have admitted it.
-fn pod(manifest: &str) -> Pod {
-    let documents = document::parse_yaml(manifest).unwrap();
-    let mut set = strict::decode(&documents[0].body).unwrap().strict().unwrap();
+/// A DaemonSet as control would have admitted it.
+fn admitted(manifest: &Value) -> Bundle {
+    let written = document::parse_json(manifest.to_string().as_bytes()).unwrap();
+    let mut set: DaemonSet = strict::decode(&written).unwrap().strict().unwrap();
     daemonset::default(&mut set);
     assert_eq!(daemonset::validate(&set), []);
     set.metadata.uid = Some("daemonset-uid-1".to_owned());
-    let (namespace, name) = (set.metadata.namespace.clone().unwrap(), set.metadata.name.clone().unwrap());
-    let key = PodKey { namespace, name: format!("{name}-bcdfghjklm"), uid: "pod-uid-1".into() };
-    resolve(&Bundle::from_daemonset(&set, "5d9f7".into()), &key, &host()).unwrap()
+    Bundle::from_daemonset(&set, "5d9f7".into())
 }
 
-/// Compares what `tests/data/cri/<name>.yaml` becomes with `<name>.json`: the sandbox's configuration, and each
-/// container's for its third instance.
-fn check(name: &str) {
-    let file = |kind: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/cri/{name}.{kind}"));
-    let pod = pod(&fs::read_to_string(file("yaml")).unwrap());
+/// Every object that the pod asks for, with every key that some variable of it asks for.
+fn objects(bundle: &Bundle) -> Objects {
+    let spec = bundle.template.spec.as_ref().unwrap();
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let sources =
+        containers.flat_map(|container| container.env.iter().flatten()).filter_map(|var| var.value_from.as_ref());
+    let keys: Vec<_> = sources
+        .flat_map(|source| {
+            let config = source.config_map_key_ref.as_ref().map(|key| &key.key);
+            config.into_iter().chain(source.secret_key_ref.as_ref().map(|key| &key.key))
+        })
+        .collect();
+    let held = |reference: Reference| {
+        let Reference { kind, name } = reference;
+        let text = |key: &&String| ((*key).clone(), format!("{key} of {kind} {name}").into_bytes());
+        let object = Object { data: keys.iter().map(text).collect(), ..Object::default() };
+        let id = ObjectId { source: Source::Link, kind, key: ObjectKey::new(&bundle.namespace, &name) };
+        (id, Held { object: Arc::new(object), kept_for: [].into() })
+    };
+    Objects { held: references(spec).into_iter().map(held).collect(), ..Objects::default() }
+}
+
+/// What a node asks of its runtime for a DaemonSet's pod: to make the sandbox for the second time, and each of its
+/// containers, by name, for the third.
+fn requests(bundle: &Bundle, around: &Surroundings) -> Value {
+    let Bundle { namespace, name, .. } = bundle.clone();
+    let key = PodKey { namespace, name: format!("{name}-bcdfghjklm"), uid: "pod-uid-1".into() };
+    let pod = resolve(bundle, &key, &around.host).unwrap();
     let sandbox = ObservedSandbox {
         id: "sandbox-1".into(),
         attempt: 1,
         ready: true,
-        ips: vec!["10.88.0.7".parse().unwrap()],
+        ips: around.pod_ips.clone(),
         created_at: jiff::Timestamp::UNIX_EPOCH,
     };
-    let (objects, none) = (objects(), Default::default());
+    let users = pod.namespaces.own_users.then_some(IdRange { first_host_id: 131_072, length: 65_536 });
+    let pod_ips = if pod.namespaces.host_network { &around.host.ips } else { &sandbox.ips };
+    let (objects, none) = (objects(bundle), BTreeMap::default());
     let images = pod.volumes.iter().map(|volume| (volume.name.clone(), format!("sha256:{}", volume.name))).collect();
-    let given =
-        Given { objects: &objects, pod_ips: &sandbox.ips, files: &none, images: &images, can_be_recursive: true };
-    let request = |container| {
+    let given = Given { objects: &objects, pod_ips, files: &none, images: &images, can_be_recursive: true };
+    let request = |container: &Container| {
         let bound = bind(&pod, container, &given).unwrap();
         let new = NewContainer {
             pod: &pod,
@@ -88,49 +140,125 @@ fn check(name: &str) {
             sandbox: &sandbox,
             bound: &bound,
             image_ref: "sha256:feed",
+            image_user: &around.image_user,
+            users,
         };
-        serde_json::to_value(container_config(&new, None)).unwrap()
+        (container.name.clone(), serde_json::to_value(container_config(&new)).unwrap())
     };
-    let containers: Vec<_> = pod.containers.iter().map(request).collect();
-    let made = json!({ "sandbox": sandbox_config(&pod, sandbox.attempt), "containers": containers });
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(file("json"), format!("{made:#}\n")).unwrap();
+    let containers: Map<_, _> = pod.containers.iter().map(request).collect();
+    json!({ "sandbox": sandbox_config(&pod, sandbox.attempt, users), "containers": containers })
+}
+
+/// The requests of the pod of defaults.
+fn defaults() -> (Value, Value) {
+    let manifest: Value = serde_saphyr::from_str(&fs::read_to_string(data("cri/defaults.yaml")).unwrap()).unwrap();
+    (requests(&admitted(&manifest), &Surroundings::new()), manifest)
+}
+
+/// Lays `change` over `base`: objects field by field, all else as a whole.
+fn overlay(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (Value::Object(base), Value::Object(change)) => {
+            for (field, value) in change {
+                overlay(base.entry(field.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, change) => *base = change.clone(),
     }
-    let expected: Value = serde_json::from_slice(&fs::read(file("json")).unwrap()).unwrap();
-    assert_eq!(made, expected, "{name}: if the new requests are right, write them with {UPDATE}=1 cargo test");
+}
+
+/// How a pod's requests differ from those of the pod of defaults; each of its containers from that pod's only one.
+fn differences(base: &Value, made: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    difference(&base["sandbox"], &made["sandbox"], "sandbox", &mut lines);
+    for (name, container) in made["containers"].as_object().unwrap() {
+        difference(&base["containers"]["main"], container, name, &mut lines);
+    }
+    lines
+}
+
+/// How `made` differs from `base`, a line for each field: its path and its value, `null` for one that is gone.
+fn difference(base: &Value, made: &Value, at: &str, lines: &mut Vec<String>) {
+    match (base, made) {
+        (Value::Object(base), Value::Object(made)) => {
+            let fields: BTreeMap<_, _> = base.iter().chain(made).map(|(field, _)| (field, ())).collect();
+            for field in fields.into_keys() {
+                let none = &Value::Null;
+                let (base, made) = (base.get(field).unwrap_or(none), made.get(field).unwrap_or(none));
+                difference(base, made, &format!("{at}.{field}"), lines);
+            }
+        }
+        (Value::Array(base), Value::Array(made)) if base.len() == made.len() => {
+            for (index, (base, made)) in base.iter().zip(made).enumerate() {
+                difference(base, made, &format!("{at}[{index}]"), lines);
+            }
+        }
+        (Value::Array(_), Value::Array(made)) if !made.is_empty() => {
+            lines.push(format!("{at}:"));
+            lines.extend(made.iter().map(|item| format!("  - {item}")));
+        }
+        (base, made) if base != made => lines.push(format!("{at}: {made}")),
+        _ => {}
+    }
+}
+
+/// Compares what was made with what stands in a file; writes it instead if that is asked for.
+fn compare(file: &Path, before: &str, made: &str) {
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(file, format!("{before}{made}")).unwrap();
+    }
+    let text = fs::read_to_string(file).unwrap();
+    let expected = text.strip_prefix(before).unwrap_or_default();
+    assert_eq!(made, expected, "{}: if this is right, write it with {UPDATE}=1 cargo test", file.display());
+}
+
+/// The files of a folder, sorted.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(data(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
 }
 
 #[test]
 fn a_pod_of_defaults_asks_for_what_the_kubelet_would() {
-    check("defaults");
+    compare(&data("cri/defaults.json"), "", &format!("{:#}\n", defaults().0));
+}
+
+/// The first half of a case.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Case {
+    /// What is special about host and image ([`Surroundings::change`]).
+    with: Vec<String>,
+    /// Laid over the template's metadata.
+    metadata: Value,
+    /// Laid over the pod's spec.
+    pod: Value,
+    /// Laid over its only container.
+    container: Value,
 }
 
 #[test]
-fn a_pod_that_shares_the_hosts_namespaces_says_so() {
-    check("host-agent");
-}
-
-#[test]
-fn what_a_pod_is_allowed_and_limited_to_is_told_in_full() {
-    check("service");
-}
-
-#[test]
-fn configuration_is_in_a_container_as_the_kubelet_would_put_it() {
-    check("configured");
-}
-
-#[test]
-fn a_group_without_a_user_goes_with_the_images_user() {
-    let mut security = pod(include_str!("../../../tests/data/cri/defaults.yaml")).containers.remove(0).security;
-    security.run_as_group = Some(7);
-    let user = |security: &Security, image_user| {
-        let made = container_security(security, Namespaces::default(), image_user);
-        (made.run_as_user.map(|user| user.value), made.run_as_username, made.run_as_group.map(|group| group.value))
-    };
-    let named = ImageUser::Name("web".to_owned());
-    assert_eq!(user(&security, Some(&ImageUser::Uid(5))), (Some(5), String::new(), Some(7)));
-    assert_eq!(user(&security, Some(&named)), (None, "web".to_owned(), Some(7)));
-    security.run_as_user = Some(9);
-    assert_eq!(user(&security, None), (Some(9), String::new(), Some(7)));
+fn each_feature_changes_the_requests_as_it_would_the_kubelets() {
+    let (base, manifest) = defaults();
+    for file in files("cri/cases") {
+        let text = fs::read_to_string(&file).unwrap();
+        let written = text.split_once(SEPARATOR).map_or(text.as_str(), |(written, _)| written);
+        let case: Case = serde_saphyr::from_str(written).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let mut around = Surroundings::new();
+        case.with.iter().for_each(|word| around.change(word));
+        let mut manifest = manifest.clone();
+        let template = &mut manifest["spec"]["template"];
+        for (place, change) in
+            [("/metadata", case.metadata), ("/spec/containers/0", case.container), ("/spec", case.pod)]
+        {
+            if !change.is_null() {
+                overlay(template.pointer_mut(place).unwrap(), &change);
+            }
+        }
+        let lines = differences(&base, &requests(&admitted(&manifest), &around));
+        assert!(!lines.is_empty(), "{}: the requests are those of the pod of defaults", file.display());
+        compare(&file, &format!("{written}{SEPARATOR}"), &format!("{}\n", lines.join("\n")));
+    }
 }

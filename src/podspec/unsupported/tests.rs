@@ -31,14 +31,12 @@ fn the_examples_and_all_that_is_realized_pass() {
         assert_eq!(unsupported(&daemonset.spec.unwrap().template, &Path::default()), []);
     }
     let pod = json!({
-        "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": false, "hostUsers": true,
-        "hostname": "h", "nodeName": "n", "nodeSelector": { "a": "b" }, "os": { "name": "linux" },
-        "restartPolicy": "Always", "schedulerName": "default-scheduler", "dnsPolicy": "ClusterFirstWithHostNet",
+        "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": false, "hostUsers": false,
+        "resources": {}, "nodeName": "n", "nodeSelector": { "a": "b" }, "os": { "name": "linux" },
+        "restartPolicy": "Always", "schedulerName": "default-scheduler",
         "enableServiceLinks": true, "serviceAccountName": "x", "serviceAccount": "x",
         "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 5,
-        "tolerations": [{ "operator": "Exists" }], "initContainers": [], "imagePullSecrets": [],
-        "securityContext": { "runAsUser": 1, "runAsNonRoot": true, "supplementalGroupsPolicy": "Merge",
-            "fsGroup": 0, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": { "type": "RuntimeDefault" } },
+        "tolerations": [{ "operator": "Exists" }], "initContainers": [], "imagePullSecrets": [{ "name": "s" }],
         "topologySpreadConstraints":
             [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }],
         "volumes": [{ "name": "h", "hostPath": { "path": "/x", "type": "Socket" } }, { "name": "e", "emptyDir": {} },
@@ -53,7 +51,17 @@ fn the_examples_and_all_that_is_realized_pass() {
         "priorityClassName": "gold", "priority": 5, "preemptionPolicy": "Never", "runtimeClassName": "kata",
         "overhead": { "cpu": 1 },
     });
-    assert_eq!(refused_in_pod(&admitted), Vec::<String>::new());
+    let names = json!({
+        "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true, "hostnameOverride": "o", "dnsPolicy": "None",
+        "dnsConfig": {}, "hostAliases": [{ "ip": "192.0.2.1" }],
+    });
+    let security = json!({ "runAsNonRoot": true, "supplementalGroupsPolicy": "Strict", "seLinuxOptions": {},
+        "seLinuxChangePolicy": "Recursive", "sysctls": [{ "name": "a", "value": "b" }],
+        "fsGroup": 0, "fsGroupChangePolicy": "OnRootMismatch", "appArmorProfile": { "type": "RuntimeDefault" },
+        "seccompProfile": { "type": "Localhost", "localhostProfile": "a" } });
+    for fields in [admitted, names, json!({ "securityContext": security })] {
+        assert_eq!(refused_in_pod(&fields), Vec::<String>::new());
+    }
     let container = json!({
         "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "restartPolicy": "Always",
         "env": [{ "name": "A", "value": "b" },
@@ -64,9 +72,11 @@ fn the_examples_and_all_that_is_realized_pass() {
             { "name": "F", "valueFrom": { "fileKeyRef": { "volumeName": "e", "path": "p", "key": "k" } } }],
         "envFrom": [{ "configMapRef": { "name": "c" } }, { "secretRef": { "name": "c" } }],
         "ports": [{ "containerPort": 1, "hostPort": 1 }],
+        "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }],
         "resources": { "limits": { "cpu": 1, "hugepages-2Mi": "2Mi" }, "requests": { "ephemeral-storage": 1 } },
-        "securityContext": { "privileged": true, "capabilities": { "add": ["ALL"] }, "procMount": "Default",
-            "allowPrivilegeEscalation": true, "readOnlyRootFilesystem": true, "runAsNonRoot": false },
+        "securityContext": { "privileged": true, "capabilities": { "add": ["ALL"] }, "procMount": "Unmasked",
+            "allowPrivilegeEscalation": true, "seLinuxOptions": { "level": "s0" },
+            "appArmorProfile": { "type": "Unconfined" }, "readOnlyRootFilesystem": true, "runAsNonRoot": false },
         "volumeMounts": [{ "name": "h", "mountPath": "/", "mountPropagation": "Bidirectional", "subPath": "a",
             "recursiveReadOnly": "Disabled" }, { "name": "h", "mountPath": "/b", "subPathExpr": "$(A)" }],
     });
@@ -98,13 +108,6 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
         (json!({ "automountServiceAccountToken": true }), "automountServiceAccountToken", forbidden(NO_TOKENS)),
         (json!({ "serviceAccountName": "x", "serviceAccount": "x" }), "serviceAccountName", forbidden(NO_TOKENS)),
         (json!({ "serviceAccount": "x" }), "serviceAccount", forbidden(NO_TOKENS)),
-        (
-            json!({ "dnsPolicy": "None" }),
-            "dnsPolicy",
-            "Unsupported value: \"None\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\""
-                .to_owned(),
-        ),
-        (json!({ "hostUsers": false }), "hostUsers", not_yet.to_owned()),
         (json!({ "initContainers": [{ "name": "i" }] }), "initContainers", not_yet.to_owned()),
         (
             json!({ "os": { "name": "windows" } }),
@@ -115,16 +118,6 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
             json!({ "restartPolicy": "Never" }),
             "restartPolicy",
             "Unsupported value: \"Never\": supported values: \"Always\"".to_owned(),
-        ),
-        (
-            json!({ "securityContext": { "sysctls": [{ "name": "a", "value": "b" }] } }),
-            "securityContext.sysctls",
-            not_yet.to_owned(),
-        ),
-        (
-            json!({ "securityContext": { "runAsNonRoot": true } }),
-            "containers[0].securityContext.runAsNonRoot",
-            forbidden(NO_USER),
         ),
         (
             json!({ "topologySpreadConstraints":
@@ -185,14 +178,9 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
             "Unsupported value: \"Never\": supported values: \"Always\"",
         ),
         (
-            json!({ "securityContext": { "seccompProfile": { "type": "Localhost", "localhostProfile": "a" } } }),
-            "securityContext.seccompProfile.type",
-            "Unsupported value: \"Localhost\": supported values: \"RuntimeDefault\", \"Unconfined\"",
-        ),
-        (
-            json!({ "securityContext": { "runAsNonRoot": true, "runAsUser": 0 } }),
-            "securityContext.runAsUser",
-            "Forbidden: container's runAsUser breaks non-root policy",
+            json!({ "securityContext": { "windowsOptions": {} } }),
+            "securityContext.windowsOptions",
+            "Forbidden: only Linux is supported",
         ),
         (
             json!({ "volumeMounts": [{ "name": "v", "mountPath": "/", "recursiveReadOnly": "Enabled" }] }),
@@ -207,6 +195,6 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
 
 #[test]
 fn everything_refused_is_listed_at_once() {
-    let spec = json!({ "containers": [{ "name": "a", "stdin": true, "tty": true }], "subdomain": "s" });
+    let spec = json!({ "containers": [{ "name": "a", "stdin": true, "tty": true }], "runtimeClassName": "s" });
     assert_eq!(refused(&Value::Null, &spec).len(), 2);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
-use crate::cri::RuntimeCondition;
+use crate::cri::{RuntimeCondition, RuntimeFeatures};
 use crate::host::preflight::{Access, Space};
 
 /// Everything an [`Evidence`] borrows, to be changed by a row.
@@ -43,7 +43,11 @@ fn host() -> Host {
         },
         runtime: Ok(RuntimeFacts {
             version: RuntimeVersion { name: "containerd".to_owned(), version: "1.7.24".to_owned() },
-            status: RuntimeStatus { runtime_ready: ready(), network_ready: ready() },
+            status: RuntimeStatus {
+                runtime_ready: ready(),
+                network_ready: ready(),
+                features: RuntimeFeatures::default(),
+            },
             settings: RuntimeSettings { cgroup_driver: Some(CgroupDriver::Systemd), ..RuntimeSettings::default() },
         }),
         network: Network {
