@@ -58,10 +58,14 @@ pub struct Facts {
 impl Facts {
     /// Major and minor of [`Facts::kernel_version`]; zeros where it cannot be read.
     pub fn kernel(&self) -> (u32, u32) {
-        let mut numbers = self.kernel_version.split(|letter: char| !letter.is_ascii_digit());
-        let mut next = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
-        (next(), next())
+        leading_version(&self.kernel_version).unwrap_or_default()
     }
+}
+
+/// The first two numbers of `1.6.20~ds1`, `v2.1.9` or `6.1.0-18-amd64`.
+pub fn leading_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim_start_matches('v').split(|letter: char| !letter.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Collects them. `root_dir` is where pods' files go: its filesystem is what they share.

@@ -6,5 +6,7 @@
 mod alone;
 mod daemonsets;
 mod harness;
+mod resources;
 mod restarts;
+mod security;
 mod trouble;

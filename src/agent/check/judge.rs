@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{Finding, Grade};
 use crate::config::AgentSettings;
 use crate::cri::{RuntimeSettings, RuntimeStatus, RuntimeVersion};
+use crate::host::facts::leading_version;
 use crate::host::preflight::Signs;
 use crate::link::tls;
 use crate::podspec::CgroupDriver;
@@ -373,12 +374,6 @@ fn listen(address: &str, trouble: Option<&str>) -> Finding {
             "see who has it with ss -Hltnp; choose another address with listen: IP:PORT",
         ),
     }
-}
-
-/// The first two numbers of `1.6.20~ds1`, `v2.1.9` or `6.1.0-18-amd64`.
-fn leading_version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -1,0 +1,122 @@
+//! What a pod may take of its node: in its cgroups, seen from inside and from the node, and through the API.
+
+use crate::harness::Node;
+
+/// A DaemonSet of one busybox container that shows its own cgroup; `pod` are further lines of its pod's spec, `container` of
+/// its container.
+fn manifest(name: &str, container: &str, pod: &str) -> String {
+    let look = "cd /sys/fs/cgroup; for f in cpu/cpu.shares cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes cpu.max \
+                memory.max memory.oom.group; do if [ -e $f ]; then echo $f=$(cat $f); fi; done; \
+                echo oom=$(cat /proc/self/oom_score_adj); echo end";
+    format!(
+        "apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+{pod}      containers:
+        - name: main
+          image: busybox:1.35
+          command: [sh, -c, '{look}; sleep 1000']
+{container}---
+"
+    )
+}
+
+/// What the node has in a file of the pod's own cgroup, in the version it has.
+fn pod_cgroup(node: &Node, name: &str, class: &str, [v1, v2]: [&str; 2]) -> String {
+    let uid = node.kubectl(&["get", "pods", "-l", &format!("app={name}"), "-o", "jsonpath={.items[0].metadata.uid}"]);
+    let pod = format!("kubepods/{class}pod{uid}");
+    let (controller, file) = v1.split_once('/').expect("a controller and its file");
+    let paths = [format!("/sys/fs/cgroup/{controller}/{pod}/{file}"), format!("/sys/fs/cgroup/{pod}/{v2}")];
+    let found = paths.iter().find_map(|path| node.read(path));
+    found.unwrap_or_else(|| panic!("none of {paths:?} is there")).trim().to_owned()
+}
+
+#[test]
+fn limits_hold_for_containers_and_for_the_pod_as_a_whole() {
+    let mut node = Node::up("resources");
+    node.garrison_up();
+    let resources = |resources: &str| format!("          resources: {resources}\n");
+    let manifests = [
+        manifest("bare", "", ""),
+        manifest("some", &resources("{requests: {cpu: 250m, memory: 64Mi}, limits: {memory: 128Mi}}"), ""),
+        manifest(
+            "fixed",
+            &resources("{limits: {cpu: 500m, memory: 64Mi}}"),
+            "      overhead: {cpu: 100m, memory: 8Mi}\n",
+        ),
+        manifest("whole", "", "      resources: {requests: {cpu: 100m}, limits: {cpu: 200m, memory: 96Mi}}\n"),
+    ];
+    let file = node.write("all.yaml", &manifests.concat());
+    node.kubectl(&["apply", "-f", &file]);
+    let said = |name: &str| node.sees(&["logs", &format!("daemonset/{name}")], &["end"]);
+    let is_v2 = said("bare").contains("memory.max=");
+    let (of_v1, of_v2): (fn(&'static str) -> Option<&'static str>, fn(&'static str) -> Option<&'static str>) =
+        if is_v2 { (|_| None, Some) } else { (Some, |_| None) };
+    for (name, qos, v1, v2, oom) in [
+        (
+            "bare",
+            "BestEffort",
+            vec!["cpu.shares=2", "cpu.cfs_quota_us=-1"],
+            vec!["cpu.max=max", "memory.max=max"],
+            "oom=1000",
+        ),
+        (
+            "some",
+            "Burstable",
+            vec!["cpu.shares=256", "cpu.cfs_quota_us=-1", "memory.limit_in_bytes=134217728"],
+            vec!["cpu.max=max", "memory.max=134217728", "memory.oom.group=1"],
+            "oom=9",
+        ),
+        (
+            "fixed",
+            "Guaranteed",
+            vec!["cpu.shares=512", "cpu.cfs_quota_us=50000", "memory.limit_in_bytes=67108864"],
+            vec!["cpu.max=50000 100000", "memory.max=67108864"],
+            "oom=",
+        ),
+        (
+            "whole",
+            "Burstable",
+            vec!["cpu.shares=204", "cpu.cfs_quota_us=20000", "memory.limit_in_bytes=100663296"],
+            vec!["cpu.max=20000 100000", "memory.max=100663296"],
+            "oom=9",
+        ),
+    ] {
+        let seen = said(name);
+        for line in v1.into_iter().filter_map(of_v1).chain(v2.into_iter().filter_map(of_v2)).chain([oom]) {
+            assert!(seen.contains(line), "{name}: {line:?} is not in:\n{seen}");
+        }
+        let class = ["get", "pods", "-l", &format!("app={name}"), "-o", "jsonpath={.items[0].status.qosClass}"];
+        assert_eq!(node.kubectl(&class), qos, "{name}");
+    }
+
+    // The pod's own cgroup has the overhead, too; without a limit for all it has none.
+    let memory = ["memory/memory.limit_in_bytes", "memory.max"];
+    assert_eq!(pod_cgroup(&node, "fixed", "", memory), (72 << 20).to_string());
+    assert_eq!(pod_cgroup(&node, "some", "burstable/", memory), (128 << 20).to_string());
+    assert_eq!(pod_cgroup(&node, "whole", "burstable/", memory), (96 << 20).to_string());
+    let quota = pod_cgroup(&node, "fixed", "", ["cpu/cpu.cfs_quota_us", "cpu.max"]);
+    assert_eq!(quota.split(' ').next(), Some("60000"));
+    let shares = pod_cgroup(&node, "bare", "besteffort/", ["cpu/cpu.shares", "cpu.weight"]);
+    assert_eq!(shares, if is_v2 { "1" } else { "2" });
+}
+
+#[test]
+fn overhead_and_what_a_pod_asks_for_as_a_whole_count_when_it_is_admitted() {
+    let mut node = Node::up("overhead");
+    node.garrison_up();
+    let manifests = [
+        manifest("heavy", "", "      overhead: {cpu: \"4000\"}\n"),
+        manifest("large", "", "      resources: {limits: {memory: 4000Gi}}\n"),
+    ];
+    let file = node.write("all.yaml", &manifests.concat());
+    node.kubectl(&["apply", "-f", &file]);
+    node.sees(&["describe", "pods", "-l", "app=heavy"], &["OutOfcpu", "requested: 4000000"]);
+    node.sees(&["describe", "pods", "-l", "app=large"], &["OutOfmemory", "requested: 4294967296000"]);
+}
