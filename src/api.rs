@@ -20,6 +20,7 @@ pub mod node;
 pub mod pod;
 pub mod pod_template;
 pub mod quantity;
+pub mod rbac;
 pub mod revision;
 pub mod schema;
 pub mod selector;

@@ -264,6 +264,17 @@ pub fn percent(value: &str) -> Vec<String> {
     )]
 }
 
+/// A name that can be one segment of a path and nothing else, as roles have it.
+///
+/// Source: `k8s.io/apimachinery/pkg/api/validation/path/name.go`, `IsValidPathSegmentName`.
+pub fn path_segment(value: &str) -> Vec<String> {
+    if let "." | ".." = value {
+        return vec![format!("may not be '{value}'")];
+    }
+    let held = ["/", "%"].into_iter().filter(|illegal| value.contains(illegal));
+    held.map(|illegal| format!("may not contain '{illegal}'")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

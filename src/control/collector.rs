@@ -108,7 +108,7 @@ async fn pass(objects: &Objects) -> Result<bool, ObjectError> {
 async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
     let mut facts = Vec::new();
     let oldest = Timestamp::now().saturating_sub(EVENT_TTL).unwrap_or(Timestamp::MIN);
-    for kind in KINDS.iter().copied() {
+    for kind in KINDS.iter().copied().filter(|kind| kind.is_kept()) {
         let mut next = None;
         loop {
             let page = objects.list(kind, ListOptions { limit: PAGE, next: next.as_deref(), ..ListOptions::default() });

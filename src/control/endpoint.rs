@@ -18,10 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::objects::{ObjectError, Objects};
+use super::rbac::Policy;
 use super::rest::{self, Api};
 use super::sessions::Sessions;
 use super::tokens::Allowance;
-use super::{collector, updates};
+use super::{collector, rbac, updates};
 use crate::config::ControlSettings;
 use crate::error::Chain;
 use crate::link::JoinToken;
@@ -75,6 +76,7 @@ pub struct Endpoint {
     names: Vec<String>,
     store: Arc<Embedded>,
     objects: Objects,
+    policy_rx: watch::Receiver<Arc<Policy>>,
     sessions: Sessions,
     tasks: JoinSet<()>,
 }
@@ -99,9 +101,11 @@ impl Endpoint {
         let mut tasks = JoinSet::new();
         tasks.spawn(updates::run(objects.clone(), to_updates_rx, grants_tx));
         tasks.spawn(collector::run(objects.clone()));
+        let (policy_rx, keeper) = rbac::keeper::start(objects.clone()).await?;
+        tasks.spawn(keeper);
         tasks.spawn(compact(store.clone()));
         let sessions = Sessions::start(objects.clone(), authority.clone(), to_updates_tx, grants_rx).await?;
-        Ok(Self { address, kubeconfig, listener, authority, names, store, objects, sessions, tasks })
+        Ok(Self { address, kubeconfig, listener, authority, names, store, objects, policy_rx, sessions, tasks })
     }
 
     /// Makes a join token and keeps its hash.
@@ -128,7 +132,8 @@ impl Endpoint {
     /// # Errors
     /// [`ControlError::Tls`] if the server's certificate cannot be made, [`ControlError::Close`] if status was not written at the end.
     pub async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ControlError> {
-        let api = Api { objects: self.objects, streams: Arc::new(self.sessions.clone()) };
+        let streams = Arc::new(self.sessions.clone());
+        let api = Api { objects: self.objects, streams, policy_rx: self.policy_rx };
         let router = server::routes(Arc::new(self.sessions)).merge(rest::router(api));
         let tls = tls::server_config(&self.authority, &self.names)?;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

@@ -174,6 +174,83 @@ pub static RUNTIME_CLASS: Kind = Kind {
     ..BASE
 };
 
+/// What may be done in one namespace.
+pub static ROLE: Kind = Kind { kind: "Role", plural: "roles", singular: "role", ..RBAC };
+
+/// Who gets a role in one namespace.
+pub static ROLE_BINDING: Kind = Kind { kind: "RoleBinding", plural: "rolebindings", singular: "rolebinding", ..RBAC };
+
+/// What may be done, in one namespace or all.
+pub static CLUSTER_ROLE: Kind =
+    Kind { kind: "ClusterRole", plural: "clusterroles", singular: "clusterrole", namespaced: false, ..RBAC };
+
+/// Who gets a role in all namespaces.
+pub static CLUSTER_ROLE_BINDING: Kind = Kind {
+    kind: "ClusterRoleBinding",
+    plural: "clusterrolebindings",
+    singular: "clusterrolebinding",
+    namespaced: false,
+    ..RBAC
+};
+
+const RBAC: Kind = Kind { group: "rbac.authorization.k8s.io", ..BASE };
+
+/// May I do this?
+pub static SELF_SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "SelfSubjectAccessReview",
+    plural: "selfsubjectaccessreviews",
+    singular: "selfsubjectaccessreview",
+    ..ACCESS_REVIEW
+};
+
+/// What may I do?
+pub static SELF_SUBJECT_RULES_REVIEW: Kind = Kind {
+    kind: "SelfSubjectRulesReview",
+    plural: "selfsubjectrulesreviews",
+    singular: "selfsubjectrulesreview",
+    ..ACCESS_REVIEW
+};
+
+/// May they do this?
+pub static SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "SubjectAccessReview",
+    plural: "subjectaccessreviews",
+    singular: "subjectaccessreview",
+    ..ACCESS_REVIEW
+};
+
+/// May they do this in one namespace?
+pub static LOCAL_SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "LocalSubjectAccessReview",
+    plural: "localsubjectaccessreviews",
+    singular: "localsubjectaccessreview",
+    namespaced: true,
+    ..ACCESS_REVIEW
+};
+
+const ACCESS_REVIEW: Kind = Kind { group: "authorization.k8s.io", ..QUESTION };
+
+/// Who am I?
+pub static SELF_SUBJECT_REVIEW: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "SelfSubjectReview",
+    plural: "selfsubjectreviews",
+    singular: "selfsubjectreview",
+    ..QUESTION
+};
+
+/// Whose token is this?
+pub static TOKEN_REVIEW: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "TokenReview",
+    plural: "tokenreviews",
+    singular: "tokenreview",
+    ..QUESTION
+};
+
+/// What is answered and not kept.
+const QUESTION: Kind = Kind { namespaced: false, verbs: &["create"], persistence: Persistence::Volatile, ..BASE };
+
 /// All kinds, group by group, in the order of discovery.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAP,
@@ -187,6 +264,16 @@ pub static KINDS: &[&Kind] = &[
     &DAEMON_SET,
     &RUNTIME_CLASS,
     &PRIORITY_CLASS,
+    &SELF_SUBJECT_REVIEW,
+    &TOKEN_REVIEW,
+    &LOCAL_SUBJECT_ACCESS_REVIEW,
+    &SELF_SUBJECT_ACCESS_REVIEW,
+    &SELF_SUBJECT_RULES_REVIEW,
+    &SUBJECT_ACCESS_REVIEW,
+    &CLUSTER_ROLE,
+    &CLUSTER_ROLE_BINDING,
+    &ROLE,
+    &ROLE_BINDING,
 ];
 
 impl Kind {
@@ -208,6 +295,11 @@ impl Kind {
     /// The kind as error messages name it: `Pod`, `DaemonSet.apps`.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    /// Objects of it are kept. Otherwise it is a question, answered to whoever creates it.
+    pub fn is_kept(&self) -> bool {
+        self.verbs.contains(&"list")
     }
 
     /// The subresource of this name, if the kind has it.

@@ -19,6 +19,7 @@ mod paging;
 mod permits;
 mod records;
 mod reports;
+mod user_tokens;
 mod watcher;
 mod writes;
 

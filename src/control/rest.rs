@@ -1,9 +1,10 @@
 //! Kubernetes' REST API over HTTPS.
 //!
-//! A request is authorized by [`auth`], its path read by [`target`], its parameters by [`query`], its body by [`body`];
-//! [`resources`], [`apply`], [`watch`] and [`logs`] do what it asks through [`Objects`]; [`represent`] gives the answer its form
-//! and [`errors`] its `Status` if it fails. All of these but the handlers are pure. [`fixed`] answers the paths that
-//! are the same for every client: health, version, [`discovery`], [`openapi`].
+//! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
+//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`] and [`logs`] do what
+//! it asks through [`Objects`], [`reviews`] answers questions, [`escalation`] keeps users from granting what they do not
+//! have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but the handlers are
+//! pure. [`fixed`] answers the paths that are the same for every client: health, version, [`discovery`], [`openapi`].
 
 pub mod apply;
 pub mod auth;
@@ -11,6 +12,7 @@ pub mod body;
 pub mod discovery;
 pub mod document;
 pub mod errors;
+pub mod escalation;
 pub mod filter;
 pub mod fixed;
 pub mod logs;
@@ -20,6 +22,7 @@ pub mod protobuf;
 pub mod query;
 pub mod represent;
 pub mod resources;
+pub mod reviews;
 pub mod table;
 pub mod target;
 #[cfg(test)]
@@ -31,16 +34,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use tokio::sync::watch as watch_channel;
 
-use self::auth::User;
 use self::errors::ApiError;
 use self::query::Query;
 use self::target::Target;
 use super::objects::Objects;
+use super::rbac::{Policy, User};
 use super::streams::NodeStreams;
 use crate::link::listen::Connection;
 
@@ -50,39 +54,66 @@ pub struct Api {
     pub objects: Objects,
     /// The way to the nodes.
     pub streams: Arc<dyn NodeStreams>,
+    /// Who may do what, now.
+    pub policy_rx: watch_channel::Receiver<Arc<Policy>>,
+}
+
+impl Api {
+    /// Who may do what.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy_rx.borrow().clone()
+    }
 }
 
 /// The API on connections of [`link::listen`](crate::link::listen), which say who asks.
 pub fn router(api: Api) -> Router {
-    routes(api).layer(from_fn(authenticate))
+    let api = Arc::new(api);
+    routes(api.clone()).layer(from_fn_with_state(api, authenticate))
 }
 
 /// The API for requests that carry their [`User`] as an extension; without one they are anonymous.
-fn routes(api: Api) -> Router {
-    let api = Arc::new(api);
-    Router::new().merge(fixed::routes()).fallback(resource).layer(from_fn(guard)).with_state(api)
+fn routes(api: Arc<Api>) -> Router {
+    let guard = from_fn_with_state(api.clone(), guard);
+    Router::new().merge(fixed::routes()).fallback(resource).layer(guard).with_state(api)
 }
 
-async fn authenticate(mut request: Request, next: Next) -> Response {
-    if let Some(user) = request.extensions().get::<Connection>().and_then(User::of) {
-        request.extensions_mut().insert(user);
-    }
-    next.run(request).await
-}
-
-/// Lets through what may pass. Paths of objects are also judged here, before anything of them is read.
-async fn guard(request: Request, next: Next) -> Response {
-    match check(&request) {
-        Ok(()) => next.run(request).await,
+async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Connection>();
+    match auth::authenticate(connection, request.headers(), &api.objects).await {
+        Ok(user) => {
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     }
 }
 
-fn check(request: &Request) -> Result<(), ApiError> {
-    let user = request.extensions().get::<User>();
+/// Lets through what may pass, as who it is to be taken for. Paths of objects are also judged here, before anything of
+/// them is read.
+async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    match check(&api.policy(), &request) {
+        Ok(user) => {
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+fn check(policy: &Policy, request: &Request) -> Result<User, ApiError> {
+    let mut user = request.extensions().get::<User>().cloned().unwrap_or_else(User::anonymous);
+    if let Some(asked) = auth::impersonation::asked(request.headers())? {
+        for need in &asked.needs {
+            auth::authorize(policy, &user, need)?;
+        }
+        user = asked.user;
+    }
     let path = request.uri().path();
     let target = Target::parse(path).ok().flatten();
-    auth::authorize(user, request.method(), path, request.headers(), target.as_ref())
+    let query = Query::parse(request.uri())?;
+    let attributes = auth::attributes::of(request.method(), path, &query, target.as_ref());
+    auth::authorize(policy, &user, &attributes)?;
+    Ok(user)
 }
 
 /// Everything that is not one of the fixed paths.

@@ -87,6 +87,8 @@ pub fn shape_of(kind: &str) -> &'static Shape {
         "Namespace" => &NAMESPACE,
         "Node" => &NODE,
         "Pod" => &POD,
+        "ClusterRoleBinding" => &CLUSTER_ROLE_BINDING,
+        "RoleBinding" => &ROLE_BINDING,
         "ServiceAccount" => &SERVICE_ACCOUNT,
         _ => &METADATA_ONLY,
     }
@@ -140,6 +142,12 @@ static NODE_STATUS: Shape = Shape {
 
 static SERVICE_ACCOUNT: Shape =
     Shape { definition: "io.k8s.api.core.v1.ServiceAccount", fields: &[METADATA, ("secrets", each("name", &WHOLE))] };
+
+static ROLE_BINDING: Shape =
+    Shape { definition: "io.k8s.api.rbac.v1.RoleBinding", fields: &[METADATA, ("roleRef", Rule::Atomic)] };
+
+static CLUSTER_ROLE_BINDING: Shape =
+    Shape { definition: "io.k8s.api.rbac.v1.ClusterRoleBinding", fields: &[METADATA, ("roleRef", Rule::Atomic)] };
 
 static POD: Shape = Shape {
     definition: "io.k8s.api.core.v1.Pod",

@@ -77,7 +77,7 @@ pub enum TokenRefusal {
 
 /// A new token and the record to keep of it. `random` are fresh random bytes.
 pub fn mint(authority: KeyPin, random: [u8; 48], allowance: Allowance, now: Timestamp) -> (JoinToken, TokenRecord) {
-    let text: String = random.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect();
+    let text = letters(&random);
     let (id, rest) = text.split_at(JoinToken::ID_CHARS);
     let token = JoinToken { id: id.to_owned(), secret: rest[..JoinToken::SECRET_CHARS].to_owned(), authority };
     let record = TokenRecord {
@@ -131,7 +131,13 @@ pub fn claimed<'a>(token: &TokenRecord, labels: &'a BTreeMap<String, String>) ->
     labels.keys().filter(|key| !is_bounded && !HOST_LABELS.contains(&key.as_str())).collect()
 }
 
-fn hash(secret: &str) -> String {
+/// Random bytes as what tokens are made of, a letter each.
+pub(super) fn letters(random: &[u8]) -> String {
+    random.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()
+}
+
+/// What is kept of a secret.
+pub(super) fn hash(secret: &str) -> String {
     Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

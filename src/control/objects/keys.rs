@@ -8,6 +8,7 @@
 //! | `/v1/_meta/fleet` | [`FleetRecord`](super::FleetRecord): the fleet's id and eras |
 //! | `/v1/_meta/members/{Node uid}` | [`MemberRecord`](super::MemberRecord): a node's credentials and last session |
 //! | `/v1/_meta/tokens/{id}` | [`TokenRecord`](crate::control::tokens::TokenRecord): a join token |
+//! | `/v1/_meta/user-tokens/{id}` | [`UserTokenRecord`](crate::control::user_tokens::UserTokenRecord): a user's bearer token |
 //! | `/v1/_meta/permits/{DaemonSet uid}/{Node uid}` | [`PermitRecord`](super::PermitRecord) |
 //! | `/v1/_meta/permit` | [`PermitNumber`](crate::model::PermitNumber): the last one given out |
 //! | `/v1/_meta/admitted/{DaemonSet uid}/{revision}` | [`AdmittedRecord`](super::AdmittedRecord) |
@@ -26,6 +27,8 @@ pub const POSITION: &str = "/v1/_meta/position";
 pub const FLEET: &str = "/v1/_meta/fleet";
 /// The last permit's number.
 pub const LAST_PERMIT: &str = "/v1/_meta/permit";
+/// Above every user's token.
+pub const USER_TOKENS: &str = "/v1/_meta/user-tokens/";
 /// Above every permit.
 pub const PERMITS: &str = "/v1/_meta/permits/";
 /// Above every admitted revision.
@@ -55,6 +58,11 @@ pub fn member(uid: &str) -> String {
 /// The key of a join token.
 pub fn token(id: &str) -> String {
     format!("/v1/_meta/tokens/{id}")
+}
+
+/// The key of a user's token.
+pub fn user_token(id: &str) -> String {
+    format!("{USER_TOKENS}{id}")
 }
 
 /// One permit's key.

@@ -12,16 +12,18 @@ use super::Part;
 use crate::api::field::{FieldError, Path};
 use crate::api::metadata::{self, Scope};
 use crate::api::revision::same_template;
-use crate::api::{classes, core, daemonset, names, node};
+use crate::api::{classes, core, daemonset, names, node, rbac};
 use crate::control::kinds::Kind;
 use crate::podspec::unsupported;
 
 /// Adds what the kind's objects have if nothing is said.
 pub(super) fn complete(kind: &Kind, object: &mut Value) {
     match kind.kind {
+        "ClusterRoleBinding" => as_type(object, rbac::default_cluster_role_binding),
         "DaemonSet" => as_type(object, daemonset::default),
         "Namespace" => as_type(object, core::default_namespace),
         "PriorityClass" => as_type(object, classes::default_priority_class),
+        "RoleBinding" => as_type(object, rbac::default_role_binding),
         "Secret" => as_type(object, core::default_secret),
         _ => {}
     }
@@ -30,6 +32,8 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
 /// Everything wrong with a new object.
 pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match kind.kind {
+        "ClusterRole" => check(object, rbac::validate_cluster_role),
+        "ClusterRoleBinding" => check(object, rbac::validate_cluster_role_binding),
         "ConfigMap" => check(object, core::validate_config_map),
         "ControllerRevision" => check(object, core::validate_controller_revision),
         "DaemonSet" => check(object, new_daemon_set),
@@ -37,6 +41,8 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
         "Node" => check(object, node::validate),
         "PriorityClass" => check(object, classes::validate_priority_class),
         "RuntimeClass" => check(object, classes::validate_runtime_class),
+        "Role" => check(object, rbac::validate_role),
+        "RoleBinding" => check(object, rbac::validate_role_binding),
         "Secret" => check(object, core::validate_secret),
         "ServiceAccount" => check(object, core::validate_service_account),
         _ => check(&object["metadata"], |metadata| {
@@ -50,6 +56,8 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
 /// Everything wrong with a change.
 pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value) -> Vec<FieldError> {
     match (kind.kind, part) {
+        ("ClusterRole", _) => compare(new, old, rbac::validate_cluster_role_update),
+        ("ClusterRoleBinding", _) => compare(new, old, rbac::validate_cluster_role_binding_update),
         ("ConfigMap", _) => compare(new, old, core::validate_config_map_update),
         ("ControllerRevision", _) => compare(new, old, core::validate_controller_revision_update),
         ("DaemonSet", Part::Main) => compare(new, old, changed_daemon_set),
@@ -58,6 +66,8 @@ pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         ("Node", _) => compare(new, old, node::validate_update),
         ("PriorityClass", _) => compare(new, old, classes::validate_priority_class_update),
         ("RuntimeClass", _) => compare(new, old, classes::validate_runtime_class_update),
+        ("Role", _) => compare(new, old, rbac::validate_role_update),
+        ("RoleBinding", _) => compare(new, old, rbac::validate_role_binding_update),
         ("Secret", _) => compare(new, old, core::validate_secret_update),
         ("ServiceAccount", _) => compare(new, old, core::validate_service_account_update),
         _ => compare(&new["metadata"], &old["metadata"], |new: &ObjectMeta, old| {

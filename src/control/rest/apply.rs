@@ -13,11 +13,12 @@ use serde_json::Value;
 
 use super::errors::ApiError;
 use super::query::FieldValidation;
-use super::resources::{Request, answer, same_name, same_namespace};
-use super::{Api, body};
+use super::resources::{Request, allow_grant, answer, same_name, same_namespace};
+use super::{Api, auth, body};
 use crate::control::meta;
 use crate::control::objects::{ObjectError, WriteOptions, Writer};
 use crate::control::ownership;
+use crate::control::rbac::Attributes;
 use crate::control::registry::Part;
 
 /// How often an object may come and go while it is applied.
@@ -38,8 +39,9 @@ pub async fn serve(api: &Api, request: &Request, body: Body) -> Result<Response,
     let applied = |live: Option<&Value>| {
         let write = ownership::Write { kind, part: request.part(), manager: &manager, now: Timestamp::now() };
         let object = ownership::apply(&write, live, &config, force)?;
+        allow_grant(api, request, live, &object)?;
         // What was there and what was sent were both understood; together they have one form again.
-        Ok(body::patched(kind, &object, FieldValidation::Ignore)?.object)
+        Ok::<_, ApiError>(body::patched(kind, &object, FieldValidation::Ignore)?.object)
     };
     let (namespace, name) = (request.target.namespace(), request.name());
     for _ in 0..ATTEMPTS {
@@ -48,6 +50,7 @@ pub async fn serve(api: &Api, request: &Request, body: Body) -> Result<Response,
             Err(ApiError::Object(ObjectError::NotFound { kind: missing, .. }))
                 if *missing == *kind && request.part() == Part::Main =>
             {
+                allow_creation(api, request)?;
                 let created = api.objects.create(kind, namespace, applied(None)?, options).await;
                 (StatusCode::CREATED, created.map_err(ApiError::from))
             }
@@ -59,4 +62,11 @@ pub async fn serve(api: &Api, request: &Request, body: Body) -> Result<Response,
         }
     }
     Err(ObjectError::AlreadyExists { kind, name: name.to_owned() }.into())
+}
+
+/// Who may patch an object may not therefore make it.
+fn allow_creation(api: &Api, request: &Request) -> Result<(), ApiError> {
+    let patch =
+        auth::attributes::of(&request.parts.method, request.parts.uri.path(), &request.query, Some(&request.target));
+    auth::authorize(&api.policy(), request.user(), &Attributes { verb: "create".to_owned(), ..patch })
 }

@@ -1,126 +1,174 @@
-//! Who asks, and what they may.
+//! Who asks, and whether they may.
 //!
-//! People and tools are known by their client certificate: the common name is the user, the organizations are the
-//! groups. Members of `system:masters` may do everything; there are no finer rules yet. Nodes speak gRPC, not REST: a
-//! node's certificate may do nothing here. Without a certificate only the health and version paths answer.
+//! | credentials | user |
+//! |---|---|
+//! | client certificate of the fleet's authority | the common name; the organizations are the groups |
+//! | bearer token of a user (see [`user_tokens`]) | as the token was made for |
+//! | none | `system:anonymous`, who may ask for health and version and nothing else |
+//!
+//! Whoever is known belongs to `system:authenticated`. What a user may do is [`rbac`](crate::control::rbac)'s to say.
+//! Nodes speak gRPC, not REST: a node's certificate may do nothing here, whatever is bound to it. [`impersonation`] lets
+//! a user act as another who may `impersonate` them.
 
-use http::{HeaderMap, Method};
+pub mod attributes;
+pub mod impersonation;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
 
 use super::errors::ApiError;
-use super::target::Target;
+use crate::control::objects::Objects;
+use crate::control::rbac::{ANONYMOUS, AUTHENTICATED, About, Attributes, Policy, User};
+use crate::control::user_tokens;
 use crate::link::listen::Connection;
 use crate::link::tls::Identity;
 
-/// The group whose members may do everything.
-pub const MASTERS: &str = "system:masters";
+/// The group of nodes' certificates.
+const NODES: &str = "system:nodes";
 
-/// Paths open to everybody.
-const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
-
-/// Who sent a request: the subject of a certificate that the fleet's authority signed and that holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// The common name.
-    pub name: String,
-    /// The organizations.
-    pub groups: Vec<String>,
-}
-
-impl User {
-    /// Whoever is at the other end of a connection; nobody without a certificate that holds.
-    pub fn of(connection: &Connection) -> Option<Self> {
-        let Identity { name, groups, .. } = connection.identity()?;
-        Some(Self { name: name.clone(), groups: groups.clone() })
-    }
-
-    fn is_master(&self) -> bool {
-        self.groups.iter().any(|group| group == MASTERS)
-    }
-}
-
-/// Lets a request pass, or says why not. `target` is what it names, if it names objects.
+/// Who sent a request.
 ///
 /// # Errors
-/// [`ApiError::Unauthorized`] and [`ApiError::Forbidden`].
-pub fn authorize(
-    user: Option<&User>,
-    method: &Method,
-    path: &str,
+/// [`ApiError::Unauthorized`] for a token that is none, or is not good any more.
+pub async fn authenticate(
+    connection: Option<&Connection>,
     headers: &HeaderMap,
-    target: Option<&Target>,
-) -> Result<(), ApiError> {
-    let open = OPEN_PATHS.iter().any(|open| path == *open || path.starts_with(&format!("{open}/")));
-    if open {
-        return Ok(());
+    objects: &Objects,
+) -> Result<User, ApiError> {
+    if let Some(identity) = connection.and_then(Connection::identity) {
+        return Ok(of_certificate(identity));
     }
-    let user = user.ok_or(ApiError::Unauthorized)?;
-    if let Some(header) = headers.keys().find(|header| header.as_str().starts_with("impersonate-")) {
-        return Err(ApiError::Forbidden(format!("acting as somebody else ({header}) is not supported")));
+    match bearer(headers) {
+        Some(token) => of_token(token, objects).await?.ok_or(ApiError::Unauthorized),
+        None => Ok(User::anonymous()),
     }
-    if user.is_master() {
-        return Ok(());
-    }
-    Err(ApiError::Forbidden(match target {
-        Some(target) => refusal(&user.name, target, method),
-        None => {
-            let verb = method.as_str().to_ascii_lowercase();
-            format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name)
-        }
-    }))
 }
 
-/// Source: kubernetes v1.36, `k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`, `forbiddenMessage`.
-fn refusal(user: &str, target: &Target, method: &Method) -> String {
-    let verb = target.verb(method);
-    let kind = target.kind;
-    let resource = kind.resource();
-    let subject = match &target.name {
-        Some(name) => format!("{resource} {name:?}"),
-        None => resource,
+/// Whose token this is; nobody's if it is not good.
+///
+/// # Errors
+/// [`ApiError::Object`] if the store cannot be asked.
+pub async fn of_token(token: &str, objects: &Objects) -> Result<Option<User>, ApiError> {
+    let Some((id, secret)) = user_tokens::parse(token) else { return Ok(None) };
+    let record = objects.user_token(id).await?;
+    Ok(record.and_then(|record| record.admit(secret, Timestamp::now())).map(known))
+}
+
+fn of_certificate(identity: &Identity) -> User {
+    let Identity { name, groups, .. } = identity;
+    known(User { name: name.clone(), groups: groups.clone(), ..User::default() })
+}
+
+/// Adds the group of all who are known.
+fn known(mut user: User) -> User {
+    if !user.is_in(AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
+    user
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// Lets a request pass, or says why not.
+///
+/// # Errors
+/// [`ApiError::Forbidden`]; [`ApiError::Unauthorized`] for whoever is not known.
+pub fn authorize(policy: &Policy, user: &User, attributes: &Attributes) -> Result<(), ApiError> {
+    if !user.is_in(NODES) && policy.allow(user, attributes).is_some() {
+        return Ok(());
+    }
+    if user.name == ANONYMOUS {
+        return Err(ApiError::Unauthorized);
+    }
+    Err(refusal(user, attributes))
+}
+
+/// Source: kubernetes v1.36, `k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`, `forbiddenMessage`;
+/// `k8s.io/apimachinery/pkg/api/errors/errors.go`, `NewForbidden`.
+fn refusal(user: &User, Attributes { verb, about }: &Attributes) -> ApiError {
+    let user = &user.name;
+    let resource = match about {
+        About::Path(path) => {
+            return ApiError::Forbidden {
+                message: format!("forbidden: User {user:?} cannot {verb} path {path:?}"),
+                about: None,
+            };
+        }
+        About::Resource(resource) => resource,
     };
-    let part = target.subresource.map(|part| format!("/{}", part.name)).unwrap_or_default();
-    let place = match &target.namespace {
-        Some(namespace) => format!(" in the namespace {namespace:?}"),
-        None => " at the cluster scope".to_owned(),
+    let qualified = match resource.group.as_str() {
+        "" => resource.resource.clone(),
+        group => format!("{}.{group}", resource.resource),
     };
-    let (group, plural) = (kind.group, kind.plural);
-    format!(
-        "{subject} is forbidden: User {user:?} cannot {verb} resource \"{plural}{part}\" in API group {group:?}{place}"
-    )
+    let subject = if resource.name.is_empty() { qualified } else { format!("{qualified} {:?}", resource.name) };
+    let part = if resource.subresource.is_empty() { String::new() } else { format!("/{}", resource.subresource) };
+    let place = match resource.namespace.as_str() {
+        "" => " at the cluster scope".to_owned(),
+        namespace => format!(" in the namespace {namespace:?}"),
+    };
+    let message = format!(
+        "{subject} is forbidden: User {user:?} cannot {verb} resource \"{}{part}\" in API group {:?}{place}",
+        resource.resource, resource.group
+    );
+    ApiError::Forbidden { message, about: Some(resource.clone()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::rbac::{MASTERS, Resource};
 
     fn user(name: &str, group: &str) -> User {
-        User { name: name.to_owned(), groups: vec![group.to_owned()] }
-    }
-
-    fn ask(user: Option<&User>, path: &str, headers: &[(&'static str, &str)]) -> Result<(), String> {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let target = Target::parse(path).unwrap();
-        authorize(user, &Method::GET, path, &headers, target.as_ref()).map_err(|error| error.to_string())
+        User { name: name.to_owned(), groups: vec![group.to_owned()], ..User::default() }
     }
 
     #[test]
-    fn only_masters_pass_and_anybody_may_ask_for_health() {
-        let (master, node) = (user("admin", MASTERS), user("system:node:a", "system:nodes"));
-        let secrets = "/api/v1/namespaces/default/secrets";
-        assert_eq!(ask(None, "/livez/ping", &[]), Ok(()));
-        assert_eq!(ask(None, "/version", &[]), Ok(()));
-        assert_eq!(ask(None, "/versions", &[]), Err("Unauthorized".to_owned()));
-        assert_eq!(ask(Some(&master), secrets, &[]), Ok(()));
+    fn what_nobody_allowed_is_refused_in_kubernetes_words() {
+        let policy = Policy::default();
+        let secrets = Resource { resource: "secrets".into(), namespace: "default".into(), ..Resource::default() };
+        let log = Resource {
+            group: "x.io".into(),
+            resource: "pods".into(),
+            subresource: "log".into(),
+            name: "a".into(),
+            ..Resource::default()
+        };
+        let path = Attributes { verb: "get".into(), about: About::Path("/apis".into()) };
+        let ask = |user: &User, attributes: &Attributes| {
+            authorize(&policy, user, attributes).map_err(|error| error.to_string())
+        };
+        let list = Attributes::on("list", secrets);
+        assert_eq!(ask(&user("admin", MASTERS), &list), Ok(()));
+        assert_eq!(ask(&User::anonymous(), &list), Err("Unauthorized".to_owned()));
         assert_eq!(
-            ask(Some(&node), secrets, &[]),
-            Err("secrets is forbidden: User \"system:node:a\" cannot list resource \"secrets\" in API group \"\" in the \
-                 namespace \"default\""
+            ask(&user("bob", ""), &list),
+            Err("secrets is forbidden: User \"bob\" cannot list resource \"secrets\" in API group \"\" in the namespace \
+                 \"default\""
                 .to_owned())
         );
         assert_eq!(
-            ask(Some(&node), "/apis", &[]),
-            Err("forbidden: User \"system:node:a\" cannot get path \"/apis\"".to_owned())
+            ask(&user("bob", ""), &Attributes::on("get", log)),
+            Err("pods.x.io \"a\" is forbidden: User \"bob\" cannot get resource \"pods/log\" in API group \"x.io\" at the \
+                 cluster scope"
+                .to_owned())
         );
-        assert!(ask(Some(&master), secrets, &[("impersonate-user", "bob")]).is_err());
+        assert_eq!(ask(&user("bob", ""), &path), Err("forbidden: User \"bob\" cannot get path \"/apis\"".to_owned()));
+        let mut node = user("system:node:a", NODES);
+        node.groups.push(MASTERS.to_owned());
+        assert!(ask(&node, &list).is_err(), "whatever is bound to it");
+    }
+
+    #[test]
+    fn a_bearer_token_is_read_in_any_case_of_the_scheme() {
+        let of = |value: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!((of("Bearer abc"), of("bearer  abc ")), (Some("abc".into()), Some("abc".into())));
+        assert_eq!((of("Basic abc"), of("Bearer"), of("Bearer ")), (None, None, None));
     }
 }

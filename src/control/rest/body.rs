@@ -6,8 +6,13 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
+use k8s_openapi::api::authorization::v1::{
+    LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde::Serialize;
@@ -174,17 +179,27 @@ fn decode(kind: &'static Kind, written: &Written, validation: FieldValidation) -
 
 fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError> {
     match kind.kind {
+        "ClusterRole" => through::<ClusterRole>(written),
+        "ClusterRoleBinding" => through::<ClusterRoleBinding>(written),
         "ConfigMap" => through::<ConfigMap>(written),
         "ControllerRevision" => through::<ControllerRevision>(written),
         "DaemonSet" => through::<DaemonSet>(written),
         "Event" => through::<Event>(written),
+        "LocalSubjectAccessReview" => through::<LocalSubjectAccessReview>(written),
         "Namespace" => through::<Namespace>(written),
         "Node" => through::<Node>(written),
         "Pod" => through::<Pod>(written),
         "PriorityClass" => through::<PriorityClass>(written),
+        "Role" => through::<Role>(written),
+        "RoleBinding" => through::<RoleBinding>(written),
         "RuntimeClass" => through::<RuntimeClass>(written),
         "Secret" => through::<Secret>(written),
+        "SelfSubjectAccessReview" => through::<SelfSubjectAccessReview>(written),
+        "SelfSubjectReview" => through::<SelfSubjectReview>(written),
+        "SelfSubjectRulesReview" => through::<SelfSubjectRulesReview>(written),
         "ServiceAccount" => through::<ServiceAccount>(written),
+        "SubjectAccessReview" => through::<SubjectAccessReview>(written),
+        "TokenReview" => through::<TokenReview>(written),
         other => unreachable!("{other} is served and has a type"),
     }
 }

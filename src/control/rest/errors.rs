@@ -16,6 +16,7 @@ use crate::api::strict::DecodeError;
 use crate::control::kinds::Kind;
 use crate::control::objects::{Expired, ObjectError};
 use crate::control::ownership::{ApplyError, Conflict};
+use crate::control::rbac::Resource;
 use crate::error::Chain;
 
 /// How long a client should wait before it asks again.
@@ -63,8 +64,13 @@ pub enum ApiError {
     #[error("Unauthorized")]
     Unauthorized,
     /// The user may not do this.
-    #[error("{0}")]
-    Forbidden(String),
+    #[error("{message}")]
+    Forbidden {
+        /// In Kubernetes' words.
+        message: String,
+        /// To what; none for a path.
+        about: Option<Resource>,
+    },
     /// The path is below a known group and names nothing.
     #[error("the server could not find the requested resource")]
     NoResource,
@@ -138,7 +144,7 @@ impl ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", Some(details))
             }
             Self::Unauthorized => bare(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::Forbidden(_) => bare(StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_ref()))),
             Self::NoResource => (StatusCode::NOT_FOUND, "NotFound", Some(StatusDetails::default())),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", Some(StatusDetails::default()))
@@ -239,6 +245,16 @@ fn about(called: &str, kind: &Kind, name: &str) -> StatusDetails {
         kind: Some(called.to_owned()),
         ..StatusDetails::default()
     }
+}
+
+fn refused(about: Option<&Resource>) -> StatusDetails {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    about.map_or_else(StatusDetails::default, |Resource { group, resource, name, .. }| StatusDetails {
+        name: some(name),
+        group: some(group),
+        kind: some(resource),
+        ..StatusDetails::default()
+    })
 }
 
 fn field_conflict(conflict: &Conflict) -> StatusCause {

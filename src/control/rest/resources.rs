@@ -14,10 +14,11 @@ use super::patch::{Asked, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, body, logs, watch};
+use super::{Api, apply, body, escalation, logs, reviews, watch};
 use crate::control::kinds::{Kind, NAMESPACE, POD, STATUS};
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
+use crate::control::rbac::User;
 use crate::control::registry::Part;
 use crate::store::Revision;
 
@@ -45,6 +46,11 @@ impl Request {
         };
         let verbs = subresource.map_or(kind.verbs, |subresource| subresource.verbs);
         if verbs.contains(&verb) { Ok(verb) } else { Err(ApiError::MethodNotAllowed) }
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> &User {
+        self.parts.extensions.get().expect("every request has passed the guard")
     }
 
     /// The form of the answer.
@@ -132,6 +138,10 @@ async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     let validation = request.query.field_validation(OPTIONS)?;
     let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
     same_namespace(request, &received.object)?;
+    if !kind.is_kept() {
+        return reviews::serve(api, request, received.object, &received.warnings).await;
+    }
+    allow_grant(api, request, None, &received.object)?;
     let object = api.objects.create(kind, request.target.namespace(), received.object, options).await?;
     Ok(answer(StatusCode::CREATED, &form.object(kind, object, Timestamp::now()), &received.warnings))
 }
@@ -147,7 +157,10 @@ async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     same_namespace(request, &received.object)?;
     same_name(request, &received.object)?;
     let (namespace, name) = (request.target.namespace(), request.name());
-    let change = |_: &Value| Ok::<_, ApiError>(received.object.clone());
+    let change = |current: &Value| {
+        allow_grant(api, request, Some(current), &received.object)?;
+        Ok::<_, ApiError>(received.object.clone())
+    };
     let object = api.objects.update(kind, namespace, name, request.part(), options, change).await?;
     Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &received.warnings))
 }
@@ -174,6 +187,7 @@ async fn apply_patch_of(api: &Api, request: &Request, body: Body, patch_type: Pa
         let patched = apply_patch(kind, current, &patch, patch_type)?;
         let received = body::patched(kind, &patched, validation)?;
         same_name(request, &received.object)?;
+        allow_grant(api, request, Some(current), &received.object)?;
         warnings = received.warnings;
         Ok::<_, ApiError>(received.object)
     };
@@ -219,6 +233,12 @@ async fn delete_collection(api: &Api, request: &Request, body: Body) -> Result<R
 /// Source: kubernetes v1.36, `ReturnDeletedObject` of the registries.
 fn answers_with_object(kind: &Kind) -> bool {
     *kind == POD || *kind == NAMESPACE
+}
+
+/// Roles and bindings grant nothing that their writer does not have.
+pub fn allow_grant(api: &Api, request: &Request, before: Option<&Value>, object: &Value) -> Result<(), ObjectError> {
+    let Target { kind, .. } = request.target;
+    escalation::check(&api.policy(), request.user(), kind, request.target.namespace(), before, object)
 }
 
 /// The body must not be about an object elsewhere.

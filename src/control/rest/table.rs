@@ -145,6 +145,8 @@ pub fn table<'a>(
 
 fn layout(kind: &Kind) -> &'static Layout {
     match kind.kind {
+        "ClusterRole" | "Role" => &kinds::ROLE,
+        "ClusterRoleBinding" | "RoleBinding" => &kinds::BINDING,
         "ConfigMap" => &kinds::CONFIG_MAP,
         "ControllerRevision" => &kinds::CONTROLLER_REVISION,
         "DaemonSet" => &kinds::DAEMON_SET,

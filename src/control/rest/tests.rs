@@ -1,3 +1,5 @@
+mod access;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,12 +11,14 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
-use super::auth::{MASTERS, User};
 use super::{Api, openapi, routes};
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
+use crate::control::rbac::{MASTERS, Policy, User, keeper};
 use crate::control::streams::{ByteStream, LogOptions, NodeStreams, StreamError};
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
@@ -32,6 +36,20 @@ struct Harness {
     store: Arc<Memory>,
     objects: Objects,
     router: Router,
+    policy_rx: watch::Receiver<Arc<Policy>>,
+    keeper: JoinHandle<()>,
+    /// Who asks.
+    user: User,
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+fn master() -> User {
+    User { name: "admin".to_owned(), groups: vec![MASTERS.to_owned()], ..User::default() }
 }
 
 /// A node that answers with what it was asked for.
@@ -53,8 +71,11 @@ impl Harness {
     async fn new() -> Self {
         let store = Memory::new();
         let objects = Objects::open(store.clone()).await.unwrap();
-        let router = routes(Api { objects: objects.clone(), streams: Arc::new(EchoNode) });
-        Self { store, objects, router }
+        let (policy_rx, keeper) = keeper::start(objects.clone()).await.unwrap();
+        let keeper = tokio::spawn(keeper);
+        let api = Api { objects: objects.clone(), streams: Arc::new(EchoNode), policy_rx: policy_rx.clone() };
+        let router = routes(Arc::new(api));
+        Self { store, objects, router, policy_rx, keeper, user: master() }
     }
 
     async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &Value) -> http::Response<Body> {
@@ -62,7 +83,7 @@ impl Harness {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request = request.extension(User { name: "admin".to_owned(), groups: vec![MASTERS.to_owned()] });
+        request = request.extension(self.user.clone());
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap()
     }

@@ -20,6 +20,39 @@ pub(super) static OTHER: Layout = Layout {
     cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
 };
 
+pub(super) static ROLE: Layout = Layout {
+    columns: &[Column::name(), Column::new("Created At", "date", "When the object was created.")],
+    cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
+};
+
+pub(super) static BINDING: Layout = Layout {
+    columns: &[
+        Column::name(),
+        Column::text("Role", "The role that is given."),
+        Column::age(),
+        Column::text("Users", "Who gets it.").wide(),
+        Column::text("Groups", "Whose members get it.").wide(),
+        Column::text("ServiceAccounts", "Which service accounts get it.").wide(),
+    ],
+    cells: |object, now| {
+        let role = format!("{}/{}", text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
+        let subjects = |kind: &str, cell: fn(&Value) -> String| {
+            let subjects = list(object, "/subjects").iter().filter(|subject| text(subject, "/kind") == kind);
+            subjects.map(cell).collect::<Vec<_>>().join(", ")
+        };
+        let named = |subject: &Value| text(subject, "/name").to_owned();
+        vec![
+            name(object),
+            role.into(),
+            age(object, now),
+            subjects("User", named).into(),
+            subjects("Group", named).into(),
+            subjects("ServiceAccount", |subject| format!("{}/{}", text(subject, "/namespace"), text(subject, "/name")))
+                .into(),
+        ]
+    },
+};
+
 pub(super) static CONFIG_MAP: Layout = Layout {
     columns: &[Column::name(), Column::text("Data", "Number of entries."), Column::age()],
     cells: |object, now| {
