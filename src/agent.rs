@@ -37,7 +37,7 @@ use crate::link::BadToken;
 use crate::link::EventReport;
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
 use crate::link::tls::{Credentials, TlsError};
-use crate::model::{PodKey, Uid};
+use crate::model::{ObjectKey, PodKey, Uid};
 use crate::plan::events::PodEvent;
 use crate::podspec::objects::Objects;
 use crate::podspec::{self, CgroupDriver, HostFacts, Pod};
@@ -160,30 +160,36 @@ struct Shared {
 impl Shared {
     /// The pod of a record. Only a revision this version cannot realize has none.
     fn resolve(&self, record: &PodRecord, bundle: &Bundle) -> Result<Pod, String> {
-        podspec::resolve(bundle, &record.key, &self.host).map_err(|invalid| invalid.to_string())
+        podspec::resolve(bundle, &record.key, &self.host, &record.ephemeral_containers)
+            .map_err(|invalid| invalid.to_string())
     }
 
     /// A pod of the bundle that will never be, to see what it would need.
     fn sample(&self, bundle: &Bundle) -> Result<Pod, String> {
         let key = PodKey { namespace: bundle.namespace.clone(), name: bundle.name.clone(), uid: Uid::from("none") };
-        podspec::resolve(bundle, &key, &self.host).map_err(|invalid| invalid.to_string())
+        podspec::resolve(bundle, &key, &self.host, &[]).map_err(|invalid| invalid.to_string())
     }
 
     fn pod_event(&self, pod: &Pod, event: PodEvent) -> EventReport {
-        let now = Timestamp::now();
-        EventReport {
-            kind: "Pod".to_owned(),
-            namespace: pod.key.namespace.clone(),
-            name: pod.key.name.clone(),
-            uid: pod.key.uid.clone(),
-            field_path: event.field_path,
-            warning: event.warning,
-            reason: event.reason.to_owned(),
-            message: event.message,
-            first_at: now,
-            last_at: now,
-            count: 1,
-        }
+        event_report("Pod", &ObjectKey::new(&pod.key.namespace, &pod.key.name), &pod.key.uid, event)
+    }
+}
+
+/// An event that happened just now, about the object of this kind.
+fn event_report(kind: &str, key: &ObjectKey, uid: &Uid, event: PodEvent) -> EventReport {
+    let now = Timestamp::now();
+    EventReport {
+        kind: kind.to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: uid.clone(),
+        field_path: event.field_path,
+        warning: event.warning,
+        reason: event.reason.to_owned(),
+        message: event.message,
+        first_at: now,
+        last_at: now,
+        count: 1,
     }
 }
 

@@ -81,6 +81,8 @@ pub struct NewContainer<'a> {
     pub image_user: &'a ImageUser,
     /// The host's users of a pod that has its own, as its sandbox was made with them.
     pub users: Option<IdRange>,
+    /// The container of the pod whose processes it is to see ([`Container::target`]).
+    pub target: Option<&'a ContainerId>,
 }
 
 /// What a command run in a container left behind.

@@ -224,6 +224,27 @@ impl std::ops::Add<Duration> for Moment {
     }
 }
 
+/// How a pod came to its end by itself: its final `status.phase`, which it never leaves again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finished {
+    /// `Succeeded`, otherwise `Failed`.
+    pub succeeded: bool,
+    /// `status.reason`: one word in CamelCase, where it was more than its containers' ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `status.message`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Finished {
+    /// `status.phase`.
+    pub fn phase(&self) -> &'static str {
+        if self.succeeded { "Succeeded" } else { "Failed" }
+    }
+}
+
 // === what is seen of the runtime ===
 
 /// Everything the runtime has for one pod uid, newest first.
@@ -269,6 +290,19 @@ pub struct ObservedContainer {
     pub image_ref: String,
     /// Hash of what the container was made from (label or annotation `io.kubernetes.container.hash`).
     pub spec_hash: String,
+    /// Who its first process runs as; none where the runtime does not tell.
+    pub user: Option<ObservedUser>,
+}
+
+/// Who a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedUser {
+    /// User id.
+    pub uid: i64,
+    /// Group id.
+    pub gid: i64,
+    /// Further groups.
+    pub supplemental_groups: Vec<i64>,
 }
 
 /// A container's life as the runtime sees it.

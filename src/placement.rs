@@ -16,6 +16,10 @@
 use crate::api::bundle::UpdateStrategy;
 use crate::model::{PermitNumber, RevisionHash, Source, Uid};
 
+mod failures;
+
+pub use failures::Failures;
+
 /// Whether the node is a place for the DaemonSet's pod: the two answers of `eligibility` as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -72,6 +76,17 @@ pub struct Pod<'a> {
     pub available: bool,
     /// It is on its way out.
     pub ending: bool,
+    /// It has come to its end by itself; none while it lives.
+    pub finished: Option<Finish>,
+}
+
+/// What is to become of a pod that has come to its end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Another takes its place.
+    Replaced,
+    /// It failed, as others did shortly before: it stays for a while ([`Failures`]).
+    Rests,
 }
 
 /// One thing to do. Moves of one answer do not depend on each other.
@@ -102,6 +117,8 @@ pub enum Why {
     Replaced,
     /// The DaemonSet has another, older pod here.
     Surplus,
+    /// It has come to its end by itself.
+    Finished,
 }
 
 /// Says what to do about one DaemonSet. `pods` are oldest first; no moves means that all is as it should be.
@@ -112,7 +129,10 @@ pub fn place(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
         Standing::Deleted => live.map(|pod| Move::End(pod.uid.clone(), Why::Deleted)).collect(),
         Standing::Leaves => live.map(|pod| Move::End(pod.uid.clone(), Why::Ineligible)).collect(),
         Standing::Runs if pods.is_empty() => vec![create(set)],
-        Standing::Runs | Standing::Stays => keep(set, pods),
+        Standing::Runs | Standing::Stays => {
+            let replaced = live.filter(|pod| pod.finished == Some(Finish::Replaced));
+            replaced.map(|pod| end(pod, Why::Finished)).chain(keep(set, pods)).collect()
+        }
     }
 }
 
@@ -124,7 +144,7 @@ fn create(set: &Set<'_>) -> Move {
 
 /// Keeps one pod, at the newest revision this node may run; two while one takes the other's place by surge.
 fn keep(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
-    let live = || pods.iter().filter(|pod| !pod.ending);
+    let live = || pods.iter().filter(|pod| !pod.ending && pod.finished.is_none());
     let is_current = |pod: &&Pod<'_>| set.permitted == Some(pod.revision);
     let current = best(live().filter(is_current));
     let other = best(live().filter(|pod| !is_current(pod)));
@@ -210,7 +230,15 @@ mod tests {
         let available = |uid: &Uid| uid.as_str().chars().all(char::is_lowercase);
         let views: Vec<_> = pods
             .iter()
-            .map(|(uid, revision, ending)| Pod { uid, revision, available: available(uid), ending: *ending })
+            .map(|(uid, revision, ending)| {
+                // By its name a pod of the rows has come to its end.
+                let finished = match uid.as_str() {
+                    "done" => Some(Finish::Replaced),
+                    "rests" => Some(Finish::Rests),
+                    _ => None,
+                };
+                Pod { uid, revision, available: finished.is_none() && available(uid), ending: *ending, finished }
+            })
             .collect();
         place(&set, &views)
     }
@@ -305,5 +333,24 @@ mod tests {
         let without_surge = |pods: &[Row]| moves(pods, |set| set.permitted = Some(set.newest));
         assert_eq!(without_surge(&[OLD, NEW]), [end("a", Why::Replaced)]);
         assert_eq!(without_surge(&[OLD, ("B", "new", false)]), [end("B", Why::Surplus)]);
+    }
+
+    #[test]
+    fn a_pod_that_has_come_to_its_end_makes_way_for_another() {
+        const DONE: Row = ("done", "old", false);
+        const RESTS: Row = ("rests", "old", false);
+        assert_eq!(moves(&[DONE], |_| {}), [end("done", Why::Finished)]);
+        assert_eq!(moves(&[DONE], |set| set.standing = Standing::Stays), [end("done", Why::Finished)]);
+        assert_eq!(moves(&[("done", "old", true)], |_| {}), [], "it has to be wholly gone");
+        assert_eq!(moves(&[RESTS], |_| {}), []);
+        assert_eq!(moves(&[RESTS], |set| set.standing = Standing::Leaves), [end("rests", Why::Ineligible)]);
+        assert_eq!(moves(&[RESTS], |set| set.standing = Standing::Deleted), [end("rests", Why::Deleted)]);
+        // It is neither kept nor updated.
+        assert_eq!(moves(&[RESTS, NEW], |set| set.permitted = Some(set.newest)), []);
+        let surge = |set: &mut Set<'_>| {
+            set.strategy = UpdateStrategy::RollingUpdateWithSurge;
+            set.permitted = Some(set.newest);
+        };
+        assert_eq!(moves(&[OLD, ("rests", "new", false)], surge), [], "two pods at most");
     }
 }

@@ -1,4 +1,4 @@
-//! What to do next for one pod: (pod, wanted, observed, memory, now) to steps.
+//! What to do next for one pod: (pod, wanted, observed, memory, healths, now) to steps.
 //!
 //! Pure and level-triggered: nothing is remembered of earlier plans but what [`memory::PodMemory`] says, and the same
 //! inputs give the same plan. The pod's worker carries the steps out:
@@ -7,7 +7,8 @@
 //!            ┌──────────────────────────── observe (CRI) ◀────────────────────────┐
 //!            ▼                                                                    │
 //!   memory.observe ─▶ plan ─▶ steps ─▶ memory.begin(step) ─▶ execute ─▶ memory.end(step, outcome)
-//!                      └─▶ wake_at, waiting reasons ─▶ status
+//!             ▲        └─▶ wake_at, waiting reasons ─▶ status
+//!          healths (probes)
 //! ```
 //!
 //! - The steps of one plan do not depend on each other: they may be carried out at once or one by one, in their order. A
@@ -15,6 +16,17 @@
 //! - After a step has ended, the pod is observed anew before the next plan; an older observation would not show what the
 //!   step did.
 //! - A failed step is no error of the plan: `memory` keeps the failure, the plan says when to try again.
+//!
+//! A pod that runs goes this way, from the left to the right; what has ended goes back as its restart policy says:
+//!
+//! ```text
+//! volumes, sandbox ─▶ init containers, one after the other ─▶ regular containers, each after the one before has started
+//!                     sidecars stay, once started                └─▶ all final: sidecars, sandbox and volumes go
+//! ```
+//!
+//! - `run` has the whole way, `init` its middle, `container` one container; `policy` says what follows an end, `restart`
+//!   when the next start may be, `reset` begins everything again; `stop` ends containers, and pods.
+//! - `memory` is what is remembered, `status` what users see, `events` what they are told.
 //!
 //! It must not name CRI's or Kubernetes' types (but for `status` and `availability`, which speak of the API's `PodStatus`),
 //! and must not read a clock.
@@ -24,15 +36,21 @@
 
 use std::time::Duration;
 
-use crate::model::{ContainerId, ContainerPhase, Moment, ObservedContainer, ObservedPod, SandboxId};
+use crate::model::{ContainerId, ContainerPhase, Moment, ObservedContainer, ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::PodMemory;
-use crate::podspec::Pod;
+use crate::plan::probe::Healths;
+use crate::podspec::{Container, Pod, RestartPolicy, Role};
 
 pub mod availability;
+mod container;
 pub mod events;
+pub mod finish;
+mod init;
 pub mod last_words;
 pub mod memory;
+mod policy;
 pub mod probe;
+mod reset;
 mod restart;
 mod run;
 pub mod status;
@@ -41,9 +59,14 @@ mod stop;
 /// What is to become of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// All its containers run.
+    /// It lives as its containers' restart policies say.
     Run,
-    /// Nothing is left of it. It never goes back to `Run`.
+    /// Its containers end; what they leave behind stays, to be looked at. It never goes back to `Run`.
+    Finish {
+        /// When the last container is killed at the latest.
+        deadline: Moment,
+    },
+    /// Nothing is left of it. It never goes back to one of the others.
     Stop {
         /// When the last container is killed at the latest; may be moved to an earlier moment.
         deadline: Moment,
@@ -59,7 +82,7 @@ pub struct Plan {
     pub wake_at: Option<Moment>,
     /// By position in `Pod::containers`: why a container that should run is not being started, or was not.
     pub waiting: Vec<Option<Waiting>>,
-    /// Stopping has come to its end: nothing is left in the runtime or on disk.
+    /// `Wanted::Stop` has come to its end: nothing is left in the runtime or on disk.
     pub gone: bool,
 }
 
@@ -111,6 +134,24 @@ pub enum Step {
         /// The instance made before.
         id: ContainerId,
     },
+    /// Carry out the `postStart` hook.
+    PostStart {
+        /// Whose hook.
+        container: usize,
+        /// The instance that was just started.
+        id: ContainerId,
+    },
+    /// Carry out the `preStop` hook. It is given up at the deadline.
+    PreStop {
+        /// Whose hook.
+        container: usize,
+        /// The instance.
+        id: ContainerId,
+        /// When it is killed, hook or not.
+        deadline: Moment,
+        /// For the event.
+        why: StopReason,
+    },
     /// CRI `StopContainer`, with what is left of the grace period ([`grace_left`]).
     StopContainer {
         /// Its name.
@@ -121,12 +162,16 @@ pub enum Step {
         deadline: Moment,
         /// For the event.
         why: StopReason,
+        /// An earlier step has told of its end.
+        announced: bool,
     },
     /// CRI `RemoveContainer`; its log file stays.
     RemoveContainer {
         /// The instance.
         id: ContainerId,
     },
+    /// Give back what a pod that has come to its end holds: its cgroup and its volumes. Logs and last words stay. Repeatable.
+    Release,
     /// Unmount and remove what the pod has on disk: its directory and its logs.
     CleanUp,
 }
@@ -138,19 +183,39 @@ pub enum StopReason {
     Ending,
     /// It was made from another definition than the pod has now.
     DefinitionChanged,
+    /// Its `livenessProbe` failed.
+    Liveness,
+    /// Its `startupProbe` failed.
+    Startup,
+    /// Its `postStart` hook failed.
+    PostStartHook,
+    /// All containers begin again (`restartPolicyRules`).
+    RestartAllContainers,
     /// The runtime lost track of it.
     Unknown,
 }
 
 impl StopReason {
-    /// The message of the `Killing` event about the container of this name.
+    /// The message of the `Killing` event about this container.
     ///
-    /// Source: kubernetes v1.36 `kuberuntime_manager.go`, `computePodActions`.
-    pub fn message(self, name: &str) -> String {
+    /// Source: kubernetes v1.36 `kuberuntime_manager.go` (`computePodActions`), `kuberuntime_container.go`
+    /// (`computeInitContainerActions`, `killContainer`).
+    pub fn message(self, container: &Container) -> String {
+        let name = &container.name;
+        let kind = if matches!(container.role, Role::Init | Role::Sidecar) { "Init container" } else { "Container" };
+        let restarts = container.role == Role::Regular && container.restart_policy != RestartPolicy::Never;
+        let intent = if restarts { ", will be restarted" } else { "" };
         match self {
-            Self::Ending => format!("Stopping container {name}"),
-            Self::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
-            Self::Unknown => format!("Container {name} is in unknown state, try killing it before restart"),
+            Self::Ending | Self::RestartAllContainers => format!("Stopping container {name}"),
+            // It runs again whatever its policy.
+            Self::DefinitionChanged if container.role == Role::Regular => {
+                format!("{kind} {name} definition changed, will be restarted")
+            }
+            Self::DefinitionChanged => format!("{kind} {name} definition changed"),
+            Self::Liveness => format!("{kind} {name} failed liveness probe{intent}"),
+            Self::Startup => format!("{kind} {name} failed startup probe{intent}"),
+            Self::PostStartHook => "FailedPostStartHook".to_owned(),
+            Self::Unknown => format!("{kind} is in \"unknown\" state, try killing it before restart"),
         }
     }
 }
@@ -166,38 +231,61 @@ pub struct Waiting {
 
 /// Says what to do next.
 ///
-/// `observed` is read after the last step that ended, and `memory` has taken it in ([`PodMemory::observe`]). The answer is
-/// empty when all is as wanted; once [`Plan::gone`] is set it stays so.
-pub fn plan(pod: &Pod, wanted: Wanted, observed: &ObservedPod, memory: &PodMemory, now: Moment) -> Plan {
-    let mut draft = Draft::new(memory, now);
+/// `observed` is read after the last step that ended, and `memory` has taken it in ([`PodMemory::observe`]); `healths` may
+/// lack instances, or have some that are gone. The answer is empty when all is as wanted; once [`Plan::gone`] is set it
+/// stays so.
+pub fn plan(
+    pod: &Pod,
+    wanted: Wanted,
+    observed: &ObservedPod,
+    memory: &PodMemory,
+    healths: &Healths,
+    now: Moment,
+) -> Plan {
+    let plan = Plan { waiting: vec![None; memory.containers.len()], ..Plan::default() };
+    let mut draft = Draft { pod, observed, memory, healths, now, plan };
     match wanted {
-        Wanted::Run => run::plan(&mut draft, pod, observed),
-        Wanted::Stop { deadline } => stop::plan(&mut draft, observed, deadline),
+        Wanted::Run => run::plan(&mut draft),
+        Wanted::Finish { deadline } => stop::finish(&mut draft, deadline),
+        Wanted::Stop { deadline } => stop::remove(&mut draft, deadline),
     }
     draft.plan
 }
 
-/// A plan being made.
+/// A plan being made, and what it is made from.
 struct Draft<'a> {
+    pod: &'a Pod,
+    observed: &'a ObservedPod,
     memory: &'a PodMemory,
+    healths: &'a Healths,
     now: Moment,
     plan: Plan,
 }
 
-impl<'a> Draft<'a> {
-    fn new(memory: &'a PodMemory, now: Moment) -> Self {
-        let waiting = vec![None; memory.containers.len()];
-        Self { memory, now, plan: Plan { waiting, ..Plan::default() } }
-    }
+/// What became of a step that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// It is planned, or under way.
+    Taken,
+    /// Its last attempt is too recent.
+    Later,
+}
 
+impl<'a> Draft<'a> {
     /// Plans a step, unless it is under way or its last attempt is too recent.
-    fn offer(&mut self, step: Step) {
+    fn offer(&mut self, step: Step) -> Offer {
         if self.memory.is_under_way(&step) {
-            return;
+            return Offer::Taken;
         }
         match self.memory.due(&step) {
-            Some(due) if due > self.now => self.wake(due),
-            _ => self.plan.steps.push(step),
+            Some(due) if due > self.now => {
+                self.wake(due);
+                Offer::Later
+            }
+            _ => {
+                self.plan.steps.push(step);
+                Offer::Taken
+            }
         }
     }
 
@@ -206,10 +294,14 @@ impl<'a> Draft<'a> {
         self.plan.wake_at = Some(self.plan.wake_at.map_or(moment, |other| other.min(moment)));
     }
 
-    /// Plans to stop a container.
-    fn stop(&mut self, instance: &ObservedContainer, deadline: Moment, why: StopReason) {
-        let (name, id) = (instance.name.clone(), instance.id.clone());
-        self.offer(Step::StopContainer { name, id, deadline, why });
+    /// The instances of a container, newest first.
+    fn instances(&self, index: usize) -> impl Iterator<Item = &'a ObservedContainer> + use<'a> {
+        instances(self.observed, &self.pod.containers[index])
+    }
+
+    /// The newest instance of a container, if it is in this sandbox.
+    fn current(&self, index: usize, sandbox: Option<&ObservedSandbox>) -> Option<&'a ObservedContainer> {
+        self.instances(index).next().filter(|newest| sandbox.is_some_and(|sandbox| newest.sandbox == sandbox.id))
     }
 
     /// Plans to stop those of the pod's sandboxes that were not stopped yet; true if there are none.
@@ -223,9 +315,22 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The instances of a container, newest first.
+fn instances<'a>(
+    observed: &'a ObservedPod,
+    container: &'a Container,
+) -> impl Iterator<Item = &'a ObservedContainer> + use<'a> {
+    observed.containers.iter().filter(|instance| instance.name == container.name)
+}
+
 /// Whether the instance has processes, or may have.
 fn is_live(instance: &ObservedContainer) -> bool {
     matches!(instance.phase, ContainerPhase::Running { .. } | ContainerPhase::Unknown)
+}
+
+/// Whether the instance was made of what the pod defines now.
+fn is_as_defined(instance: &ObservedContainer, container: &Container) -> bool {
+    instance.spec_hash == container.spec_hash
 }
 
 /// No container gets less time than this between the stop signal and the kill signal.

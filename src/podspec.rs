@@ -27,7 +27,7 @@ pub use self::pod::{
 };
 pub use self::resolve::resolve;
 pub use self::security::verify_non_root;
-pub use self::unsupported::unsupported;
+pub use self::unsupported::{unsupported, unsupported_ephemeral};
 
 pub mod bind;
 mod container;
@@ -37,6 +37,7 @@ pub mod env;
 pub mod hash;
 pub mod hosts;
 mod image;
+mod lifecycle;
 mod network;
 pub mod objects;
 mod pod;

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::agent::images::Pulled;
-use crate::agent::{Shared, configure};
+use crate::agent::{Shared, configure, hooks};
 use crate::cri::{CriError, NewContainer};
 use crate::error::Chain;
 use crate::host::dirs;
-use crate::model::{ObservedPod, ObservedSandbox, SandboxId};
+use crate::model::{ContainerId, ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::Outcome;
 use crate::plan::{Step, grace_left};
-use crate::podspec::{IdRange, ImageUser, Pod, kernel_hostname, verify_non_root};
+use crate::podspec::{Container, Handler, IdRange, ImageUser, Pod, kernel_hostname, verify_non_root};
 
 /// Carries out `step`. `observed` is what the step was planned on.
 pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observed: &ObservedPod) -> Outcome {
@@ -37,7 +37,7 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
             },
         },
         Step::CreateContainer { container, attempt, sandbox, image_ref } => {
-            create(shared, pod, (*container, *attempt), sandbox_of(observed, sandbox), image_ref).await
+            create(shared, pod, (*container, *attempt), (observed, sandbox), image_ref).await
         }
         Step::StartContainer { container, id } => {
             let outcome = done(runtime.start_container(id).await);
@@ -46,10 +46,22 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
             }
             outcome
         }
+        Step::PostStart { container, id } => {
+            let handler = pod.containers[*container].hooks.post_start.as_ref();
+            hook(shared, pod, id, handler, observed).await
+        }
+        Step::PreStop { container, id, deadline, .. } => {
+            let handler = pod.containers[*container].hooks.pre_stop.as_ref();
+            tokio::select! {
+                outcome = hook(shared, pod, id, handler, observed) => outcome,
+                () = shared.clock.sleep_until(Some(*deadline)) => Outcome::Failed("it took the whole grace period".to_owned()),
+            }
+        }
         Step::StopContainer { id, deadline, .. } => {
             done(runtime.stop_container(id, grace_left(*deadline, shared.clock.now())).await)
         }
         Step::RemoveContainer { id } => done(runtime.remove_container(id).await),
+        Step::Release => release(shared, pod).await,
         Step::CleanUp => clean_up(shared, pod).await,
     }
 }
@@ -62,8 +74,21 @@ fn failed(error: &CriError) -> Outcome {
     Outcome::Failed(Chain(error).to_string())
 }
 
-fn sandbox_of<'a>(observed: &'a ObservedPod, id: &SandboxId) -> Option<&'a ObservedSandbox> {
-    observed.sandboxes.iter().find(|sandbox| sandbox.id == *id)
+/// The pod's addresses in a sandbox.
+pub(super) fn pod_ips(shared: &Shared, pod: &Pod, sandbox: &ObservedSandbox) -> Vec<IpAddr> {
+    if pod.namespaces.host_network { shared.host.ips.clone() } else { sandbox.ips.clone() }
+}
+
+async fn hook(
+    shared: &Shared,
+    pod: &Pod,
+    id: &ContainerId,
+    handler: Option<&Handler>,
+    observed: &ObservedPod,
+) -> Outcome {
+    let Some(handler) = handler else { return Outcome::Done };
+    let pod_ips = observed.sandboxes.first().map(|sandbox| pod_ips(shared, pod, sandbox)).unwrap_or_default();
+    hooks::run(shared, pod, id, handler, &pod_ips).await.map_or_else(Outcome::Failed, |()| Outcome::Done)
 }
 
 async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
@@ -116,11 +141,17 @@ async fn create(
     shared: &Shared,
     pod: &Arc<Pod>,
     (container, attempt): (usize, u32),
-    sandbox: Option<&ObservedSandbox>,
+    (observed, sandbox): (&ObservedPod, &SandboxId),
     image_ref: &str,
 ) -> Outcome {
-    let Some(sandbox) = sandbox else { return Outcome::Failed("the pod's sandbox is gone".to_owned()) };
-    let pod_ips: Vec<IpAddr> = if pod.namespaces.host_network { shared.host.ips.clone() } else { sandbox.ips.clone() };
+    let Some(sandbox) = observed.sandboxes.iter().find(|other| other.id == *sandbox) else {
+        return Outcome::Failed("the pod's sandbox is gone".to_owned());
+    };
+    let target = match target(&pod.containers[container], observed) {
+        Ok(target) => target,
+        Err(error) => return Outcome::Failed(error),
+    };
+    let pod_ips = pod_ips(shared, pod, sandbox);
     let ips = pod_ips.clone();
     let prepared = blocking(pod, move |pod| {
         dirs::write_etc_hosts(pod, &ips).map_err(|error| Chain(&error).to_string())?;
@@ -147,13 +178,24 @@ async fn create(
         Err(why) => return Outcome::Failed(why),
         Ok(users) => users,
     };
-    let new =
-        NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref, image_user: &image_user, users };
+    let image_user = &image_user;
+    let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref, image_user, users, target };
     done(shared.runtime.create_container(new).await.map(drop))
 }
 
+/// The instance whose processes the container is to see.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_container.go`, `getTargetID`.
+fn target<'a>(container: &Container, observed: &'a ObservedPod) -> Result<Option<&'a ContainerId>, String> {
+    let Some(name) = &container.target else { return Ok(None) };
+    let runs = |instance: &&ObservedContainer| matches!(instance.phase, ContainerPhase::Running { .. });
+    let target = observed.containers.iter().filter(runs).find(|instance| instance.name == *name);
+    let id = target.map(|target| &target.id);
+    id.map(Some).ok_or_else(|| format!("unable to find target container {name}"))
+}
+
 /// The link is for log collectors; a container without one runs all the same.
-async fn link_log(pod: &Arc<Pod>, container: usize, id: &crate::model::ContainerId, observed: &ObservedPod) {
+async fn link_log(pod: &Arc<Pod>, container: usize, id: &ContainerId, observed: &ObservedPod) {
     let attempt = observed.containers.iter().find(|instance| instance.id == *id).map_or(0, |instance| instance.attempt);
     let id = id.clone();
     let linked = blocking(pod, move |pod| {
@@ -163,6 +205,15 @@ async fn link_log(pod: &Arc<Pod>, container: usize, id: &crate::model::Container
     if let Outcome::Failed(error) = linked {
         tracing::warn!(pod = %pod.key, error, "the log is not linked for collectors");
     }
+}
+
+async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
+    let cgroups = shared.cgroups.clone();
+    blocking(pod, move |pod| {
+        cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
+        dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())
+    })
+    .await
 }
 
 async fn clean_up(shared: &Shared, pod: &Arc<Pod>) -> Outcome {

@@ -24,7 +24,7 @@ use super::desired::{Desired, Folder};
 use super::session::Session;
 use super::status::Status;
 use super::watchdog::Watchdog;
-use super::worker::{self, Assignment, FromPod, PodView, WorkerHandle};
+use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
 use crate::fit::{self, Abilities, Admitted};
@@ -32,7 +32,8 @@ use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
 use crate::model::{Moment, RevisionHash, Uid};
-use crate::podspec::{CgroupDriver, Pod, QosClass};
+use crate::placement::Failures;
+use crate::podspec::{CgroupDriver, Pod, QosClass, Role};
 
 mod intake;
 mod judge;
@@ -146,6 +147,8 @@ pub(super) struct Roster {
     /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
     unseen: HashSet<Uid>,
     preparations: HashMap<Uid, Preparation>,
+    /// By DaemonSet: pods of it that failed here.
+    failures: HashMap<Uid, Failures>,
     watchdog: Watchdog,
     /// Leads back here, for workers and preparations.
     inputs_tx: mpsc::Sender<Input>,
@@ -184,6 +187,7 @@ impl Roster {
             workers: HashMap::new(),
             views: HashMap::new(),
             preparations: HashMap::new(),
+            failures: HashMap::new(),
             watchdog: Watchdog::new(),
             inputs_tx,
         };
@@ -256,6 +260,9 @@ impl Roster {
     fn wake_at(&self) -> Option<Moment> {
         let now = self.shared.clock.now();
         let retries = self.preparations.values().filter_map(|preparation| preparation.retry_at);
+        let failed = |pod: &&PodRecord| pod.ending.is_none() && pod.finished.as_ref().is_some_and(|end| !end.succeeded);
+        let failed = self.contents.pods.values().filter(failed).filter_map(|pod| pod.daemonset.as_ref());
+        let retries = retries.chain(failed.filter_map(|set| self.rests_until(set)));
         retries.chain(self.commit_retry_at).filter(|due| *due > now).chain(self.watchdog.due()).min()
     }
 
@@ -317,10 +324,11 @@ impl Roster {
                 .and_then(|()| fit::admit(&pod.requests, &beside, &self.shared.host.allocatable));
             let assignment = match (&record.ending, fits) {
                 (Some(ending), _) => Assignment::Stop(ending.clone()),
-                (None, Err(rejection)) if !holds => Assignment::Wait(rejection),
+                (None, Err(rejection)) if !holds && record.finished.is_none() => Assignment::Wait(rejection),
                 (None, _) => Assignment::Run,
             };
-            if !matches!(assignment, Assignment::Wait(_)) {
+            // One that has come to its end holds nothing any more.
+            if !matches!(assignment, Assignment::Wait(_)) && record.finished.is_none() {
                 admitted.push(pod.clone());
             }
             self.assign(&record, pod, assignment);
@@ -356,36 +364,39 @@ impl Roster {
         });
     }
 
-    /// The pod of a record; none if its revision was lost and it has to be left as it is.
+    /// The pod of a record, with what was added to it since; none if its revision was lost and it has to be left as it is.
     fn pod(&self, record: &PodRecord) -> Option<Arc<Pod>> {
-        if let Some(worker) = self.workers.get(&record.key.uid) {
-            return Some(worker.pod.clone());
+        let known = self.workers.get(&record.key.uid).map(|worker| worker.pod.clone());
+        let added = |pod: &Pod| pod.containers.iter().filter(|container| container.role == Role::Ephemeral).count();
+        if let Some(pod) = known.as_ref().filter(|pod| added(pod) == record.ephemeral_containers.len()) {
+            return Some(pod.clone());
         }
-        let bundle = self.desired.bundle(&record.revision.bundle)?;
+        let Some(bundle) = self.desired.bundle(&record.revision.bundle) else { return known };
         match self.shared.resolve(record, bundle) {
             Ok(pod) => Some(Arc::new(pod)),
             Err(error) => {
                 tracing::error!(pod = %record.key, error, "the pod cannot be resolved");
-                None
+                known
             }
         }
     }
 
     fn assign(&mut self, record: &PodRecord, pod: Arc<Pod>, assignment: Assignment) {
         let uid = pod.key.uid.clone();
-        if let Some(worker) = self.workers.get(&uid) {
-            worker.assignment.send_if_modified(|current| {
-                let changes = *current != assignment;
-                *current = assignment;
-                changes
-            });
+        if let Some(worker) = self.workers.get_mut(&uid) {
+            worker.assign(pod, assignment);
             return;
         }
         tracing::info!(pod = %pod.key, uid = %uid, ?assignment, "pod taken on");
         let bundle = self.desired.bundle(&record.revision.bundle);
         let min_ready = bundle.and_then(|bundle| u64::try_from(bundle.min_ready_seconds).ok()).unwrap_or(0);
-        let pod = (pod, record.created_at, Duration::from_secs(min_ready));
-        let worker = worker::spawn(self.shared.clone(), pod, assignment, self.inputs_tx.clone());
+        let charge = Charge {
+            pod,
+            created_at: record.created_at,
+            min_ready: Duration::from_secs(min_ready),
+            finished: record.finished.clone(),
+        };
+        let worker = worker::spawn(self.shared.clone(), charge, assignment, self.inputs_tx.clone());
         self.workers.insert(uid, worker);
     }
 }

@@ -1,8 +1,13 @@
 //! One pod's task: observe, plan, carry steps out, and again, until the pod is gone.
 //!
 //! The worker owns everything there is to know about one pod while the agent lives. What is wanted comes in over a `watch`
-//! from the roster, hints that the runtime has news over a `Notify`; status and events go out to the roster. It waits for
-//! one of them, for a step to end, or for the moment its plan names. It decides nothing: `plan` does.
+//! from the roster, hints that the runtime has news over a `Notify`, what probes find over another `watch`; status and events
+//! go out to the roster. It waits for one of them, for a step to end, or for the moment its plan names. It decides nothing:
+//! `plan` does.
+//!
+//! ```text
+//! Wait ─▶ Run ─▶ finished: all containers are final, or it ran for too long ─▶ Stop ─▶ gone
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +21,21 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::execute::execute;
+use super::execute::{execute, pod_ips};
+use super::prober::{PodProbes, Running};
 use super::roster::Input;
 use super::words::{self, Words};
 use crate::error::Chain;
 use crate::fit::Rejection;
 use crate::host::ledger::Ending;
 use crate::host::logs;
-use crate::model::{Moment, ObservedPod, Uid};
+use crate::model::{ContainerPhase, Finished, Moment, ObservedPod, Uid};
 use crate::plan::availability::ReadySince;
 use crate::plan::events::{self, PodEvent};
 use crate::plan::memory::{Outcome, PodMemory};
+use crate::plan::probe::Healths;
 use crate::plan::status::{Situation, status};
-use crate::plan::{Plan, Step, Wanted, plan};
+use crate::plan::{Plan, Step, Wanted, finish, plan};
 use crate::podspec::Pod;
 
 /// How soon the runtime is looked at again after it did not answer, should the observer's hint get lost.
@@ -41,17 +48,35 @@ const RUNTIME_NAME: &str = "containerd";
 pub(super) enum Assignment {
     /// It does not fit on the node now; nothing is done for it.
     Wait(Rejection),
-    /// Run it.
+    /// Let it live, to the end if it comes to one.
     Run,
     /// End it.
     Stop(Ending),
+}
+
+/// A pod and what is wanted of it.
+#[derive(Debug, Clone)]
+struct Order {
+    /// Containers may have been added since the last one.
+    pod: Arc<Pod>,
+    assignment: Assignment,
+}
+
+/// A pod to be taken on.
+pub(super) struct Charge {
+    pub(super) pod: Arc<Pod>,
+    pub(super) created_at: Timestamp,
+    /// How long it has to be ready to count as available.
+    pub(super) min_ready: Duration,
+    /// How it came to its end before.
+    pub(super) finished: Option<Finished>,
 }
 
 /// The roster's end of a worker. Dropping it stops the task and leaves the pod as it is.
 #[derive(Debug)]
 pub(super) struct WorkerHandle {
     pub(super) pod: Arc<Pod>,
-    pub(super) assignment: watch::Sender<Assignment>,
+    order: watch::Sender<Order>,
     /// Something about the pod changed in the runtime.
     pub(super) hint: Arc<Notify>,
     /// What the worker saw last.
@@ -62,7 +87,17 @@ pub(super) struct WorkerHandle {
 impl WorkerHandle {
     /// Whether it may hold resources of the node.
     pub(super) fn was_admitted(&self) -> bool {
-        !matches!(*self.assignment.borrow(), Assignment::Wait(_))
+        !matches!(self.order.borrow().assignment, Assignment::Wait(_))
+    }
+
+    /// Tells the worker what is wanted now, and of what pod.
+    pub(super) fn assign(&mut self, pod: Arc<Pod>, assignment: Assignment) {
+        self.pod = pod.clone();
+        self.order.send_if_modified(|order| {
+            let changes = order.assignment != assignment || !Arc::ptr_eq(&order.pod, &pod);
+            *order = Order { pod, assignment };
+            changes
+        });
     }
 }
 
@@ -79,6 +114,8 @@ pub(super) struct PodView {
     pub(super) status: PodStatus,
     /// Ready for at least `minReadySeconds`.
     pub(super) available: bool,
+    /// It has come to its end by itself, and stays so.
+    pub(super) finished: Option<Finished>,
 }
 
 /// What a worker tells the roster.
@@ -90,34 +127,42 @@ pub(super) enum FromPod {
     Gone(Uid),
 }
 
-/// Starts the task of one pod. `min_ready` is how long it has to be ready to count as available.
+/// Starts the task of one pod.
 pub(super) fn spawn(
     shared: Arc<Shared>,
-    (pod, created_at, min_ready): (Arc<Pod>, Timestamp, Duration),
+    charge: Charge,
     assignment: Assignment,
     inputs_tx: mpsc::Sender<Input>,
 ) -> WorkerHandle {
-    let (assignment_tx, assignment_rx) = watch::channel(assignment);
+    let Charge { pod, created_at, min_ready, finished } = charge;
+    let (order_tx, order_rx) = watch::channel(Order { pod: pod.clone(), assignment });
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
     let hint = Arc::new(Notify::new());
+    let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
+    let active_until = finish::active_until(&pod, created_at, Timestamp::now(), shared.clock.now());
     let worker = Worker {
         memory: PodMemory::new(&[]),
         shared,
         pod: pod.clone(),
         created_at,
         min_ready,
-        assignment: assignment_rx,
+        order: order_rx,
         hint: hint.clone(),
         inputs_tx,
         observed: observed_tx,
-        deadline: None,
+        healths: probes.healths(),
+        probes,
+        stop_by: None,
+        active_until,
+        finished,
+        finish_by: None,
         current: false,
         words: Words::new(),
         waiting: Vec::new(),
         view: None,
         ready: None,
     };
-    WorkerHandle { pod, assignment: assignment_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
+    WorkerHandle { pod, order: order_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
 }
 
 /// A step that has ended, what came of it, and how long it took.
@@ -128,13 +173,21 @@ struct Worker {
     pod: Arc<Pod>,
     created_at: Timestamp,
     min_ready: Duration,
-    assignment: watch::Receiver<Assignment>,
+    order: watch::Receiver<Order>,
     hint: Arc<Notify>,
     inputs_tx: mpsc::Sender<Input>,
     memory: PodMemory,
     observed: watch::Sender<ObservedPod>,
+    probes: PodProbes,
+    healths: watch::Receiver<Arc<Healths>>,
     /// When its last container is killed at the latest, reckoned once for each ending it is told of.
-    deadline: Option<(Ending, Moment)>,
+    stop_by: Option<(Ending, Moment)>,
+    /// When it has run for too long.
+    active_until: Option<Moment>,
+    /// It has come to its end by itself, or is to.
+    finished: Option<Finished>,
+    /// The same as `stop_by` for such an end.
+    finish_by: Option<Moment>,
     /// The last look showed what there is.
     current: bool,
     words: Words,
@@ -148,11 +201,10 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let mut steps: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
-        let pod = self.pod.clone();
-        let next_attempts = tokio::task::spawn_blocking(move || logs::next_attempts(&pod)).await;
-        self.memory = PodMemory::new(&next_attempts.expect("listing logs does not panic"));
+        self.remember_logs().await;
         self.observe().await;
         loop {
+            self.check_deadline().await;
             let plan = self.plan();
             if plan.gone {
                 self.tell(Input::Pod(FromPod::Gone(self.pod.key.uid.clone()))).await;
@@ -171,11 +223,56 @@ impl Worker {
             // Every arm is cancel-safe: a step's future lives on in `steps`, the others only wait.
             tokio::select! {
                 Some(ended) = steps.next() => self.end(ended).await,
-                changed = self.assignment.changed() => if changed.is_err() { return },
+                changed = self.order.changed() => match changed {
+                    Ok(()) => self.take_order().await,
+                    Err(_) => return,
+                },
+                Ok(()) = self.healths.changed() => {}
                 () = self.hint.notified() => self.observe().await,
                 () = self.shared.clock.sleep_until(wake_at) => if !self.current { self.observe().await },
             }
         }
+    }
+
+    /// Lets restart counts go on where those of an earlier process ended.
+    async fn remember_logs(&mut self) {
+        let pod = self.pod.clone();
+        let next_attempts = tokio::task::spawn_blocking(move || logs::next_attempts(&pod)).await;
+        self.memory.extend(&next_attempts.expect("listing logs does not panic"));
+    }
+
+    /// Takes on what is wanted now; the pod may have got more containers.
+    async fn take_order(&mut self) {
+        let pod = self.order.borrow_and_update().pod.clone();
+        if !Arc::ptr_eq(&self.pod, &pod) {
+            self.pod = pod;
+            self.remember_logs().await;
+        }
+        self.tell_prober();
+    }
+
+    /// Ends a pod that has run for too long.
+    async fn check_deadline(&mut self) {
+        let is_over = self.active_until.is_some_and(|until| until <= self.shared.clock.now());
+        if is_over && self.finished.is_none() && self.order.borrow().assignment == Assignment::Run {
+            let finished = finish::deadline_exceeded();
+            self.tell_event(events::deadline_exceeded(&finished)).await;
+            self.finished = Some(finished);
+            self.tell_prober();
+        }
+    }
+
+    /// Lets the prober ask what runs now.
+    fn tell_prober(&self) {
+        let observed = self.observed.borrow();
+        let running = self.pod.containers.iter().enumerate().filter_map(|(container, spec)| {
+            let newest = observed.containers.iter().find(|instance| instance.name == spec.name)?;
+            let ContainerPhase::Running { started_at } = newest.phase else { return None };
+            Some(Running { container, id: newest.id.clone(), started_at })
+        });
+        let ips = observed.sandboxes.first().map(|sandbox| pod_ips(&self.shared, &self.pod, sandbox));
+        let ending = matches!(self.order.borrow().assignment, Assignment::Stop(_)) || self.finished.is_some();
+        self.probes.update(running.collect(), ips.unwrap_or_default(), ending);
     }
 
     /// Looks at the runtime. When it cannot be reached nothing is planned until it can: on what is not seen, the same step
@@ -186,6 +283,7 @@ impl Worker {
                 words::add(&self.pod, &mut observed, &mut self.words).await;
                 drop(self.observed.send_replace(observed));
                 self.current = true;
+                self.tell_prober();
             }
             Err(error) => {
                 tracing::debug!(pod = %self.pod.key, error = %Chain(&error), "cannot observe the pod");
@@ -196,26 +294,34 @@ impl Worker {
 
     fn plan(&mut self) -> Plan {
         let now = self.shared.clock.now();
-        let assignment = self.assignment.borrow_and_update().clone();
+        let assignment = self.order.borrow().assignment.clone();
         if !self.current {
             return Plan { wake_at: Some(now + OBSERVE_RETRY), ..Plan::default() };
         }
         let wanted = match assignment {
             Assignment::Wait(_) => return Plan::default(),
+            Assignment::Run if self.finished.is_some() => {
+                Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + self.pod.grace_period) }
+            }
             Assignment::Run => Wanted::Run,
-            Assignment::Stop(ending) => Wanted::Stop { deadline: self.deadline(ending) },
+            Assignment::Stop(ending) => Wanted::Stop { deadline: self.stop_by(ending) },
         };
         let observed = self.observed.borrow();
         self.memory.observe(&self.pod, &observed, now);
-        plan(&self.pod, wanted, &observed, &self.memory, now)
+        let healths = self.healths.borrow_and_update();
+        let mut plan = plan(&self.pod, wanted, &observed, &self.memory, &healths, now);
+        if wanted == Wanted::Run {
+            plan.wake_at = plan.wake_at.into_iter().chain(self.active_until).min();
+        }
+        plan
     }
 
-    fn deadline(&mut self, ending: Ending) -> Moment {
-        match &self.deadline {
+    fn stop_by(&mut self, ending: Ending) -> Moment {
+        match &self.stop_by {
             Some((known, deadline)) if *known == ending => *deadline,
             _ => {
                 let deadline = self.shared.clock.deadline(&ending);
-                self.deadline = Some((ending, deadline));
+                self.stop_by = Some((ending, deadline));
                 deadline
             }
         }
@@ -230,9 +336,9 @@ impl Worker {
     }
 
     async fn end(&mut self, (step, outcome, took): Ended) {
-        match &outcome {
-            Outcome::Failed(error) => tracing::warn!(pod = %self.pod.key, ?step, error, "step failed"),
-            _ => tracing::debug!(pod = %self.pod.key, ?step, ?outcome, ?took, "step ended"),
+        match outcome.failure() {
+            Some(error) => tracing::warn!(pod = %self.pod.key, ?step, error, "step failed"),
+            None => tracing::debug!(pod = %self.pod.key, ?step, ?outcome, ?took, "step ended"),
         }
         self.memory.end(&step, &outcome, self.shared.clock.now());
         for event in events::ended(&self.pod, &step, &outcome, took) {
@@ -267,26 +373,31 @@ impl Worker {
 
     fn look(&mut self, plan: &Plan) -> (PodView, Option<Moment>) {
         let (now, wall) = (self.shared.clock.now(), Timestamp::now());
-        let assignment = self.assignment.borrow();
+        let assignment = &self.order.borrow().assignment;
         let situation = Situation {
             pod: &self.pod,
             observed: &self.observed.borrow(),
             waiting: &plan.waiting,
-            rejection: match &*assignment {
+            healths: &self.healths.borrow(),
+            rejection: match assignment {
                 Assignment::Wait(rejection) => Some(rejection),
                 _ => None,
             },
-            ending: matches!(*assignment, Assignment::Stop(_)),
+            ending: matches!(assignment, Assignment::Stop(_)),
+            finished: self.finished.as_ref(),
             host_ips: &self.shared.host.ips,
             runtime_name: RUNTIME_NAME,
             created_at: self.created_at,
             now: wall,
         };
+        let ending = situation.ending;
         let status = status(&situation, self.view.as_ref().map(|view| &view.status));
+        let finished = finish::finished(&status).filter(|_| !ending);
+        self.finished = self.finished.take().or_else(|| finished.clone());
         self.ready = ReadySince::track(self.ready, &status, wall, now);
         let available_at = self.ready.map(|ready| ready.available_at(self.min_ready));
         let available = available_at.is_some_and(|at| at <= now);
-        (PodView { status, available }, available_at.filter(|at| *at > now))
+        (PodView { status, available, finished }, available_at.filter(|at| *at > now))
     }
 
     async fn tell_event(&self, event: PodEvent) {
@@ -307,5 +418,7 @@ async fn carry_out(shared: Arc<Shared>, pod: Arc<Pod>, step: Step, observed: Obs
 
 /// Whether the runtime looks different after the step.
 fn changes_runtime(step: &Step) -> bool {
-    !matches!(step, Step::PrepareVolumes | Step::InspectImage { .. } | Step::PullImage { .. } | Step::CleanUp)
+    let is_image = matches!(step, Step::InspectImage { .. } | Step::PullImage { .. });
+    let is_hook = matches!(step, Step::PostStart { .. } | Step::PreStop { .. });
+    !is_image && !is_hook && !matches!(step, Step::PrepareVolumes | Step::Release | Step::CleanUp)
 }

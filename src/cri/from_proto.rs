@@ -8,7 +8,7 @@ use k8s_cri::v1;
 
 use super::OwnedPod;
 use super::labels::{self, PodLabels};
-use crate::model::{ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox, Uid};
+use crate::model::{ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox, ObservedUser, Uid};
 
 /// Puts statuses together by pod uid, newest attempt first. What carries no pod's labels is left out.
 pub(super) fn group(
@@ -78,7 +78,12 @@ fn container(status: v1::ContainerStatus, sandbox: String) -> ObservedContainer 
         image: status.image.unwrap_or_default().image,
         image_ref: status.image_ref,
         spec_hash: status.annotations.get(labels::CONTAINER_HASH).cloned().unwrap_or_default(),
+        user: status.user.and_then(|user| user.linux).map(user),
     }
+}
+
+fn user(user: v1::LinuxContainerUser) -> ObservedUser {
+    ObservedUser { uid: user.uid, gid: user.gid, supplemental_groups: user.supplemental_groups }
 }
 
 /// CRI's nanoseconds since the epoch; 0 stands for "never".

@@ -9,6 +9,7 @@ use std::path::Path;
 use k8s_cri::v1;
 
 use super::{NewContainer, labels};
+use crate::model::ContainerId;
 use crate::podspec::bind::{BoundMount, Content};
 use crate::podspec::{
     Container, Dns, IdRange, ImageUser, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping, Profile,
@@ -46,7 +47,7 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32, users: Option<IdRange>) ->
 
 /// One instance of a container.
 pub(super) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
-    let NewContainer { pod, container, attempt, bound, image_ref, users, .. } = *new;
+    let NewContainer { pod, container, attempt, bound, image_ref, users, target, .. } = *new;
     let env = |(key, value): &(String, String)| v1::KeyValue { key: key.clone(), value: value.clone() };
     let mut container_labels = labels::pod_labels(&pod.key, &pod.origin);
     container_labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
@@ -65,10 +66,15 @@ pub(super) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
         labels: container_labels,
         annotations: labels::container_annotations(pod, container, attempt),
         log_path: text(&container.log_path(attempt)),
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
         tty: container.tty,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(&container.resources)),
-            security_context: Some(container_security(pod, &container.security, new.image_user, users)),
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(container_namespaces(pod.namespaces, users, target)),
+                ..container_security(pod, &container.security, new.image_user)
+            }),
         }),
         ..Default::default()
     }
@@ -113,14 +119,9 @@ fn groups_policy(pod: &Pod) -> i32 {
     if strict { v1::SupplementalGroupsPolicy::Strict } else { v1::SupplementalGroupsPolicy::Merge }.into()
 }
 
-/// `image_user` is who it runs as where the pod does not say.
+/// All but the namespaces. `image_user` is who it runs as where the pod does not say.
 #[expect(deprecated, reason = "of AppArmor, containerd 1.6 reads the older field, and the kubelet sends both")]
-fn container_security(
-    pod: &Pod,
-    security: &Security,
-    image_user: &ImageUser,
-    users: Option<IdRange>,
-) -> v1::LinuxContainerSecurityContext {
+fn container_security(pod: &Pod, security: &Security, image_user: &ImageUser) -> v1::LinuxContainerSecurityContext {
     let (run_as_user, run_as_username) = match (security.run_as_user, image_user) {
         (Some(uid), _) => (Some(int64(uid)), String::new()),
         (None, ImageUser::Uid(uid)) => (Some(int64(*uid)), String::new()),
@@ -134,7 +135,6 @@ fn container_security(
             add_ambient_capabilities: vec![],
         }),
         privileged: security.privileged,
-        namespace_options: Some(namespace_options(pod.namespaces, users)),
         selinux_options: security.selinux.as_ref().map(selinux),
         run_as_user,
         run_as_username,
@@ -169,6 +169,21 @@ fn namespace_options(namespaces: Namespaces, users: Option<IdRange>) -> v1::Name
             uids: users.map(id_mapping).into_iter().collect(),
             gids: users.map(id_mapping).into_iter().collect(),
         }),
+    }
+}
+
+/// Where each container has processes of its own, those of a target may be seen instead.
+fn container_namespaces(
+    namespaces: Namespaces,
+    users: Option<IdRange>,
+    target: Option<&ContainerId>,
+) -> v1::NamespaceOption {
+    let options = namespace_options(namespaces, users);
+    match target {
+        Some(target) if namespaces.pid == PidNamespace::Container => {
+            v1::NamespaceOption { pid: v1::NamespaceMode::Target.into(), target_id: target.0.clone(), ..options }
+        }
+        _ => options,
     }
 }
 

@@ -127,6 +127,16 @@ pub fn link_log(pod: &Pod, container: &Container, attempt: u32, id: &ContainerId
     }
 }
 
+/// Removes the volumes of a pod that has come to its end, and what is in them. Goes on after a failure. Repeatable.
+///
+/// # Errors
+/// [`Leftovers`], as for [`remove_pod`].
+pub fn remove_volumes(pod: &Pod) -> Result<(), Leftovers> {
+    let steps = [unmount_volumes(&pod.dir), remove_tree(&pod.dir.join("volumes"))];
+    let failures: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
+    if failures.is_empty() { Ok(()) } else { Err(Leftovers(failures)) }
+}
+
 /// Removes everything a pod has on disk: what is mounted in its own volumes, its directory, its logs and links to them.
 /// Goes on after a failure. Repeatable.
 ///

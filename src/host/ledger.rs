@@ -25,11 +25,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::EphemeralContainer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::{
-    BlobHash, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Source, Taint, Uid,
+    BlobHash, Finished, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Source, Taint, Uid,
 };
 
 /// The format this version writes.
@@ -140,7 +141,7 @@ pub struct RevisionRecord {
 }
 
 /// One pod: a first-class record, kept until the pod is wholly gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodRecord {
     /// Names and uid, minted here.
@@ -155,6 +156,12 @@ pub struct PodRecord {
     /// The pod is on its way out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
+    /// The pod has come to its end by itself, and stays so also when the runtime has forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Finished>,
+    /// Containers that were added to the pod since (`kubectl debug`), oldest first; none is ever taken away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<EphemeralContainer>,
 }
 
 /// Why and how a pod ends.

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
+use crate::model::{Finished, NodeName, PodKey};
 use crate::plan::memory::Outcome;
-use crate::plan::{Step, go_duration};
-use crate::podspec::Pod;
+use crate::plan::{Step, StopReason, go_duration};
+use crate::podspec::{Container, Pod, Role};
 
 /// One event about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +26,18 @@ pub struct PodEvent {
 }
 
 impl PodEvent {
+    /// About the object as a whole.
     fn of_pod(warning: bool, reason: &'static str, message: String) -> Self {
         Self { warning, reason, message, field_path: String::new() }
     }
 
-    pub(super) fn of_container(name: &str, warning: bool, reason: &'static str, message: String) -> Self {
-        Self { warning, reason, message, field_path: format!("spec.containers{{{name}}}") }
+    pub(super) fn of_container(container: &Container, warning: bool, reason: &'static str, message: String) -> Self {
+        let list = match container.role {
+            Role::Init | Role::Sidecar => "initContainers",
+            Role::Regular => "containers",
+            Role::Ephemeral => "ephemeralContainers",
+        };
+        Self { warning, reason, message, field_path: format!("spec.{list}{{{}}}", container.name) }
     }
 }
 
@@ -44,13 +51,37 @@ pub fn begun(pod: &Pod, step: &Step) -> Option<PodEvent> {
         Step::PullImage { container } => {
             let container = &pod.containers[*container];
             let message = format!("Pulling image \"{}\"", container.image);
-            Some(PodEvent::of_container(&container.name, false, "Pulling", message))
+            Some(PodEvent::of_container(container, false, "Pulling", message))
         }
-        Step::StopContainer { name, why, .. } => {
-            Some(PodEvent::of_container(name, false, "Killing", why.message(name)))
+        Step::PreStop { container, why, .. } => Some(killing(&pod.containers[*container], *why)),
+        Step::StopContainer { name, why, announced: false, .. } => {
+            // What is not the pod's is left of something else, and nobody looks at it here.
+            let container = pod.containers.iter().find(|container| container.name == *name)?;
+            Some(killing(container, *why))
         }
         _ => None,
     }
+}
+
+fn killing(container: &Container, why: StopReason) -> PodEvent {
+    PodEvent::of_container(container, false, "Killing", why.message(container))
+}
+
+/// What is told of a pod that ran into its deadline.
+pub fn deadline_exceeded(finished: &Finished) -> PodEvent {
+    PodEvent::of_pod(false, "DeadlineExceeded", finished.message.clone().unwrap_or_default())
+}
+
+/// What is told on a DaemonSet whose pod has come to its end on a node and makes way for another.
+///
+/// Source: kubernetes v1.36 `pkg/controller/daemon/daemon_controller.go`, `podsShouldBeOnNode`.
+pub fn daemon_replaced(pod: &PodKey, node: &NodeName, succeeded: bool) -> PodEvent {
+    if succeeded {
+        let message = format!("Found succeeded daemon pod {pod} on node {node}, will try to delete it");
+        return PodEvent::of_pod(false, "SucceededDaemonPod", message);
+    }
+    let message = format!("Found failed daemon pod {pod} on node {node}, will try to kill it");
+    PodEvent::of_pod(true, "FailedDaemonPod", message)
 }
 
 /// What is told when a step has ended after `took`.
@@ -81,6 +112,15 @@ pub fn ended(pod: &Pod, step: &Step, outcome: &Outcome, took: Duration) -> Vec<P
         (Step::StartContainer { container, .. }, outcome) => {
             made(pod, *container, outcome, "Started", "Container started")
         }
+        // What a hook had to say may be a secret; it is in the agent's log.
+        (Step::PostStart { container, .. }, Outcome::Failed(_)) => {
+            let message = "PostStartHook failed".to_owned();
+            vec![PodEvent::of_container(&pod.containers[*container], true, "FailedPostStartHook", message)]
+        }
+        (Step::PreStop { container, .. }, Outcome::Failed(_)) => {
+            let message = "PreStopHook failed".to_owned();
+            vec![PodEvent::of_container(&pod.containers[*container], true, "FailedPreStopHook", message)]
+        }
         _ => Vec::new(),
     }
 }
@@ -88,7 +128,7 @@ pub fn ended(pod: &Pod, step: &Step, outcome: &Outcome, took: Duration) -> Vec<P
 /// What is told when the reason for which a container waits has changed to `reason`.
 pub fn waits(pod: &Pod, container: usize, reason: Option<&str>) -> Vec<PodEvent> {
     let Some(container) = pod.containers.get(container) else { return Vec::new() };
-    let event = |warning, reason, message| PodEvent::of_container(&container.name, warning, reason, message);
+    let event = |warning, reason, message| PodEvent::of_container(container, warning, reason, message);
     match reason {
         Some("CrashLoopBackOff") => {
             let pod = format!("{}_{}({})", pod.key.name, pod.key.namespace, pod.key.uid);
@@ -109,7 +149,7 @@ pub fn waits(pod: &Pod, container: usize, reason: Option<&str>) -> Vec<PodEvent>
 
 fn inspected(pod: &Pod, container: usize, outcome: &Outcome) -> Vec<PodEvent> {
     let container = &pod.containers[container];
-    let event = |warning, reason, message| vec![PodEvent::of_container(&container.name, warning, reason, message)];
+    let event = |warning, reason, message| vec![PodEvent::of_container(container, warning, reason, message)];
     match outcome {
         Outcome::Image(_) => {
             let message = format!(
@@ -127,7 +167,7 @@ fn inspected(pod: &Pod, container: usize, outcome: &Outcome) -> Vec<PodEvent> {
 
 fn pulled(pod: &Pod, container: usize, outcome: &Outcome, took: Duration) -> Vec<PodEvent> {
     let container = &pod.containers[container];
-    let event = |warning, reason, message| PodEvent::of_container(&container.name, warning, reason, message);
+    let event = |warning, reason, message| PodEvent::of_container(container, warning, reason, message);
     match outcome {
         Outcome::Failed(error) => vec![
             event(true, "Failed", format!("Failed to pull image \"{}\": {error}", container.image)),
@@ -147,12 +187,10 @@ fn pulled(pod: &Pod, container: usize, outcome: &Outcome, took: Duration) -> Vec
 }
 
 fn made(pod: &Pod, container: usize, outcome: &Outcome, reason: &'static str, message: &str) -> Vec<PodEvent> {
-    let name = &pod.containers[container].name;
-    vec![match outcome {
-        Outcome::Failed(error) | Outcome::Misconfigured(error) => {
-            PodEvent::of_container(name, true, "Failed", format!("Error: {error}"))
-        }
-        _ => PodEvent::of_container(name, false, reason, message.to_owned()),
+    let container = &pod.containers[container];
+    vec![match outcome.failure() {
+        Some(error) => PodEvent::of_container(container, true, "Failed", format!("Error: {error}")),
+        None => PodEvent::of_container(container, false, reason, message.to_owned()),
     }]
 }
 
@@ -231,6 +269,57 @@ mod tests {
     }
 
     #[test]
+    fn hooks_and_ends_are_told_on_the_list_the_container_is_from() {
+        let mut pod = pods::pod("web", Path::new("/"));
+        let of = |name: &str, role| Container { role, ..pods::container(name, "web:1", &[]) };
+        pod.containers = vec![of("i", Role::Init), of("s", Role::Sidecar), of("e", Role::Ephemeral)];
+        let deadline = crate::model::Moment::default();
+        let stop = |name: &str, announced| Step::StopContainer {
+            name: name.to_owned(),
+            id: "c".into(),
+            deadline,
+            why: StopReason::Liveness,
+            announced,
+        };
+        let part = Step::PreStop { container: 1, id: "c".into(), deadline, why: StopReason::Liveness };
+        let begins = [stop("i", false), part.clone(), stop("e", false), stop("s", true), stop("other", false)];
+        let begins: Vec<_> = begins.iter().filter_map(|step| begun(&pod, step)).collect();
+        assert_eq!(
+            shown(&begins),
+            [
+                "Normal Killing Init container i failed liveness probe spec.initContainers{i}",
+                "Normal Killing Init container s failed liveness probe spec.initContainers{s}",
+                "Normal Killing Container e failed liveness probe spec.ephemeralContainers{e}",
+            ]
+        );
+        let greet = Step::PostStart { container: 1, id: "c".into() };
+        let failed = Outcome::Failed("a secret".to_owned());
+        let ends = [(greet.clone(), &failed), (part.clone(), &failed), (greet, &Outcome::Done), (part, &Outcome::Done)];
+        let ends: Vec<_> = ends.iter().flat_map(|(step, how)| ended(&pod, step, how, Duration::ZERO)).collect();
+        assert_eq!(
+            shown(&ends),
+            [
+                "Warning FailedPostStartHook PostStartHook failed spec.initContainers{s}",
+                "Warning FailedPreStopHook PreStopHook failed spec.initContainers{s}",
+            ]
+        );
+        let make = Step::CreateContainer { container: 0, attempt: 0, sandbox: "s".into(), image_ref: String::new() };
+        let misconfigured = Outcome::Misconfigured("configmap \"c\" not found".to_owned());
+        assert_eq!(
+            shown(&ended(&pod, &make, &misconfigured, Duration::ZERO)),
+            ["Warning Failed Error: configmap \"c\" not found spec.initContainers{i}"]
+        );
+        let replaced = [true, false].map(|succeeded| daemon_replaced(&pod.key, &"n".into(), succeeded));
+        assert_eq!(
+            shown(&replaced),
+            [
+                "Normal SucceededDaemonPod Found succeeded daemon pod default/web on node n, will try to delete it ",
+                "Warning FailedDaemonPod Found failed daemon pod default/web on node n, will try to kill it ",
+            ]
+        );
+    }
+
+    #[test]
     fn what_begins_and_what_waits_is_told_too() {
         let mut pod = pods::pod("web", Path::new("/"));
         pod.containers = vec![pods::container("main", "web:1", &[])];
@@ -239,6 +328,7 @@ mod tests {
             id: "c".into(),
             deadline: crate::model::Moment::default(),
             why: StopReason::Ending,
+            announced: false,
         };
         let begins: Vec<_> =
             begun(&pod, &stop).into_iter().chain(begun(&pod, &Step::CreateSandbox { attempt: 1 })).collect();

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::run::usable_sandbox;
+use super::{StopReason, instances, is_live};
 use crate::backoff::{Backoff, Limits};
 use crate::model::{ContainerId, ContainerPhase, Moment, ObservedPod, SandboxId};
 use crate::plan::{Step, Waiting};
@@ -33,12 +35,18 @@ const RETRY: Limits = Limits { first: Duration::from_millis(500), max: Duration:
 pub struct PodMemory {
     /// Volumes are in place.
     pub(super) prepared: bool,
+    /// Volumes and cgroup of a pod that has come to its end are given back.
+    pub(super) released: bool,
     /// Everything on disk is removed.
     pub(super) cleaned: bool,
+    /// When the newest sandbox was first seen unusable, while it is.
+    pub(super) sandbox_lost: Option<Moment>,
     /// Sandboxes that were stopped: their network is gone.
     pub(super) stopped: BTreeSet<SandboxId>,
     /// By position in `Pod::containers`.
     pub(super) containers: Vec<ContainerMemory>,
+    /// The instances that are being ended.
+    pub(super) farewells: BTreeMap<ContainerId, Farewell>,
     attempts: BTreeMap<Subject, Attempts>,
     under_way: Vec<Step>,
 }
@@ -50,10 +58,32 @@ pub(super) struct ContainerMemory {
     pub(super) image: Image,
     /// Restarts after an end.
     pub(super) crash: Option<Backoff>,
-    /// The newest instance if it has ended, and when that was first seen.
+    /// The newest instance if it has ended, and when that was first seen; also after it was removed.
     pub(super) ended: Option<(ContainerId, Moment)>,
     /// The number of the next instance: one more than any before it had.
     pub(super) next_attempt: u32,
+    /// The instance that was started last, while its `postStart` hook is not over.
+    greeting: Option<(ContainerId, Greeting)>,
+}
+
+/// How far the `postStart` hook of an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// To be carried out, if there is one.
+    Due,
+    /// It failed, and with it the instance.
+    Failed,
+}
+
+/// An instance that is being ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Farewell {
+    /// When it is killed.
+    pub(super) deadline: Moment,
+    /// Why.
+    pub(super) why: StopReason,
+    /// Its `preStop` hook was carried out, well or not.
+    pub(super) hook_is_over: bool,
 }
 
 /// What is known of an image.
@@ -79,8 +109,11 @@ pub(super) enum Subject {
     PullImage(usize),
     /// To have a new instance of a container running.
     Start(usize),
+    PostStart(ContainerId),
+    PreStop(ContainerId),
     StopContainer(ContainerId),
     RemoveContainer(ContainerId),
+    Release,
     CleanUp,
 }
 
@@ -116,39 +149,66 @@ pub enum Outcome {
     Misconfigured(String),
 }
 
+impl Outcome {
+    /// Why it failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Failed(error) | Self::Misconfigured(error) => Some(error),
+            Self::Done | Self::Image(_) | Self::Pulled { .. } | Self::NoImage => None,
+        }
+    }
+}
+
 impl PodMemory {
     /// The memory of a worker that has done nothing yet.
     ///
     /// `next_attempts` has one number per container of the pod, in its order: one more than the highest instance that left
     /// a log file, or 0. It lets the restart count go on after the runtime lost its containers in a reboot.
     pub fn new(next_attempts: &[u32]) -> Self {
-        let container = |next_attempt: &u32| ContainerMemory { next_attempt: *next_attempt, ..Default::default() };
-        Self {
+        let mut memory = Self {
             prepared: false,
+            released: false,
             cleaned: false,
+            sandbox_lost: None,
             stopped: BTreeSet::new(),
-            containers: next_attempts.iter().map(container).collect(),
+            containers: Vec::new(),
+            farewells: BTreeMap::new(),
             attempts: BTreeMap::new(),
             under_way: Vec::new(),
-        }
+        };
+        memory.extend(next_attempts);
+        memory
+    }
+
+    /// Makes room for containers that were added to the pod. `next_attempts` is as for [`PodMemory::new`], for all of them.
+    pub fn extend(&mut self, next_attempts: &[u32]) {
+        let container = |next_attempt: &u32| ContainerMemory { next_attempt: *next_attempt, ..Default::default() };
+        self.containers.extend(next_attempts.iter().skip(self.containers.len()).map(container));
     }
 
     /// Takes in what the runtime has now. To be called with each observation, before it is planned on.
     pub fn observe(&mut self, pod: &Pod, observed: &ObservedPod, now: Moment) {
         for (container, memory) in pod.containers.iter().zip(&mut self.containers) {
-            let newest = observed.containers.iter().find(|instance| instance.name == container.name);
+            let newest = instances(observed, container).next();
             let used = newest.map_or(0, |newest| newest.attempt + 1);
             memory.next_attempt = memory.next_attempt.max(used);
-            let ended = newest.filter(|instance| matches!(instance.phase, ContainerPhase::Exited { .. }));
-            memory.ended = match (ended, memory.ended.take()) {
-                (Some(instance), Some((id, at))) if id == instance.id => Some((id, at)),
-                (Some(instance), _) => Some((instance.id.clone(), now)),
-                (None, _) => None,
+            let has_ended = newest.map(|newest| matches!(newest.phase, ContainerPhase::Exited { .. }));
+            memory.ended = match (newest.zip(has_ended), memory.ended.take()) {
+                (Some((instance, true)), Some((id, at))) if id == instance.id => Some((id, at)),
+                (Some((instance, true)), _) => Some((instance.id.clone(), now)),
+                (Some((_, false)), _) => None,
+                // One that was ended on purpose does not count against the next.
+                (None, ended) => ended.filter(|(id, _)| !self.farewells.contains_key(id)),
             };
+            let is_greeted = |id: &ContainerId| !newest.is_some_and(|newest| newest.id == *id && is_live(newest));
+            memory.greeting.take_if(|(id, _)| is_greeted(id));
         }
+        let is_lost = !observed.sandboxes.is_empty() && usable_sandbox(pod, observed).is_none();
+        self.sandbox_lost = is_lost.then(|| self.sandbox_lost.unwrap_or(now));
         let has_sandbox = |id: &SandboxId| observed.sandboxes.iter().any(|sandbox| sandbox.id == *id);
         let has_container = |id: &ContainerId| observed.containers.iter().any(|instance| instance.id == *id);
         self.stopped.retain(|id| has_sandbox(id));
+        self.farewells.retain(|id, _| has_container(id));
         self.attempts.retain(|subject, _| match subject {
             Subject::StopSandbox(id) | Subject::RemoveSandbox(id) => has_sandbox(id),
             Subject::StopContainer(id) | Subject::RemoveContainer(id) => has_container(id),
@@ -158,6 +218,11 @@ impl PodMemory {
 
     /// Notes that a step is being carried out.
     pub fn begin(&mut self, step: &Step) {
+        if let Step::PreStop { id, deadline, why, .. } | Step::StopContainer { id, deadline, why, .. } = step {
+            let begun = Farewell { deadline: *deadline, why: *why, hook_is_over: false };
+            let farewell = self.farewells.entry(id.clone()).or_insert(begun);
+            farewell.deadline = farewell.deadline.min(*deadline);
+        }
         self.under_way.push(step.clone());
     }
 
@@ -168,6 +233,7 @@ impl PodMemory {
         }
         match (step, outcome) {
             (Step::PrepareVolumes, Outcome::Done) => self.prepared = true,
+            (Step::Release, Outcome::Done) => self.released = true,
             (Step::CleanUp, Outcome::Done) => self.cleaned = true,
             (Step::StopSandbox { id }, Outcome::Done) => drop(self.stopped.insert(id.clone())),
             (Step::InspectImage { container }, Outcome::Image(id))
@@ -187,14 +253,38 @@ impl PodMemory {
                     memory.crash = Some(Backoff::next(memory.crash, *ended_at, now, CRASH));
                 }
             }
+            (Step::StartContainer { container, id }, Outcome::Done) => {
+                self.containers[*container].greeting = Some((id.clone(), Greeting::Due));
+            }
+            (Step::PostStart { container, id }, outcome) => {
+                let greeting = &mut self.containers[*container].greeting;
+                if greeting.as_ref().is_some_and(|(due, _)| due == id) {
+                    *greeting = outcome.failure().map(|_| (id.clone(), Greeting::Failed));
+                }
+            }
+            (Step::PreStop { id, .. }, _) => {
+                if let Some(farewell) = self.farewells.get_mut(id) {
+                    farewell.hook_is_over = true;
+                }
+            }
             _ => {}
         }
         self.count(step, outcome, now);
     }
 
+    /// How far the `postStart` hook of this instance is; none if it is over, or another process started the instance.
+    pub(super) fn greeting(&self, container: usize, id: &ContainerId) -> Option<Greeting> {
+        let greeting = self.containers[container].greeting.as_ref();
+        greeting.filter(|(greeted, _)| greeted == id).map(|(_, greeting)| *greeting)
+    }
+
     /// Whether nothing is being done that changes what the runtime has for the pod.
     pub(super) fn is_quiet(&self) -> bool {
-        self.under_way.iter().all(|step| matches!(step, Step::InspectImage { .. } | Step::PullImage { .. }))
+        let changes_nothing = |step: &Step| {
+            let is_image = matches!(step, Step::InspectImage { .. } | Step::PullImage { .. });
+            is_image || matches!(step, Step::PostStart { .. } | Step::PreStop { .. })
+        };
+        self.under_way.iter().all(changes_nothing)
     }
 
     /// Whether the step, or another one for the same end, is being carried out.
@@ -221,20 +311,23 @@ impl PodMemory {
     /// Counts an attempt. What the runtime may go back on by itself (a sandbox that dies at once, a container that is
     /// still there) is counted even when it went well, so that no fault of the runtime becomes a busy loop here.
     fn count(&mut self, step: &Step, outcome: &Outcome, now: Moment) {
-        let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Misconfigured(_));
-        match step {
-            // An instance that was made has yet to be started.
-            Step::CreateContainer { .. } if !failed => return,
-            Step::PrepareVolumes | Step::StartContainer { .. } | Step::CleanUp if !failed => {
+        let failed = outcome.failure().is_some();
+        let subject = match step {
+            // An instance that was made has yet to be started. A hook is carried out once.
+            Step::CreateContainer { .. } | Step::PostStart { .. } if !failed => return,
+            Step::PreStop { .. } => return,
+            Step::PrepareVolumes | Step::StartContainer { .. } | Step::Release | Step::CleanUp if !failed => {
                 self.attempts.remove(&step.subject());
                 return;
             }
-            _ => {}
-        }
+            // To be greeted is part of being started.
+            Step::PostStart { container, .. } => Subject::Start(*container),
+            _ => step.subject(),
+        };
         let limits = if matches!(step, Step::InspectImage { .. } | Step::PullImage { .. }) { PULL } else { RETRY };
-        let before = self.attempts.get(&step.subject()).map(|attempts| attempts.backoff);
+        let before = self.attempts.get(&subject).map(|attempts| attempts.backoff);
         let backoff = Backoff::next(before, now, now, limits);
-        self.attempts.insert(step.subject(), Attempts { backoff, failure: failure(step, outcome) });
+        self.attempts.insert(subject, Attempts { backoff, failure: failure(step, outcome) });
     }
 }
 
@@ -251,8 +344,11 @@ impl Step {
             Self::CreateContainer { container, .. } | Self::StartContainer { container, .. } => {
                 Subject::Start(*container)
             }
+            Self::PostStart { id, .. } => Subject::PostStart(id.clone()),
+            Self::PreStop { id, .. } => Subject::PreStop(id.clone()),
             Self::StopContainer { id, .. } => Subject::StopContainer(id.clone()),
             Self::RemoveContainer { id } => Subject::RemoveContainer(id.clone()),
+            Self::Release => Subject::Release,
             Self::CleanUp => Subject::CleanUp,
         }
     }
@@ -262,16 +358,17 @@ impl Step {
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/images/types.go`, `pkg/kubelet/container/sync_result.go`.
 fn failure(step: &Step, outcome: &Outcome) -> Option<Waiting> {
-    let (Outcome::Failed(message) | Outcome::Misconfigured(message)) = outcome else { return None };
-    let reason = match step {
-        _ if matches!(outcome, Outcome::Misconfigured(_)) => "CreateContainerConfigError",
-        Step::InspectImage { .. } => "ImageInspectError",
-        Step::PullImage { .. } => pull_reason(message),
-        Step::CreateContainer { .. } => "CreateContainerError",
-        Step::StartContainer { .. } => "RunContainerError",
+    let message = outcome.failure()?;
+    let reason = match (step, outcome) {
+        (Step::InspectImage { .. }, _) => "ImageInspectError",
+        (Step::PullImage { .. }, _) => pull_reason(message),
+        (Step::CreateContainer { .. }, Outcome::Misconfigured(_)) => "CreateContainerConfigError",
+        (Step::CreateContainer { .. }, _) => "CreateContainerError",
+        (Step::StartContainer { .. }, _) => "RunContainerError",
+        (Step::PostStart { .. }, _) => "PostStartHookError",
         _ => return None,
     };
-    Some(Waiting { reason, message: message.clone() })
+    Some(Waiting { reason, message: message.to_owned() })
 }
 
 /// The runtime tells a more exact reason by beginning its message with it.

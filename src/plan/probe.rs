@@ -277,7 +277,7 @@ pub fn event(container: &Container, kind: Kind, attempt: &Attempt) -> Option<Pod
             ("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {words}"))
         }
     };
-    Some(PodEvent::of_container(&container.name, true, reason, message))
+    Some(PodEvent::of_container(container, true, reason, message))
 }
 
 /// How many events the probes of one pod may still tell: a burst, and a further one now and then. A pod that fails every

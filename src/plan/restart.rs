@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory::{CRASH, Image, Subject};
-use super::{Draft, Step, Waiting, go_duration};
+use super::{Draft, Offer, Step, Waiting, go_duration};
 use crate::model::Moment;
 use crate::podspec::{Container, Pod, PullPolicy};
 
@@ -18,13 +18,15 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(5);
 pub(super) enum Start {
     /// It may, from this image.
     Now { image_ref: String },
-    /// Not yet: the draft says why, and what to do or wait for.
+    /// Its image is being looked for.
+    Soon,
+    /// Not before a later moment: the draft says why, and when.
     Later,
 }
 
 /// Clears the way for a new instance. Its image is looked for only when the crash back-off is over.
-pub(super) fn start(draft: &mut Draft<'_>, pod: &Pod, index: usize) -> Start {
-    let container = &pod.containers[index];
+pub(super) fn start(draft: &mut Draft<'_>, index: usize) -> Start {
+    let (pod, container) = (draft.pod, &draft.pod.containers[index]);
     if let Err(problem) = &container.image_reference {
         draft.plan.waiting[index] = Some(invalid_image(container, problem));
         return Start::Later;
@@ -36,17 +38,18 @@ pub(super) fn start(draft: &mut Draft<'_>, pod: &Pod, index: usize) -> Start {
     }
     draft.plan.waiting[index] = image_failure(draft, container, index)
         .or_else(|| draft.memory.failure(&Subject::Start(index)).map(|(failure, _)| failure.clone()));
-    match (&draft.memory.containers[index].image, container.pull_policy) {
+    let step = match (&draft.memory.containers[index].image, container.pull_policy) {
         (Image::Present(id), _) => return Start::Now { image_ref: id.clone() },
         (Image::Unknown, PullPolicy::Always) | (Image::Absent, PullPolicy::Always | PullPolicy::IfNotPresent) => {
-            draft.offer(Step::PullImage { container: index });
+            Step::PullImage { container: index }
         }
         // An image that may not be pulled is looked for again: somebody may bring it.
-        (Image::Unknown, _) | (Image::Absent, PullPolicy::Never) => {
-            draft.offer(Step::InspectImage { container: index });
-        }
+        (Image::Unknown, _) | (Image::Absent, PullPolicy::Never) => Step::InspectImage { container: index },
+    };
+    match draft.offer(step) {
+        Offer::Taken => Start::Soon,
+        Offer::Later => Start::Later,
     }
-    Start::Later
 }
 
 /// How long the container rests after its last end, and until when; none if it need not.

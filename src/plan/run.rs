@@ -1,29 +1,33 @@
-//! The plan of a pod that runs: volumes and sandbox, then each container, then what is left over.
+//! The plan of a pod that runs: volumes and sandbox, then its containers, then what is left over.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_manager.go` (`computePodActions`), `util/util.go`
 //! (`PodSandboxChanged`), `kuberuntime_gc.go`. We differ on purpose: of several ready sandboxes the newest is kept, where
-//! upstream ends them all, and an instance that was made but not started is started, where upstream makes another.
+//! upstream ends them all, and an instance that was made but not started is started, where upstream makes another. What
+//! stopping a container for one reason or a hanging hook delays is that container and those that wait for it, not the pod.
 
-use super::memory::Subject;
-use super::restart::{self, Start};
-use super::{Draft, Step, StopReason, is_live};
-use crate::model::{ContainerPhase, Moment, ObservedContainer, ObservedPod, ObservedSandbox};
-use crate::podspec::Pod;
+use super::container::{Progress, tend, tend_ephemeral};
+use super::{Draft, Step, StopReason, init, is_as_defined, is_live, policy, reset, stop};
+use crate::model::{ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox};
+use crate::podspec::{Pod, Role};
 
-pub(super) fn plan(draft: &mut Draft<'_>, pod: &Pod, observed: &ObservedPod) {
+pub(super) fn plan(draft: &mut Draft<'_>) {
+    let sandbox = usable_sandbox(draft.pod, draft.observed);
+    if sandbox.is_some_and(|sandbox| reset::plan(draft, sandbox)) {
+        return;
+    }
+    if let Some(since) = policy::over(draft) {
+        stop::finish(draft, since + draft.pod.grace_period);
+        return;
+    }
     if !draft.memory.prepared {
         draft.offer(Step::PrepareVolumes);
     }
-    let sandbox = usable_sandbox(pod, observed);
     if sandbox.is_none() {
-        replace_sandbox(draft, pod, observed);
+        replace_sandbox(draft);
     }
-    let mut kept: Vec<&ObservedContainer> = Vec::new();
-    for index in 0..pod.containers.len() {
-        kept.extend(container(draft, pod, index, observed, sandbox));
-    }
+    containers(draft, sandbox);
     if let Some(sandbox) = sandbox {
-        collect(draft, pod, observed, sandbox, &kept);
+        collect(draft, sandbox);
     }
 }
 
@@ -35,80 +39,44 @@ pub(super) fn usable_sandbox<'a>(pod: &Pod, observed: &'a ObservedPod) -> Option
 }
 
 /// Ends what is left of the old sandboxes and makes a new one. Also makes the first.
-fn replace_sandbox(draft: &mut Draft<'_>, pod: &Pod, observed: &ObservedPod) {
-    let live: Vec<_> = observed.containers.iter().filter(|instance| is_live(instance)).collect();
-    for instance in &live {
-        draft.stop(instance, full_grace(draft, pod), StopReason::Ending);
-    }
-    if !live.is_empty() || !draft.memory.is_quiet() {
+fn replace_sandbox(draft: &mut Draft<'_>) {
+    let since = draft.memory.sandbox_lost.unwrap_or(draft.now);
+    if !stop::containers(draft, since + draft.pod.grace_period) {
         return;
     }
-    let all_stopped = draft.stop_sandboxes(observed.sandboxes.iter().map(|sandbox| &sandbox.id));
+    let all_stopped = draft.stop_sandboxes(draft.observed.sandboxes.iter().map(|sandbox| &sandbox.id));
     if all_stopped && draft.memory.prepared {
-        let attempt = observed.sandboxes.first().map_or(0, |newest| newest.attempt + 1);
+        let attempt = draft.observed.sandboxes.first().map_or(0, |newest| newest.attempt + 1);
         draft.offer(Step::CreateSandbox { attempt });
     }
 }
 
-fn full_grace(draft: &Draft<'_>, pod: &Pod) -> Moment {
-    draft.now + pod.grace_period
-}
-
-/// Plans for one container; gives back the instance it rests on, if there is one.
-fn container<'a>(
-    draft: &mut Draft<'_>,
-    pod: &Pod,
-    index: usize,
-    observed: &'a ObservedPod,
-    sandbox: Option<&ObservedSandbox>,
-) -> Option<&'a ObservedContainer> {
-    let container = &pod.containers[index];
-    let instances = observed.containers.iter().filter(|instance| instance.name == container.name);
-    let newest = instances.clone().next();
-    let current = newest.filter(|newest| sandbox.is_some_and(|sandbox| newest.sandbox == sandbox.id));
-    let as_defined = |instance: &ObservedContainer| instance.spec_hash == container.spec_hash;
-    if let Some(instance) = current.filter(|instance| is_live(instance)) {
-        if instance.phase == ContainerPhase::Unknown {
-            draft.stop(instance, full_grace(draft, pod), StopReason::Unknown);
-        } else if !as_defined(instance) {
-            draft.stop(instance, full_grace(draft, pod), StopReason::DefinitionChanged);
+/// The init containers first; then each regular one once those before it have been started, or cannot be now. Those that
+/// were added to the running pod wait for nothing but the sandbox.
+fn containers(draft: &mut Draft<'_>, sandbox: Option<&ObservedSandbox>) {
+    let mut is_turn = true;
+    let initialized = init::walk(draft, sandbox);
+    for index in 0..draft.pod.containers.len() {
+        match draft.pod.containers[index].role {
+            Role::Regular if initialized => {
+                is_turn &= tend(draft, index, sandbox, is_turn) != Progress::Starting;
+            }
+            Role::Init | Role::Sidecar | Role::Regular => {}
+            Role::Ephemeral => tend_ephemeral(draft, index, sandbox),
         }
-        return Some(instance);
     }
-    // What lives elsewhere is being stopped; until it has ended nothing takes its place.
-    let may_run = draft.memory.prepared && !instances.clone().any(is_live);
-    if let Some(instance) = current.filter(|instance| instance.phase == ContainerPhase::Created && as_defined(instance))
-    {
-        draft.plan.waiting[index] = draft.memory.failure(&Subject::Start(index)).map(|(failure, _)| failure.clone());
-        if may_run {
-            draft.offer(Step::StartContainer { container: index, id: instance.id.clone() });
-        }
-        return Some(instance);
-    }
-    if let (Start::Now { image_ref }, Some(sandbox)) = (restart::start(draft, pod, index), sandbox.filter(|_| may_run))
-    {
-        let attempt = draft.memory.containers[index].next_attempt;
-        let sandbox = sandbox.id.clone();
-        draft.offer(Step::CreateContainer { container: index, attempt, sandbox, image_ref });
-    }
-    None
 }
 
 /// Removes what nobody needs any more beside a usable sandbox. Of each container the last ended instance stays, for its
 /// log and its last state.
-fn collect(
-    draft: &mut Draft<'_>,
-    pod: &Pod,
-    observed: &ObservedPod,
-    sandbox: &ObservedSandbox,
-    kept: &[&ObservedContainer],
-) {
+fn collect(draft: &mut Draft<'_>, sandbox: &ObservedSandbox) {
+    let observed = draft.observed;
     let has_ended = |instance: &&ObservedContainer| matches!(instance.phase, ContainerPhase::Exited { .. });
     let last_ended = |name: &str| observed.containers.iter().filter(|other| other.name == name).find(has_ended);
     for instance in &observed.containers {
-        let stays = kept.contains(&instance) || last_ended(&instance.name) == Some(instance);
+        let stays = is_in_use(draft, sandbox, instance) || last_ended(&instance.name) == Some(instance);
         if is_live(instance) && !stays {
-            draft.stop(instance, full_grace(draft, pod), StopReason::Ending);
+            stop::container(draft, instance, draft.now + draft.pod.grace_period, StopReason::Ending);
         } else if !stays {
             draft.offer(Step::RemoveContainer { id: instance.id.clone() });
         }
@@ -120,4 +88,14 @@ fn collect(
             draft.offer(Step::RemoveSandbox { id: old.id.clone() });
         }
     }
+}
+
+/// Whether a container of the pod rests on this instance: it lives in the sandbox, or is about to.
+fn is_in_use(draft: &Draft<'_>, sandbox: &ObservedSandbox, instance: &ObservedContainer) -> bool {
+    let index = draft.pod.containers.iter().position(|container| container.name == instance.name);
+    index.is_some_and(|index| {
+        let is_made = instance.phase == ContainerPhase::Created;
+        let lasts = is_live(instance) || is_made && is_as_defined(instance, &draft.pod.containers[index]);
+        lasts && draft.current(index, Some(sandbox)) == Some(instance)
+    })
 }

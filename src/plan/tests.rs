@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::memory::Outcome;
 use super::*;
-use crate::model::{ContainerId, ObservedSandbox};
 use crate::podspec::tests::resolved;
 
+mod endings;
+pub(super) mod lives;
 mod simulation;
 
 /// A pod, what the runtime has of it and what its worker remembers.
@@ -16,6 +17,7 @@ pub(super) struct Case {
     pub(super) wanted: Wanted,
     pub(super) observed: ObservedPod,
     pub(super) memory: PodMemory,
+    pub(super) healths: Healths,
     pub(super) now: Moment,
 }
 
@@ -25,7 +27,8 @@ pub(super) const WEB: usize = 0;
 pub(super) fn fresh(pod: &Value, container: &Value) -> Case {
     let pod = resolved(pod, container);
     let memory = PodMemory::new(&[0]);
-    Case { pod, wanted: Wanted::Run, observed: ObservedPod::default(), memory, now: at(1000) }
+    let (observed, healths) = (ObservedPod::default(), Healths::new());
+    Case { pod, wanted: Wanted::Run, observed, memory, healths, now: at(1000) }
 }
 
 /// The same with its volumes in place.
@@ -64,11 +67,15 @@ pub(super) fn running_phase() -> ContainerPhase {
 }
 
 fn exited() -> ContainerPhase {
+    exited_with(1)
+}
+
+pub(super) fn exited_with(exit_code: i32) -> ContainerPhase {
     ContainerPhase::Exited {
         started_at: Timestamp::UNIX_EPOCH,
         finished_at: Timestamp::UNIX_EPOCH,
-        exit_code: 1,
-        reason: "Error".to_owned(),
+        exit_code,
+        reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
         message: String::new(),
     }
 }
@@ -84,6 +91,7 @@ impl Case {
             image: "nginx:1".to_owned(),
             image_ref: "sha256:1".to_owned(),
             spec_hash: self.pod.containers[WEB].spec_hash.clone(),
+            user: None,
         }
     }
 
@@ -99,7 +107,7 @@ impl Case {
 
     fn plan(&mut self) -> Plan {
         self.memory.observe(&self.pod, &self.observed, self.now);
-        plan(&self.pod, self.wanted, &self.observed, &self.memory, self.now)
+        plan(&self.pod, self.wanted, &self.observed, &self.memory, &self.healths, self.now)
     }
 
     /// What the plan says of the container, if anything.
@@ -121,7 +129,7 @@ fn create(attempt: u32, sandbox: &str) -> Step {
 }
 
 fn stop(id: &str, deadline: Moment, why: StopReason) -> Step {
-    Step::StopContainer { name: "web".to_owned(), id: id.into(), deadline, why }
+    Step::StopContainer { name: "web".to_owned(), id: id.into(), deadline, why, announced: false }
 }
 
 fn inspect() -> Step {
@@ -411,7 +419,14 @@ fn a_grace_period_can_be_cut_short_but_not_below_two_seconds() {
     };
     assert_eq!(steps_for(at(1030)), []);
     assert_eq!(steps_for(at(1040)), []);
-    assert_eq!(steps_for(at(1005)), [stop("c0", at(1005), StopReason::Ending)]);
+    let sooner = Step::StopContainer {
+        name: "web".to_owned(),
+        id: "c0".into(),
+        deadline: at(1005),
+        why: StopReason::Ending,
+        announced: true,
+    };
+    assert_eq!(steps_for(at(1005)), [sooner]);
 
     assert_eq!(grace_left(at(1030), at(1000)), Duration::from_secs(30));
     assert_eq!(grace_left(at(1001), at(1000)), GRACE_MIN);
@@ -524,6 +539,10 @@ fn every_way_of_not_starting_has_its_reason() {
         waiting(&none, &|case| case.done(&create(0, "s0"), &failed())),
         (vec![inspect()], Some(("CreateContainerError", why())))
     );
+    assert_eq!(
+        waiting(&none, &|case| case.done(&create(0, "s0"), &Outcome::Misconfigured(why()))).1,
+        Some(("CreateContainerConfigError", why()))
+    );
     let start = Step::StartContainer { container: WEB, id: "c0".into() };
     assert_eq!(
         waiting(&none, &|case| {
@@ -548,6 +567,7 @@ fn a_step_that_fails_or_is_undone_is_repeated_with_growing_pauses() {
         (0..10).map(pause).collect::<Vec<_>>()
     };
     let pauses = [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 122_000, 122_000];
+    let pauses_after_the_first = [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 122_000, 122_000, 122_000];
     let failed = || Outcome::Failed("why".to_owned());
     let ready = || {
         let mut case = prepared(&json!({}));
@@ -561,7 +581,18 @@ fn a_step_that_fails_or_is_undone_is_repeated_with_growing_pauses() {
         case.wanted = Wanted::Stop { deadline: at(0) };
         case
     };
-    let stop = stop("c0", at(0), StopReason::Ending);
-    assert_eq!(delays(stuck(), stop.clone(), failed()), pauses);
-    assert_eq!(delays(stuck(), stop, Outcome::Done), pauses, "a container that outlives its stop");
+    let stop = |announced| Step::StopContainer {
+        name: "web".to_owned(),
+        id: "c0".into(),
+        deadline: at(0),
+        why: StopReason::Ending,
+        announced,
+    };
+    for outcome in [failed(), Outcome::Done] {
+        let mut case = stuck();
+        assert_eq!(case.plan().steps, [stop(false)]);
+        case.done(&stop(false), &outcome);
+        case.now = case.plan().wake_at.unwrap();
+        assert_eq!(delays(case, stop(true), outcome), pauses_after_the_first, "a container that outlives its stop");
+    }
 }

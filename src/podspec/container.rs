@@ -14,6 +14,8 @@ pub struct Container {
     pub name: String,
     /// Its part in the pod's life.
     pub role: Role,
+    /// `targetContainerName` of an ephemeral container: the one whose processes it sees; none for its pod's rule.
+    pub target: Option<String>,
     /// Whether it runs again after an end that no rule speaks of: its own policy, or the pod's.
     pub restart_policy: RestartPolicy,
     /// `restartPolicyRules`: the first that matches the exit code decides.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as k8s;
 
 use super::downward::Sources;
+use super::lifecycle::{self, Listed};
 use super::objects::{references, token_specs};
 use super::resources::{self, Demand};
 use super::volumes::{self, Surroundings};
 use super::{
-    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PortMapping, Requests, RestartPolicy, Role,
-    TerminationMessagePolicy, env, hash, image, network, probes, security, unsupported,
+    Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PortMapping, Requests, Role, TerminationMessagePolicy,
+    env, hash, image, network, probes, security, unsupported, unsupported_ephemeral,
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
@@ -24,19 +25,36 @@ const SERVICE_ACCOUNT: &str = "default";
 
 /// Makes the pod that `bundle` stands for on this host.
 ///
-/// `key` is the identity the node minted for it. The template is expected as the API stores it: defaulted and valid.
+/// `key` is the identity the node minted for it, `ephemeral` what was added to it since (`kubectl debug`), oldest first:
+/// those containers come last, so the positions of all others stay. Everything is expected as the API stores it: defaulted
+/// and valid.
 ///
 /// # Errors
 /// Every field this version cannot realize ([`unsupported()`]); if there is none, the first field whose value makes no
 /// sense, which a validated template does not have. Paths begin at `spec` or `metadata` of the template.
 ///
 /// Source: kubernetes v1.36 `pkg/controller/daemon/util/daemonset_util.go` (`CreatePodTemplate`), then as each part says.
-pub fn resolve(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, Invalid> {
-    Invalid::check(unsupported(&bundle.template, &Path::default()))?;
-    pod(bundle, key, host).map_err(|error| Invalid(vec![error]))
+pub fn resolve(
+    bundle: &Bundle,
+    key: &PodKey,
+    host: &HostFacts,
+    ephemeral: &[k8s::EphemeralContainer],
+) -> Result<Pod, Invalid> {
+    let mut refused = unsupported(&bundle.template, &Path::default());
+    let at = Path::new("spec").child("ephemeralContainers");
+    for (index, container) in ephemeral.iter().enumerate() {
+        refused.extend(unsupported_ephemeral(container, &at.index(index)));
+    }
+    Invalid::check(refused)?;
+    pod(bundle, key, host, ephemeral).map_err(|error| Invalid(vec![error]))
 }
 
-fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldError> {
+fn pod(
+    bundle: &Bundle,
+    key: &PodKey,
+    host: &HostFacts,
+    ephemeral: &[k8s::EphemeralContainer],
+) -> Result<Pod, FieldError> {
     let at = Path::new("spec");
     let spec = &bundle.template.spec.clone().ok_or_else(|| FieldError::required(&at, ""))?;
     let metadata = bundle.template.metadata.clone().unwrap_or_default();
@@ -45,11 +63,12 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
     labels.insert(GENERATION_LABEL.to_owned(), bundle.template_generation.to_string());
     let annotations = metadata.annotations.unwrap_or_default();
 
+    let listed = lifecycle::containers(spec, ephemeral);
     let demand = Demand::read(spec, &at)?;
     let (qos, cgroup) = (demand.qos(), demand.cgroup(host));
     let dir = host.root_dir.join("pods").join(key.uid.as_str());
     let service_account = service_account(spec);
-    let amounts = demand.by_name(spec);
+    let amounts: Vec<_> = listed.iter().map(|one| (one.name(), demand.of(one.role, one.index))).collect();
     let sources = Sources {
         key,
         service_account: &service_account,
@@ -89,9 +108,9 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         requests: Requests { resources: demand.requests(), host_ports: Vec::new() },
         security: security::pod(spec),
         grace_period: grace_period(spec),
-        restart_policy: RestartPolicy::Always,
-        active_deadline: None,
-        readiness_gates: Vec::new(),
+        restart_policy: lifecycle::pod_restart_policy(spec, &at)?,
+        active_deadline: lifecycle::active_deadline(spec, &at)?,
+        readiness_gates: lifecycle::readiness_gates(spec),
         service_account: service_account.clone(),
         pull_secrets: pull_secrets(spec),
         references: references(spec),
@@ -106,7 +125,8 @@ fn pod(bundle: &Bundle, key: &PodKey, host: &HostFacts) -> Result<Pod, FieldErro
         volumes,
         containers: Vec::new(),
     };
-    containers(&mut pod, spec, &demand, &sources)?;
+    containers(&mut pod, (spec, &listed), &demand, &sources)?;
+    pod.security.privileged = pod.containers.iter().any(|container| container.security.privileged);
     pod.ports = mappings(&pod, |role| role == Role::Regular).collect();
     // A sidecar holds its host ports without their being mapped.
     let held = mappings(&pod, |role| matches!(role, Role::Regular | Role::Sidecar));
@@ -121,42 +141,48 @@ fn mappings(pod: &Pod, counts: impl Fn(Role) -> bool) -> impl Iterator<Item = Po
 }
 
 /// Adds the containers to a pod that is whole but for them and their ports.
-fn containers(pod: &mut Pod, spec: &k8s::PodSpec, demand: &Demand, sources: &Sources<'_>) -> Result<(), FieldError> {
+fn containers(
+    pod: &mut Pod,
+    (spec, containers): (&k8s::PodSpec, &[Listed]),
+    demand: &Demand,
+    sources: &Sources<'_>,
+) -> Result<(), FieldError> {
     let host = sources.host;
     let mut relabelled = BTreeSet::new();
     let mut resolved = Vec::new();
-    for (index, written) in spec.containers.iter().enumerate() {
-        let amounts = &demand.of(Role::Regular, index);
-        let at = Path::new("spec").child("containers").index(index);
+    for one in containers {
+        let Listed { container: written, role, index, target, at } = one;
+        let amounts = &demand.of(*role, *index);
         let image = written.image.clone().unwrap_or_default();
         resolved.push(Container {
             name: written.name.clone(),
-            role: Role::Regular,
-            restart_policy: pod.restart_policy,
-            restart_rules: Vec::new(),
+            role: *role,
+            target: target.clone(),
+            restart_policy: lifecycle::container_restart_policy(one, pod.restart_policy)?,
+            restart_rules: lifecycle::restart_rules(written, at)?,
             image_reference: image::reference(&image),
             pull_policy: image::pull_policy(written.image_pull_policy.as_deref(), &at.child("imagePullPolicy"))?,
             command: written.command.clone().unwrap_or_default(),
             args: written.args.clone().unwrap_or_default(),
             working_dir: written.working_dir.clone().unwrap_or_default(),
             env_from: env::from(written),
-            env: env::variables(written, sources, &at)?,
-            mounts: volumes::mounts(written, pod, &mut relabelled, &at)?,
-            ports: network::ports(written, pod.namespaces.host_network, &at)?,
-            resources: demand.container(amounts, Role::Regular, host),
+            env: env::variables(written, sources, at)?,
+            mounts: volumes::mounts(written, pod, &mut relabelled, at)?,
+            ports: network::ports(written, pod.namespaces.host_network, at)?,
+            resources: demand.container(amounts, *role, host),
             security: security::container(
                 spec,
                 (&written.name, written.security_context.as_ref()),
                 &pod.annotations,
                 host,
-                &at,
+                at,
             )?,
             termination_message_path: written.termination_message_path.clone().unwrap_or_default(),
             termination_message_policy: termination_message_policy(written),
             probes: probes::probes(written),
             hooks: probes::hooks(written),
-            stdin: false,
-            stdin_once: false,
+            stdin: written.stdin == Some(true),
+            stdin_once: written.stdin_once == Some(true),
             tty: written.tty == Some(true),
             spec_hash: hash::spec_hash(&written.name, &image),
             image,

@@ -252,15 +252,6 @@ impl Demand {
         self.total().requests.keys().filter_map(|name| hugepage_size(name)).collect()
     }
 
-    /// What each container asks for ([`Demand::of`]), with its name, in no order that matters.
-    pub(super) fn by_name<'a>(&self, spec: &'a k8s::PodSpec) -> Vec<(&'a str, Amounts)> {
-        let init = spec.init_containers.iter().flatten().enumerate();
-        let init = init.map(|(index, container)| (container.name.as_str(), self.of(Role::Init, index)));
-        let regular = spec.containers.iter().enumerate();
-        let regular = regular.map(|(index, container)| (container.name.as_str(), self.of(Role::Regular, index)));
-        init.chain(regular).collect()
-    }
-
     /// What one container asks for, with the pod's limits where it has none of its own.
     ///
     /// Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`, `getCPULimit` and `getMemoryLimit`.

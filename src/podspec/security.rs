@@ -34,16 +34,11 @@ const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.i
 /// Below the kubelet's root, where profiles of `type: Localhost` are looked for.
 const SECCOMP_DIR: &str = "seccomp";
 
-/// Who the sandbox's process is.
+/// Who the sandbox's process is. Whether some container is privileged is seen once they are resolved.
 pub(super) fn pod(spec: &k8s::PodSpec) -> PodSecurity {
     let base = spec.security_context.clone().unwrap_or_default();
-    let contexts = (spec.containers.iter().chain(spec.init_containers.iter().flatten()))
-        .map(|container| &container.security_context)
-        .chain(spec.ephemeral_containers.iter().flatten().map(|container| &container.security_context));
-    let is_privileged =
-        |context: &Option<k8s::SecurityContext>| context.as_ref().and_then(|context| context.privileged) == Some(true);
     PodSecurity {
-        privileged: contexts.into_iter().any(is_privileged),
+        privileged: false,
         run_as_user: base.run_as_user,
         run_as_group: base.run_as_group,
         supplemental_groups: supplemental_groups(spec),

@@ -65,7 +65,7 @@ fn bundle(pod: &Value, container: &Value) -> Bundle {
 
 /// The base pod, with `pod` laid over its spec and `container` over its only container.
 pub(crate) fn resolved(pod: &Value, container: &Value) -> Pod {
-    resolve(&bundle(pod, container), &key(), &host()).unwrap()
+    resolve(&bundle(pod, container), &key(), &host(), &[]).unwrap()
 }
 
 fn masked_paths() -> Vec<String> {
@@ -124,6 +124,7 @@ fn base() -> Pod {
         containers: vec![Container {
             name: "web".to_owned(),
             role: Role::Regular,
+            target: None,
             restart_policy: RestartPolicy::Always,
             restart_rules: vec![],
             image: "nginx:1".to_owned(),
@@ -381,7 +382,7 @@ fn the_account_is_the_one_that_is_named() {
 #[test]
 fn a_pod_is_told_where_the_api_is_if_it_can_be_reached() {
     let api = Some(ApiAddress { host: "10.0.0.9".to_owned(), port: 6443 });
-    let pod = resolve(&bundle(&none(), &none()), &key(), &HostFacts { api, ..host() }).unwrap();
+    let pod = resolve(&bundle(&none(), &none()), &key(), &HostFacts { api, ..host() }, &[]).unwrap();
     assert_eq!(pod.service_env[0], ("KUBERNETES_SERVICE_HOST".to_owned(), "10.0.0.9".to_owned()));
 }
 
@@ -477,7 +478,7 @@ fn what_the_host_is_like_shows_in_cgroups_and_limits() {
     let resolve_on = |change: fn(&mut HostFacts), resources: Value| {
         let mut host = host();
         change(&mut host);
-        resolve(&bundle(&none(), &json!({ "resources": resources })), &key(), &host).unwrap()
+        resolve(&bundle(&none(), &json!({ "resources": resources })), &key(), &host, &[]).unwrap()
     };
     let cgroupfs = |host: &mut HostFacts| host.cgroup_driver = CgroupDriver::Cgroupfs;
     let memory = json!({ "limits": { "memory": "1Mi" } });
@@ -714,7 +715,7 @@ fn a_resolver_gets_no_more_than_it_reads() {
     let many = |count: usize| (0..count).map(|number| format!("{number:0>100}")).collect::<Vec<_>>();
     host.resolver = Dns { servers: many(4), searches: many(40), options: vec!["ndots:2".to_owned()] };
     host.resolver.searches.insert(1, "x".repeat(254));
-    let pod = resolve(&bundle(&none(), &none()), &key(), &host).unwrap();
+    let pod = resolve(&bundle(&none(), &none()), &key(), &host, &[]).unwrap();
     assert_eq!((pod.dns.servers.len(), pod.dns.searches.len(), pod.dns.options.len()), (3, 20, 1));
     let [servers, searches] = &pod.dns_omitted[..] else { panic!("{:?}", pod.dns_omitted) };
     let applied = format!("the applied nameserver line is: {}", pod.dns.servers.join(" "));
@@ -776,7 +777,7 @@ fn a_container_that_must_not_run_as_root_is_checked_against_its_image() {
 #[test]
 fn a_long_name_is_cut_to_a_host_name() {
     let key = PodKey { name: format!("{}-.{}", "a".repeat(61), "b".repeat(11)), ..key() };
-    let pod = resolve(&bundle(&none(), &none()), &key, &host()).unwrap();
+    let pod = resolve(&bundle(&none(), &none()), &key, &host(), &[]).unwrap();
     assert_eq!(pod.hostname, "a".repeat(61));
 }
 
@@ -797,6 +798,56 @@ fn etc_hosts_names_the_pod_or_is_the_hosts() {
         hosts::content(&host_network, &ips, "1.2.3.4 a\n"),
         "# Kubernetes-managed hosts file (host network).\n1.2.3.4 a\n"
     );
+}
+
+/// A container as stored, with `fields` laid over it.
+fn stored(name: &str, fields: &Value) -> Value {
+    let mut container = json!({ "name": name, "image": "i:1", "imagePullPolicy": "IfNotPresent" });
+    overlay(&mut container, fields);
+    container
+}
+
+#[test]
+fn containers_come_in_the_order_of_their_lives_each_with_its_policy() {
+    let init = json!([
+        stored("first", &none()),
+        stored("proxy", &json!({ "restartPolicy": "Always" })),
+        stored("once", &json!({ "restartPolicy": "Never" })),
+    ]);
+    let rule = |action: &str, operator: &str| json!({ "action": action, "exitCodes": { "operator": operator, "values": [3] } });
+    let rules = json!([rule("Restart", "In"), rule("RestartAllContainers", "NotIn")]);
+    let ephemeral = |fields: &Value| serde_json::from_value(stored("debug", fields)).unwrap();
+    let bundle = bundle(
+        &json!({ "restartPolicy": "OnFailure", "initContainers": init }),
+        &json!({ "restartPolicyRules": rules }),
+    );
+    let added = [ephemeral(&json!({ "targetContainerName": "web", "stdin": true, "stdinOnce": true }))];
+    let pod = resolve(&bundle, &key(), &host(), &added).unwrap();
+
+    assert_eq!(pod.restart_policy, RestartPolicy::OnFailure);
+    let lives = pod.containers.iter().map(|one| (one.name.as_str(), one.role, one.restart_policy)).collect::<Vec<_>>();
+    let expected = [
+        ("first", Role::Init, RestartPolicy::OnFailure),
+        ("proxy", Role::Sidecar, RestartPolicy::Always),
+        ("once", Role::Init, RestartPolicy::Never),
+        ("web", Role::Regular, RestartPolicy::OnFailure),
+        ("debug", Role::Ephemeral, RestartPolicy::Never),
+    ];
+    assert_eq!(lives, expected);
+    let [restart, all] = [ExitCodes::In(vec![3]), ExitCodes::NotIn(vec![3])];
+    let rules = [(RestartAction::Restart, restart), (RestartAction::RestartAllContainers, all)];
+    assert_eq!(pod.containers[3].restart_rules, rules.map(|(action, exit_codes)| RestartRule { action, exit_codes }));
+    let debug = &pod.containers[4];
+    assert_eq!((debug.target.as_deref(), debug.stdin, debug.stdin_once), (Some("web"), true, true));
+}
+
+#[test]
+fn a_deadline_and_gates_are_the_pods() {
+    let gates = json!([{ "conditionType": "example.com/registered" }]);
+    check(&json!({ "activeDeadlineSeconds": 60, "readinessGates": gates }), &none(), |pod| {
+        pod.active_deadline = Some(Duration::from_secs(60));
+        pod.readiness_gates = vec!["example.com/registered".to_owned()];
+    });
 }
 
 #[test]
@@ -824,7 +875,7 @@ fn values_that_make_no_sense_are_named_by_their_field() {
         ),
     ];
     for (pod, container, field) in rows {
-        let Invalid(errors) = resolve(&bundle(&pod, &container), &key(), &host()).unwrap_err();
+        let Invalid(errors) = resolve(&bundle(&pod, &container), &key(), &host(), &[]).unwrap_err();
         assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), [field]);
     }
 }

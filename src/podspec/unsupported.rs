@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::lifecycle::ephemeral_container;
 use crate::api::field::{FieldError, Path};
 
 mod configuration;
@@ -29,6 +30,13 @@ pub fn unsupported(template: &k8s::PodTemplateSpec, at: &Path) -> Vec<FieldError
     if let Some(spec) = spec {
         refusals.pod(spec, &at.child("spec"));
     }
+    refusals.0
+}
+
+/// The same for a container that is added to a pod while it runs. `at` is where it is.
+pub fn unsupported_ephemeral(container: &k8s::EphemeralContainer, at: &Path) -> Vec<FieldError> {
+    let mut refusals = Refusals(Vec::new());
+    refusals.container(&ephemeral_container(container.clone()).0, at);
     refusals.0
 }
 
@@ -103,7 +111,8 @@ impl Refusals {
 
     fn pod(&mut self, spec: &k8s::PodSpec, at: &Path) {
         let k8s::PodSpec {
-            active_deadline_seconds,
+            // Realized.
+            active_deadline_seconds: _,
             affinity,
             automount_service_account_token,
             containers,
@@ -134,11 +143,12 @@ impl Refusals {
             // Resolved by admission.
             priority: _,
             priority_class_name: _,
-            readiness_gates,
+            // Realized.
+            readiness_gates: _,
             resource_claims,
             // Realized.
             resources: _,
-            restart_policy,
+            restart_policy: _,
             // Resolved by admission.
             runtime_class_name: _,
             scheduler_name,
@@ -157,21 +167,21 @@ impl Refusals {
             topology_spread_constraints,
             volumes,
         } = spec;
-        self.not_yet(active_deadline_seconds.is_some(), at, "activeDeadlineSeconds");
         if let Some(affinity) = affinity {
             self.affinity(affinity, &at.child("affinity"));
         }
         for (index, container) in containers.iter().enumerate() {
             self.container(container, &at.child("containers").index(index));
         }
+        // They are added to a pod that runs, never written with it ([`unsupported_ephemeral`]).
         self.not_yet(ephemeral_containers.is_given(), at, "ephemeralContainers");
-        self.not_yet(init_containers.is_given(), at, "initContainers");
+        for (index, container) in init_containers.iter().flatten().enumerate() {
+            self.container(container, &at.child("initContainers").index(index));
+        }
         if let Some(k8s::PodOS { name }) = os {
             self.only(Some(name), &["linux"], &at.child("os"), "name");
         }
-        self.not_yet(readiness_gates.is_given(), at, "readinessGates");
         self.not_yet(resource_claims.is_given(), at, "resourceClaims");
-        self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
         self.only(scheduler_name.as_deref(), &["default-scheduler"], at, "schedulerName");
         self.refuse(scheduling_gates.is_given(), at, "schedulingGates", NO_SCHEDULER);
         self.refuse(scheduling_group.is_some(), at, "schedulingGroup", NO_SCHEDULER);
@@ -272,21 +282,22 @@ impl Refusals {
             image: _,
             image_pull_policy: _,
             lifecycle,
-            liveness_probe,
             // Realized.
+            liveness_probe: _,
             name: _,
             ports: _,
-            readiness_probe,
+            readiness_probe: _,
             // Nothing is resized in place, so there is nothing to act on.
             resize_policy: _,
             resources,
-            restart_policy,
-            restart_policy_rules,
-            security_context,
-            startup_probe,
-            stdin,
-            stdin_once,
             // Realized.
+            restart_policy: _,
+            restart_policy_rules: _,
+            security_context,
+            // Realized.
+            startup_probe: _,
+            stdin: _,
+            stdin_once: _,
             termination_message_path: _,
             termination_message_policy: _,
             tty: _,
@@ -297,20 +308,21 @@ impl Refusals {
         } = container;
         env.iter().flatten().for_each(configuration::env);
         env_from.iter().flatten().for_each(configuration::env_from);
-        self.not_yet(lifecycle.is_some(), at, "lifecycle");
-        self.not_yet(liveness_probe.is_some(), at, "livenessProbe");
-        self.not_yet(readiness_probe.is_some(), at, "readinessProbe");
+        if let Some(k8s::Lifecycle {
+            // Realized.
+            post_start: _,
+            pre_stop: _,
+            stop_signal,
+        }) = lifecycle
+        {
+            self.not_yet(stop_signal.is_given(), &at.child("lifecycle"), "stopSignal");
+        }
         if let Some(resources) = resources {
             self.resources(resources, &at.child("resources"));
         }
-        self.only(restart_policy.as_deref(), &["Always"], at, "restartPolicy");
-        self.not_yet(restart_policy_rules.is_given(), at, "restartPolicyRules");
         if let Some(security_context) = security_context {
             self.container_security(security_context, &at.child("securityContext"));
         }
-        self.not_yet(startup_probe.is_some(), at, "startupProbe");
-        self.not_yet(stdin.is_given(), at, "stdin");
-        self.not_yet(stdin_once.is_given(), at, "stdinOnce");
         self.not_yet(volume_devices.is_given(), at, "volumeDevices");
         for (index, mount) in volume_mounts.iter().flatten().enumerate() {
             self.mount(mount, &at.child("volumeMounts").index(index));

@@ -219,6 +219,7 @@ impl Subject {
             image_ref: &image_ref,
             image_user,
             users: None,
+            target: None,
         };
         self.runtime.create_container(new).await.unwrap()
     }

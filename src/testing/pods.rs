@@ -61,6 +61,7 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> Container {
     Container {
         name: name.to_owned(),
         role: Role::Regular,
+        target: None,
         restart_policy: RestartPolicy::Always,
         restart_rules: vec![],
         image: image.to_owned(),

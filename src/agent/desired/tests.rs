@@ -198,6 +198,8 @@ fn orphaned_pods_stay_without_their_daemonset() {
         revision: node.contents.daemonsets[&Uid::from("web")].newest.clone(),
         created_at: jiff::Timestamp::UNIX_EPOCH,
         ending: None,
+        finished: None,
+        ephemeral_containers: vec![],
     };
     node.contents.pods.insert("pod".into(), record);
     node.desired.answers(&mut node.contents, vec![("web".into(), Answer::Deleted { seq: 2, orphan: true })]);

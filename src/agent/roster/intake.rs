@@ -6,7 +6,7 @@ use super::judge::grace_period_secs;
 use super::{Input, Roster};
 use crate::agent::desired::Folder;
 use crate::agent::streams;
-use crate::agent::worker::FromPod;
+use crate::agent::worker::{FromPod, PodView};
 use crate::host::ledger::{Ending, NodeIntent, PodRecord};
 use crate::link::{
     Ack, Ask, CommandId, Down, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up, Welcome,
@@ -35,6 +35,7 @@ impl Roster {
             Input::Pod(FromPod::Status(uid, view)) => {
                 self.session.pod_changed(&uid);
                 self.unseen.remove(&uid);
+                self.note_end(&uid, &view);
                 self.views.insert(uid, *view);
             }
             Input::Pod(FromPod::Gone(uid)) => self.pod_is_gone(&uid),
@@ -176,6 +177,16 @@ impl Roster {
         }
         self.dirty = true;
         self.after_commit.push(Up::Ack(Ack::Command { id, outcome: Outcome::Done }));
+    }
+
+    /// A pod that has come to its end by itself stays so, whatever becomes of its traces.
+    fn note_end(&mut self, uid: &Uid, view: &PodView) {
+        let record = self.contents.pods.get_mut(uid).filter(|record| record.finished != view.finished);
+        if let (Some(record), Some(finished)) = (record, &view.finished) {
+            tracing::info!(pod = %record.key, ?finished, "pod has come to its end");
+            record.finished = Some(finished.clone());
+            self.dirty = true;
+        }
     }
 
     /// Nothing is left of a pod: its record goes, and its DaemonSet may have another.

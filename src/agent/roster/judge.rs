@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::intake::end;
 use super::{Input, Preparation, Roster};
+use crate::agent::event_report;
 use crate::agent::prepare::prepare;
 use crate::agent::worker::WorkerHandle;
 use crate::api::bundle::{Bundle, UpdateStrategy};
@@ -14,8 +15,9 @@ use crate::eligibility::{self, NodeFacts};
 use crate::fit::{self, Admitted};
 use crate::host::ledger::{DaemonSetRecord, PodRecord};
 use crate::link::{self, Ack, Ask, Reason, Up, Verdict};
-use crate::model::{ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
-use crate::placement::{self, Move, Prepared, Set, Standing, place};
+use crate::model::{Moment, ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
+use crate::placement::{self, Failures, Finish, Move, Prepared, Set, Standing, Why, place};
+use crate::plan::events;
 
 /// Taints that stand for conditions. The node judges by its own conditions, not by what control made of its reports.
 const CONDITION_TAINTS: [&str; 6] = [
@@ -161,6 +163,10 @@ impl Roster {
                 revision: &pod.revision.hash,
                 available: self.views.get(&pod.key.uid).is_some_and(|view| view.available),
                 ending: pod.ending.is_some(),
+                finished: pod.finished.as_ref().map(|finished| {
+                    let rests = !finished.succeeded && self.rests_until(uid).is_some();
+                    if rests { Finish::Rests } else { Finish::Replaced }
+                }),
             })
             .collect();
         let newest = &set.newest.hash;
@@ -227,6 +233,8 @@ impl Roster {
                     revision,
                     created_at: Timestamp::now(),
                     ending: None,
+                    finished: None,
+                    ephemeral_containers: Vec::new(),
                 };
                 self.session.pod_changed(&key.uid);
                 self.contents.pods.insert(key.uid, record);
@@ -238,6 +246,9 @@ impl Roster {
                     end(record, grace_period_secs(self.desired.bundle(&record.revision.bundle)));
                     self.session.pod_changed(&pod);
                     self.dirty = true;
+                }
+                if why == Why::Finished {
+                    self.replaces(uid, &pod);
                 }
             }
             Move::Prepare => self.begin_to_prepare(uid),
@@ -254,9 +265,30 @@ impl Roster {
             Move::Forget => {
                 self.contents.daemonsets.remove(uid);
                 self.preparations.remove(uid);
+                self.failures.remove(uid);
                 self.dirty = true;
             }
         }
+    }
+
+    /// Until when a pod of the DaemonSet that failed stays; none if it makes way at once.
+    pub(super) fn rests_until(&self, uid: &Uid) -> Option<Moment> {
+        let newest = &self.contents.daemonsets.get(uid)?.newest.hash;
+        self.failures.get(uid)?.due(newest, self.shared.clock.now())
+    }
+
+    /// Counts a failure, and says on the DaemonSet that its pod came to its end.
+    fn replaces(&mut self, uid: &Uid, pod: &Uid) {
+        let (Some(set), Some(record)) = (self.contents.daemonsets.get(uid), self.contents.pods.get(pod)) else {
+            return;
+        };
+        let succeeded = record.finished.as_ref().is_some_and(|finished| finished.succeeded);
+        if !succeeded {
+            let failures = Failures::after(self.failures.get(uid), &set.newest.hash, self.shared.clock.now());
+            self.failures.insert(uid.clone(), failures);
+        }
+        let event = events::daemon_replaced(&record.key, &self.identity.name, succeeded);
+        self.session.event(event_report("DaemonSet", &set.key, uid, event));
     }
 
     fn begin_to_prepare(&mut self, uid: &Uid) {
@@ -282,7 +314,11 @@ impl Roster {
     fn would_fit(&self, uid: &Uid, bundle: &Bundle) -> Result<(), Reason> {
         let pod = self.shared.sample(bundle).map_err(|message| reason("Unrealizable", message))?;
         let surges = bundle.update_strategy == UpdateStrategy::RollingUpdateWithSurge;
-        let stays = |worker: &&WorkerHandle| surges || worker.pod.origin.daemonset.as_ref() != Some(uid);
+        let has_ended = |pod: &Uid| self.contents.pods.get(pod).is_some_and(|record| record.finished.is_some());
+        let stays = |worker: &&WorkerHandle| {
+            let is_other = surges || worker.pod.origin.daemonset.as_ref() != Some(uid);
+            is_other && !has_ended(&worker.pod.key.uid)
+        };
         let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
         let admitted: Vec<_> =
             admitted.map(|worker| Admitted { key: &worker.pod.key, requests: &worker.pod.requests }).collect();

@@ -52,7 +52,8 @@ impl Host {
         let container = &pod.containers[0];
         let (bound, image_user) = (&Bound::default(), &ImageUser::Uid(0));
         let image_ref = "sha256:image";
-        let new = NewContainer { pod, container, attempt, sandbox, bound, image_ref, image_user, users: None };
+        let new =
+            NewContainer { pod, container, attempt, sandbox, bound, image_ref, image_user, users: None, target: None };
         let id = runtime.create_container(new).await.unwrap();
         runtime.start_container(&id).await.unwrap();
         id

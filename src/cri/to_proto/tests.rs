@@ -118,7 +118,7 @@ fn objects(bundle: &Bundle) -> Objects {
 fn requests(bundle: &Bundle, around: &Surroundings) -> Value {
     let Bundle { namespace, name, .. } = bundle.clone();
     let key = PodKey { namespace, name: format!("{name}-bcdfghjklm"), uid: "pod-uid-1".into() };
-    let pod = resolve(bundle, &key, &around.host).unwrap();
+    let pod = resolve(bundle, &key, &around.host, &[]).unwrap();
     let sandbox = ObservedSandbox {
         id: "sandbox-1".into(),
         attempt: 1,
@@ -142,6 +142,7 @@ fn requests(bundle: &Bundle, around: &Surroundings) -> Value {
             image_ref: "sha256:feed",
             image_user: &around.image_user,
             users,
+            target: None,
         };
         (container.name.clone(), serde_json::to_value(container_config(&new)).unwrap())
     };
@@ -261,4 +262,16 @@ fn each_feature_changes_the_requests_as_it_would_the_kubelets() {
         assert!(!lines.is_empty(), "{}: the requests are those of the pod of defaults", file.display());
         compare(&file, &format!("{written}{SEPARATOR}"), &format!("{}\n", lines.join("\n")));
     }
+}
+
+#[test]
+fn a_target_shows_its_processes_where_containers_have_their_own() {
+    let target = ContainerId::from("c1");
+    let pid = |pid| {
+        let options = container_namespaces(Namespaces { pid, ..Namespaces::default() }, None, Some(&target));
+        (options.pid(), options.target_id)
+    };
+    assert_eq!(pid(PidNamespace::Container), (v1::NamespaceMode::Target, "c1".to_owned()));
+    assert_eq!(pid(PidNamespace::Pod), (v1::NamespaceMode::Pod, String::new()));
+    assert_eq!(pid(PidNamespace::Host), (v1::NamespaceMode::Node, String::new()));
 }

@@ -9,6 +9,8 @@ fn pod(name: &str, bundle: &[u8]) -> PodRecord {
         revision: RevisionRecord { hash: "rev".into(), bundle: blob_hash(bundle) },
         created_at: Timestamp::UNIX_EPOCH,
         ending: None,
+        finished: None,
+        ephemeral_containers: vec![],
     }
 }
 

@@ -1,8 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::ObservedSandbox;
+use crate::model::{ObservedContainer, ObservedSandbox};
 use crate::plan::tests::{Case, WEB, running, sandbox};
+
+mod lives;
 
 /// 2026-01-01T00:00:00Z; the rows count seconds from here.
 const DAY: i64 = 1_767_225_600;
@@ -21,6 +23,7 @@ struct Row {
     waiting: Vec<Option<Waiting>>,
     rejection: Option<Rejection>,
     ending: bool,
+    finished: Option<Finished>,
     previous: Option<k8s::PodStatus>,
     now: i64,
 }
@@ -29,7 +32,7 @@ fn base() -> Row {
     let mut case = running();
     case.observed.sandboxes[0] = ObservedSandbox { created_at: at(1), ..sandbox("s0", 0, true) };
     case.observed.containers[WEB].phase = ContainerPhase::Running { started_at: at(2) };
-    Row { case, waiting: vec![None], rejection: None, ending: false, previous: None, now: 9 }
+    Row { case, waiting: vec![None], rejection: None, ending: false, finished: None, previous: None, now: 9 }
 }
 
 impl Row {
@@ -38,8 +41,10 @@ impl Row {
             pod: &self.case.pod,
             observed: &self.case.observed,
             waiting: &self.waiting,
+            healths: &self.case.healths,
             rejection: self.rejection.as_ref(),
             ending: self.ending,
+            finished: self.finished.as_ref(),
             host_ips: &["192.0.2.1".parse().unwrap()],
             runtime_name: "containerd",
             created_at: at(0),
@@ -194,7 +199,7 @@ fn what_the_runtime_forgets_is_kept() {
     row.case.observed.containers.clear();
     assert_eq!(
         row.summary(),
-        ("Running".to_owned(), "ContainerCreating ContainerStatusUnknown(137) 0 unready".to_owned()),
+        ("Running".to_owned(), "ContainerCreating ContainerStatusUnknown(137) 1 unready".to_owned()),
         "a container that ran and is not there any more"
     );
 

@@ -22,6 +22,11 @@ fn refused_in_container(fields: &Value) -> Vec<String> {
     refused_in_pod(&json!({ "containers": [container] }))
 }
 
+/// One of `volumeDevices`.
+fn device() -> Value {
+    json!({ "name": "d", "devicePath": "/d" })
+}
+
 #[test]
 fn the_examples_and_all_that_is_realized_pass() {
     for example in ["fluentd.yaml", "gpu-monitor.yaml", "node-exporter.yaml"] {
@@ -33,10 +38,10 @@ fn the_examples_and_all_that_is_realized_pass() {
     let pod = json!({
         "hostNetwork": true, "hostPID": true, "hostIPC": true, "shareProcessNamespace": false, "hostUsers": false,
         "resources": {}, "nodeName": "n", "nodeSelector": { "a": "b" }, "os": { "name": "linux" },
-        "restartPolicy": "Always", "schedulerName": "default-scheduler",
+        "schedulerName": "default-scheduler",
         "enableServiceLinks": true, "serviceAccountName": "x", "serviceAccount": "x",
         "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 5,
-        "tolerations": [{ "operator": "Exists" }], "initContainers": [], "imagePullSecrets": [{ "name": "s" }],
+        "tolerations": [{ "operator": "Exists" }], "imagePullSecrets": [{ "name": "s" }],
         "topologySpreadConstraints":
             [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }],
         "volumes": [{ "name": "h", "hostPath": { "path": "/x", "type": "Socket" } }, { "name": "e", "emptyDir": {} },
@@ -59,11 +64,15 @@ fn the_examples_and_all_that_is_realized_pass() {
         "seLinuxChangePolicy": "Recursive", "sysctls": [{ "name": "a", "value": "b" }],
         "fsGroup": 0, "fsGroupChangePolicy": "OnRootMismatch", "appArmorProfile": { "type": "RuntimeDefault" },
         "seccompProfile": { "type": "Localhost", "localhostProfile": "a" } });
-    for fields in [admitted, names, json!({ "securityContext": security })] {
+    let life = json!({
+        "restartPolicy": "OnFailure", "activeDeadlineSeconds": 60, "readinessGates": [{ "conditionType": "a/b" }],
+        "initContainers": [{ "name": "i" }, { "name": "s", "restartPolicy": "Always" }],
+    });
+    for fields in [admitted, names, life, json!({ "securityContext": security })] {
         assert_eq!(refused_in_pod(&fields), Vec::<String>::new());
     }
     let container = json!({
-        "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "restartPolicy": "Always",
+        "command": ["a"], "args": ["b"], "workingDir": "/", "tty": true, "stdin": true, "stdinOnce": true,
         "env": [{ "name": "A", "value": "b" },
             { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
             { "name": "C", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } },
@@ -81,6 +90,13 @@ fn the_examples_and_all_that_is_realized_pass() {
             "recursiveReadOnly": "Disabled" }, { "name": "h", "mountPath": "/b", "subPathExpr": "$(A)" }],
     });
     assert_eq!(refused_in_container(&container), Vec::<String>::new());
+    let life = json!({
+        "restartPolicy": "Never",
+        "restartPolicyRules": [{ "action": "Restart", "exitCodes": { "operator": "In", "values": [1] } }],
+        "livenessProbe": { "exec": { "command": ["a"] } }, "readinessProbe": {}, "startupProbe": {},
+        "lifecycle": { "postStart": { "exec": { "command": ["a"] } }, "preStop": {} },
+    });
+    assert_eq!(refused_in_container(&life), Vec::<String>::new());
 }
 
 #[test]
@@ -94,7 +110,6 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
     let volume = format!("Forbidden: {NO_SOURCE}");
     let projected = |source: Value| json!({ "volumes": [{ "name": "v", "projected": { "sources": [source] } }] });
     let rows = [
-        (json!({ "activeDeadlineSeconds": 1 }), "activeDeadlineSeconds", not_yet.to_owned()),
         (
             affinity("podAntiAffinity"),
             "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
@@ -108,16 +123,15 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
         (json!({ "automountServiceAccountToken": true }), "automountServiceAccountToken", forbidden(NO_TOKENS)),
         (json!({ "serviceAccountName": "x", "serviceAccount": "x" }), "serviceAccountName", forbidden(NO_TOKENS)),
         (json!({ "serviceAccount": "x" }), "serviceAccount", forbidden(NO_TOKENS)),
-        (json!({ "initContainers": [{ "name": "i" }] }), "initContainers", not_yet.to_owned()),
+        (
+            json!({ "initContainers": [{ "name": "i" }, { "name": "j", "volumeDevices": [device()] }] }),
+            "initContainers[1].volumeDevices",
+            not_yet.to_owned(),
+        ),
         (
             json!({ "os": { "name": "windows" } }),
             "os.name",
             "Unsupported value: \"windows\": supported values: \"linux\"".to_owned(),
-        ),
-        (
-            json!({ "restartPolicy": "Never" }),
-            "restartPolicy",
-            "Unsupported value: \"Never\": supported values: \"Always\"".to_owned(),
         ),
         (
             json!({ "topologySpreadConstraints":
@@ -164,18 +178,12 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
 #[test]
 fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
     let rows = [
-        (json!({ "lifecycle": {} }), "lifecycle", "Forbidden: not supported yet"),
-        (json!({ "livenessProbe": {} }), "livenessProbe", "Forbidden: not supported yet"),
-        (json!({ "stdin": true }), "stdin", "Forbidden: not supported yet"),
+        (json!({ "lifecycle": { "stopSignal": "SIGINT" } }), "lifecycle.stopSignal", "Forbidden: not supported yet"),
+        (json!({ "volumeDevices": [device()] }), "volumeDevices", "Forbidden: not supported yet"),
         (
             json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } }),
             "resources.limits[ephemeral-storage]",
             "Forbidden: not supported yet",
-        ),
-        (
-            json!({ "restartPolicy": "Never" }),
-            "restartPolicy",
-            "Unsupported value: \"Never\": supported values: \"Always\"",
         ),
         (
             json!({ "securityContext": { "windowsOptions": {} } }),
@@ -195,6 +203,21 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
 
 #[test]
 fn everything_refused_is_listed_at_once() {
-    let spec = json!({ "containers": [{ "name": "a", "stdin": true, "tty": true }], "runtimeClassName": "s" });
+    let spec =
+        json!({ "containers": [{ "name": "a", "volumeDevices": [device()], "tty": true }], "runtimeClassName": "s" });
     assert_eq!(refused(&Value::Null, &spec).len(), 2);
+}
+
+#[test]
+fn a_container_added_to_a_running_pod_is_looked_at_like_any_other() {
+    let ephemeral = |fields: Value| {
+        let container = serde_json::from_value(fields).unwrap();
+        let at = Path::new("spec").child("ephemeralContainers").index(0);
+        unsupported_ephemeral(&container, &at).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(ephemeral(json!({ "name": "e", "stdin": true, "targetContainerName": "a" })), Vec::<String>::new());
+    assert_eq!(
+        ephemeral(json!({ "name": "e", "volumeDevices": [device()] })),
+        ["spec.ephemeralContainers[0].volumeDevices: Forbidden: not supported yet"]
+    );
 }

@@ -1,0 +1,58 @@
+//! How a pod comes to its end without being deleted.
+//!
+//! Source: kubernetes v1.36 `pkg/kubelet/active_deadline.go`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use crate::model::{Finished, Moment};
+use crate::podspec::Pod;
+
+/// Until when a pod may run (`activeDeadlineSeconds`), on the clock that only moves forward; none without a deadline.
+///
+/// `wall` and `now` are the same moment on both clocks. What passed while no agent was there counts.
+pub fn active_until(pod: &Pod, created_at: Timestamp, wall: Timestamp, now: Moment) -> Option<Moment> {
+    let passed = Duration::try_from(wall.duration_since(created_at)).unwrap_or_default();
+    pod.active_deadline.map(|deadline| now + deadline.saturating_sub(passed))
+}
+
+/// What is said of a pod that ran into its deadline.
+pub fn deadline_exceeded() -> Finished {
+    Finished {
+        succeeded: false,
+        reason: Some("DeadlineExceeded".to_owned()),
+        message: Some("Pod was active on the node longer than the specified deadline".to_owned()),
+    }
+}
+
+/// The end that a status tells of; none while its phase is not final.
+pub fn finished(status: &PodStatus) -> Option<Finished> {
+    let succeeded = match status.phase.as_deref() {
+        Some("Succeeded") => true,
+        Some("Failed") => false,
+        _ => return None,
+    };
+    Some(Finished { succeeded, reason: status.reason.clone(), message: status.message.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::testing::pods;
+
+    #[test]
+    fn a_deadline_counts_from_the_pods_making_and_never_grows() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let moment = |second| Moment(Duration::from_secs(second));
+        let mut pod = pods::pod("job", Path::new("/"));
+        assert_eq!(active_until(&pod, at(1000), at(1000), moment(5)), None);
+        pod.active_deadline = Some(Duration::from_secs(60));
+        let until = |wall| active_until(&pod, at(1000), at(wall), moment(5));
+        assert_eq!([until(1000), until(1020), until(2000)], [moment(65), moment(45), moment(5)].map(Some));
+        assert_eq!(until(900), Some(moment(65)), "a clock that was set back does not stretch it");
+    }
+}
