@@ -89,7 +89,7 @@ pub struct Plan {
 /// One thing to do for a pod. `container` is a position in `Pod::containers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make the pod's directories, check and make its volumes. Repeatable.
+    /// Make the pod's directories, check and make its volumes, and bring their files up to date. Repeatable.
     PrepareVolumes,
     /// CRI `RunPodSandbox`.
     CreateSandbox {

@@ -37,6 +37,7 @@ use crate::plan::probe::Healths;
 use crate::plan::status::{Situation, status};
 use crate::plan::{Plan, Step, Wanted, finish, plan};
 use crate::podspec::Pod;
+use crate::podspec::objects::Objects;
 
 /// How soon the runtime is looked at again after it did not answer, should the observer's hint get lost.
 const OBSERVE_RETRY: Duration = Duration::from_secs(10);
@@ -137,11 +138,15 @@ pub(super) fn spawn(
     let Charge { pod, created_at, min_ready, finished } = charge;
     let (order_tx, order_rx) = watch::channel(Order { pod: pod.clone(), assignment });
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
+    let objects = shared.objects.subscribe();
+    let seen = objects.borrow().clone();
     let hint = Arc::new(Notify::new());
     let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
     let active_until = finish::active_until(&pod, created_at, Timestamp::now(), shared.clock.now());
     let worker = Worker {
         memory: PodMemory::new(&[]),
+        objects,
+        seen,
         shared,
         pod: pod.clone(),
         created_at,
@@ -174,6 +179,10 @@ struct Worker {
     created_at: Timestamp,
     min_ready: Duration,
     order: watch::Receiver<Order>,
+    /// ConfigMaps, Secrets and tokens.
+    objects: watch::Receiver<Arc<Objects>>,
+    /// What of them was seen last.
+    seen: Arc<Objects>,
     hint: Arc<Notify>,
     inputs_tx: mpsc::Sender<Input>,
     memory: PodMemory,
@@ -228,6 +237,7 @@ impl Worker {
                     Err(_) => return,
                 },
                 Ok(()) = self.healths.changed() => {}
+                Ok(()) = self.objects.changed() => self.look_at_objects(),
                 () = self.hint.notified() => self.observe().await,
                 () = self.shared.clock.sleep_until(wake_at) => if !self.current { self.observe().await },
             }
@@ -290,6 +300,15 @@ impl Worker {
                 self.current = false;
             }
         }
+    }
+
+    /// Whatever of the pod's own objects changed, its volumes follow.
+    fn look_at_objects(&mut self) {
+        let objects = self.objects.borrow_and_update().clone();
+        if objects.differs(&self.seen, &self.pod) {
+            self.memory.configuration_changed();
+        }
+        self.seen = objects;
     }
 
     fn plan(&mut self) -> Plan {

@@ -30,6 +30,9 @@ const PULL: Limits = Limits { first: Duration::from_secs(10), max: Duration::fro
 /// failed sandbox or container again with the pod's next sync, after 10 to 15 s; we start sooner and end later.
 const RETRY: Limits = Limits { first: Duration::from_millis(500), max: Duration::from_secs(122) };
 
+/// The reason of a container whose configuration cannot be had.
+const MISCONFIGURED: &str = "CreateContainerConfigError";
+
 /// What is remembered of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMemory {
@@ -37,6 +40,8 @@ pub struct PodMemory {
     pub(super) prepared: bool,
     /// Volumes and cgroup of a pod that has come to its end are given back.
     pub(super) released: bool,
+    /// What volumes hold may have changed since they were prepared. It holds up nothing.
+    pub(super) stale: bool,
     /// Everything on disk is removed.
     pub(super) cleaned: bool,
     /// When the newest sandbox was first seen unusable, while it is.
@@ -168,6 +173,7 @@ impl PodMemory {
         let mut memory = Self {
             prepared: false,
             released: false,
+            stale: false,
             cleaned: false,
             sandbox_lost: None,
             stopped: BTreeSet::new(),
@@ -216,12 +222,26 @@ impl PodMemory {
         });
     }
 
+    /// Takes in that a ConfigMap, a Secret or a token of the pod is another one now: its volumes are to be looked after, and
+    /// what failed for want of it is tried at once.
+    pub fn configuration_changed(&mut self) {
+        self.stale = true;
+        self.attempts.retain(|subject, attempts| match subject {
+            Subject::Volumes | Subject::PullImage(_) => false,
+            Subject::Start(_) => attempts.failure.as_ref().is_none_or(|failure| failure.reason != MISCONFIGURED),
+            _ => true,
+        });
+    }
+
     /// Notes that a step is being carried out.
     pub fn begin(&mut self, step: &Step) {
         if let Step::PreStop { id, deadline, why, .. } | Step::StopContainer { id, deadline, why, .. } = step {
             let begun = Farewell { deadline: *deadline, why: *why, hook_is_over: false };
             let farewell = self.farewells.entry(id.clone()).or_insert(begun);
             farewell.deadline = farewell.deadline.min(*deadline);
+        }
+        if *step == Step::PrepareVolumes {
+            self.stale = false;
         }
         self.under_way.push(step.clone());
     }
@@ -234,6 +254,7 @@ impl PodMemory {
         match (step, outcome) {
             (Step::PrepareVolumes, Outcome::Done) => self.prepared = true,
             (Step::Release, Outcome::Done) => self.released = true,
+            (Step::PrepareVolumes, _) => self.stale = true,
             (Step::CleanUp, Outcome::Done) => self.cleaned = true,
             (Step::StopSandbox { id }, Outcome::Done) => drop(self.stopped.insert(id.clone())),
             (Step::InspectImage { container }, Outcome::Image(id))
@@ -362,7 +383,7 @@ fn failure(step: &Step, outcome: &Outcome) -> Option<Waiting> {
     let reason = match (step, outcome) {
         (Step::InspectImage { .. }, _) => "ImageInspectError",
         (Step::PullImage { .. }, _) => pull_reason(message),
-        (Step::CreateContainer { .. }, Outcome::Misconfigured(_)) => "CreateContainerConfigError",
+        (Step::CreateContainer { .. }, Outcome::Misconfigured(_)) => MISCONFIGURED,
         (Step::CreateContainer { .. }, _) => "CreateContainerError",
         (Step::StartContainer { .. }, _) => "RunContainerError",
         (Step::PostStart { .. }, _) => "PostStartHookError",

@@ -19,7 +19,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         stop::finish(draft, since + draft.pod.grace_period);
         return;
     }
-    if !draft.memory.prepared {
+    if !draft.memory.prepared || draft.memory.stale {
         draft.offer(Step::PrepareVolumes);
     }
     if sandbox.is_none() {

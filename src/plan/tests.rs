@@ -596,3 +596,40 @@ fn a_step_that_fails_or_is_undone_is_repeated_with_growing_pauses() {
         assert_eq!(delays(case, stop(true), outcome), pauses_after_the_first, "a container that outlives its stop");
     }
 }
+
+#[test]
+fn changed_configuration_is_seen_to_at_once_and_holds_up_nothing() {
+    let mut case = running();
+    case.memory.configuration_changed();
+    assert_eq!(case.plan().steps, [Step::PrepareVolumes]);
+    // One that comes while the volumes are being written is not lost.
+    case.memory.begin(&Step::PrepareVolumes);
+    assert_eq!(case.plan().steps, []);
+    case.memory.configuration_changed();
+    case.memory.end(&Step::PrepareVolumes, &Outcome::Done, case.now);
+    assert_eq!(case.plan().steps, [Step::PrepareVolumes]);
+    // A failure is tried again later, and meanwhile containers are restarted.
+    case.done(&Step::PrepareVolumes, &Outcome::Failed("no".to_owned()));
+    case.observed.containers[0].phase = exited();
+    case.has_image();
+    let plan = case.plan();
+    assert_eq!((plan.steps, plan.wake_at), (vec![create(1, "s0")], Some(case.now + Duration::from_millis(500))));
+    case.done(&Step::PrepareVolumes, &Outcome::Done);
+    assert_eq!(case.plan().wake_at, None);
+}
+
+#[test]
+fn what_failed_for_want_of_configuration_is_tried_at_once_when_it_changes() {
+    let mut case = with_sandbox(&json!({}));
+    case.has_image();
+    let (no, missing) = (Outcome::Failed("no".to_owned()), Outcome::Misconfigured("missing".to_owned()));
+    for (outcome, reason, tried) in [(missing, "CreateContainerConfigError", true), (no, "CreateContainerError", false)]
+    {
+        case.done(&create(0, "s0"), &outcome);
+        case.has_image();
+        assert_eq!(case.waiting().map(|(reason, _)| reason), Some(reason));
+        assert!(!case.plan().steps.contains(&create(0, "s0")));
+        case.memory.configuration_changed();
+        assert_eq!(case.plan().steps.contains(&create(0, "s0")), tried, "{reason}");
+    }
+}
