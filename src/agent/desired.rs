@@ -13,6 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::blobs::Blobs;
+use super::manifest::WrittenObject;
 use crate::api::bundle::Bundle;
 use crate::api::field::Path;
 use crate::error::Chain;
@@ -21,17 +23,11 @@ use crate::link::{Answer, BlobChunk, Entry, Manifest, NeededBlob, Reason};
 use crate::model::{BlobHash, Position, RevisionHash, Source, Uid};
 use crate::podspec::unsupported;
 
-/// A bundle is far smaller; more than this is not asked of a node's memory.
-const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
 /// What is being taken over, and what was understood of it.
 #[derive(Debug, Default)]
 pub(super) struct Desired {
     manifest: Option<Manifest>,
-    /// The beginnings of blobs.
-    arriving: HashMap<BlobHash, Vec<u8>>,
-    /// Blobs that came and are not on disk yet.
-    arrived: HashMap<BlobHash, Bytes>,
+    blobs: Blobs,
     /// Every bundle the contents name, decoded once.
     bundles: HashMap<BlobHash, Arc<Bundle>>,
     /// Revisions this agent cannot realize, by DaemonSet; the pod it has stays.
@@ -64,6 +60,8 @@ pub(super) struct Folder {
     pub(super) id: FolderId,
     /// One for each DaemonSet; the uid is not set, a file has none.
     pub(super) sets: Vec<Bundle>,
+    /// ConfigMaps and Secrets for those.
+    pub(super) objects: Vec<WrittenObject>,
     /// Files that could not be read as manifests; while there are any, nothing is taken away.
     pub(super) troubles: Vec<String>,
 }
@@ -99,8 +97,7 @@ impl Desired {
     /// Begins to take a manifest over; an older one that is not wholly taken over is dropped.
     pub(super) fn manifest(&mut self, manifest: Manifest) {
         let hashes: HashSet<_> = manifest.entries.iter().map(|entry| &entry.hash).collect();
-        self.arriving.retain(|hash, _| hashes.contains(hash));
-        self.arrived.retain(|hash, _| hashes.contains(hash));
+        self.blobs.retain(|hash| hashes.contains(hash));
         let uids: HashSet<_> = manifest.entries.iter().map(|entry| &entry.uid).collect();
         self.refused.retain(|uid, _| uids.contains(uid));
         self.manifest = Some(manifest);
@@ -114,8 +111,7 @@ impl Desired {
     /// The blobs that are missing, from where to go on.
     pub(super) fn needs(&self) -> Vec<NeededBlob> {
         let missing: BTreeSet<_> = self.entries().map(|entry| &entry.hash).filter(|hash| !self.has(hash)).collect();
-        let offset = |hash: &BlobHash| self.arriving.get(hash).map_or(0, |begun| begun.len() as u64);
-        missing.into_iter().map(|hash| NeededBlob { hash: hash.clone(), offset: offset(hash) }).collect()
+        missing.into_iter().map(|hash| self.blobs.needed(hash)).collect()
     }
 
     /// What is being taken over.
@@ -125,26 +121,15 @@ impl Desired {
 
     fn has(&self, hash: &BlobHash) -> bool {
         self.bundles.contains_key(hash)
-            || self.arrived.contains_key(hash)
+            || self.blobs.has(hash)
             || self.refused.values().any(|refused| refused.hash == *hash)
     }
 
-    /// Takes a stretch of a blob that is being taken over. What does not continue what is here, or does not come to its
-    /// hash, is dropped and asked for anew.
+    /// Takes a stretch of a blob that is being taken over.
     pub(super) fn chunk(&mut self, chunk: BlobChunk) {
         let is_named = self.entries().any(|entry| entry.hash == chunk.hash);
-        if !is_named || chunk.total == 0 || chunk.total > BLOB_BYTES_MAX || self.has(&chunk.hash) {
-            return;
-        }
-        let begun = self.arriving.entry(chunk.hash.clone()).or_default();
-        let Some(overlap) = (begun.len() as u64).checked_sub(chunk.offset) else { return };
-        let fresh = usize::try_from(overlap).ok().and_then(|overlap| chunk.data.get(overlap..));
-        begun.extend_from_slice(fresh.unwrap_or_default());
-        if begun.len() as u64 >= chunk.total {
-            let content = self.arriving.remove(&chunk.hash).map(Bytes::from).unwrap_or_default();
-            if blob_hash(&content) == chunk.hash {
-                self.arrived.insert(chunk.hash, content);
-            }
+        if is_named && !self.has(&chunk.hash) {
+            self.blobs.chunk(chunk);
         }
     }
 
@@ -186,7 +171,7 @@ impl Desired {
         if let Some(bundle) = self.bundles.get(hash) {
             return Some(Ok(bundle.clone()));
         }
-        let content = self.arrived.remove(hash)?;
+        let content = self.blobs.take(hash)?;
         Some(match self.loaded(hash.clone(), &content) {
             Ok(()) => {
                 new_blobs.push(content);
@@ -237,7 +222,7 @@ impl Desired {
         mint: &mut dyn FnMut() -> Uid,
     ) -> Result<(), String> {
         let replaced = contents.folder.is_some_and(|known| known != folder.id);
-        if replaced && folder.sets.is_empty() {
+        if replaced && folder.sets.is_empty() && folder.objects.is_empty() {
             return Err(
                 "the folder of manifests is another one than before and empty; nothing is taken away".to_owned()
             );
@@ -254,13 +239,13 @@ impl Desired {
             let uid = known.get(&set.key()).cloned().unwrap_or_else(&mut *mint);
             let content = Bytes::from(Bundle { uid: uid.clone(), ..set.clone() }.encode());
             let hash = blob_hash(&content);
-            self.arrived.insert(hash.clone(), content);
+            self.blobs.put(hash.clone(), content);
             match self.understand(&hash, new_blobs) {
                 Some(Ok(bundle)) => adopt(contents, &uid, Source::Files, 0, &hash, &bundle),
                 Some(Err((_, reasons))) => troubles.extend(reasons.into_iter().map(|reason| reason.message)),
                 None => {}
             }
-            self.arrived.remove(&hash);
+            self.blobs.take(&hash);
         }
         if troubles.is_empty() {
             let there: HashSet<_> = folder.sets.iter().map(Bundle::key).collect();

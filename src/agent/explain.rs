@@ -36,7 +36,7 @@ pub fn explain(state_dir: &Path, manifest: Option<&str>) -> Result<String, Expla
         return Err(ExplainError::NoNode(state_dir.to_owned()));
     };
     let bundles = match manifest {
-        Some(text) => manifest::bundles(text).map_err(ExplainError::Manifest)?,
+        Some(text) => manifest::read(text).map_err(ExplainError::Manifest)?.sets,
         None => known(&opened.ledger, &opened.contents),
     };
     let node = &opened.contents.node;

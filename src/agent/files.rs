@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::desired::Folder;
-use super::manifest;
+use super::manifest::{self, Manifests};
 use super::roster::Input;
-use crate::api::bundle::Bundle;
 use crate::error::Chain;
 use crate::host::ledger::FolderId;
 use crate::host::watch::FolderWatch;
+use crate::model::ObjectKey;
 
 /// What a manifest's name ends with; anything else in the folder is left alone, as are hidden files.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -69,10 +69,10 @@ fn read(path: &Path) -> Result<Folder, String> {
         }
     }
     files.sort();
-    let mut folder = Folder { id, sets: Vec::new(), troubles: Vec::new() };
+    let mut folder = Folder { id, sets: Vec::new(), objects: Vec::new(), troubles: Vec::new() };
     for file in files {
         match read_file(&file) {
-            Ok(sets) => sets.into_iter().for_each(|set| add(&mut folder, set, &file)),
+            Ok(manifests) => add(&mut folder, manifests, &file),
             Err(error) => folder.troubles.push(format!("{}: {error}", file.display())),
         }
     }
@@ -84,22 +84,32 @@ fn read(path: &Path) -> Result<Folder, String> {
 }
 
 /// Of two manifests with the same name the first file's holds.
-fn add(folder: &mut Folder, set: Bundle, file: &Path) {
-    let key = set.key();
-    if folder.sets.iter().any(|other| other.key() == key) {
-        folder.troubles.push(format!("{}: DaemonSet {key} is in another file already", file.display()));
-    } else {
-        folder.sets.push(set);
+fn add(folder: &mut Folder, manifests: Manifests, file: &Path) {
+    let twice = |kind: &str, key: &ObjectKey| format!("{}: {kind} {key} is in another file already", file.display());
+    for set in manifests.sets {
+        let key = set.key();
+        if folder.sets.iter().any(|other| other.key() == key) {
+            folder.troubles.push(twice("DaemonSet", &key));
+        } else {
+            folder.sets.push(set);
+        }
+    }
+    for object in manifests.objects {
+        if folder.objects.iter().any(|other| (other.kind, &other.key) == (object.kind, &object.key)) {
+            folder.troubles.push(twice(&object.kind.to_string(), &object.key));
+        } else {
+            folder.objects.push(object);
+        }
     }
 }
 
-fn read_file(file: &Path) -> Result<Vec<Bundle>, String> {
+fn read_file(file: &Path) -> Result<Manifests, String> {
     let length = fs::metadata(file).map_err(|error| error.to_string())?.len();
     if length > FILE_BYTES_MAX {
         return Err(format!("{length} bytes are more than a manifest may have, {FILE_BYTES_MAX}"));
     }
     let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
-    manifest::bundles(&text).map_err(|error| Chain(&error).to_string())
+    manifest::read(&text).map_err(|error| Chain(&error).to_string())
 }
 
 #[cfg(test)]
@@ -115,8 +125,9 @@ mod tests {
     fn every_manifest_counts_and_what_is_wrong_with_others_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
-        write("b.yaml", &format!("{}---\n{}", manifest("web"), manifest("log")));
-        write("c.yml", &manifest("web"));
+        let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\n";
+        write("b.yaml", &format!("{}---\n{}---\n{config}", manifest("web"), manifest("log")));
+        write("c.yml", &format!("{}---\n{config}", manifest("web")));
         write("a.json", "{\"kind\": ");
         write("d.yaml", &" ".repeat(usize::try_from(FILE_BYTES_MAX).unwrap() + 1));
         write(".hidden.yaml", &manifest("hidden"));
@@ -126,10 +137,12 @@ mod tests {
         let folder = read(dir.path()).unwrap();
         let names: Vec<_> = folder.sets.iter().map(|set| set.name.as_str()).collect();
         assert_eq!(names, ["web", "log"]);
+        assert_eq!(folder.objects.iter().map(|object| object.key.to_string()).collect::<Vec<_>>(), ["default/app"]);
         let at = |file: &str| dir.path().join(file).display().to_string();
         let expected = [
             format!("{}: not YAML: ", at("a.json")),
             format!("{}: DaemonSet default/web is in another file already", at("c.yml")),
+            format!("{}: ConfigMap default/app is in another file already", at("c.yml")),
             format!("{}: 3145729 bytes are more than a manifest may have, 3145728", at("d.yaml")),
             format!("{}: Is a directory", at("e.yaml")),
         ];

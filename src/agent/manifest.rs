@@ -1,8 +1,15 @@
-//! What a manifest file says: text in, admitted DaemonSets out. Pure.
+//! What a manifest file says: text in, admitted DaemonSets, ConfigMaps and Secrets out. Pure.
 //!
 //! The same decoding, defaults and rules as the control endpoint's, so a manifest that one accepts the other does too.
 
+use std::fmt;
+
+use bytes::Bytes;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::admission::{self, Known, Refusal};
 use crate::api::bundle::Bundle;
@@ -10,9 +17,9 @@ use crate::api::classes::system_priority_classes;
 use crate::api::document::{Document, SyntaxError, parse_yaml};
 use crate::api::field::{FieldError, Invalid, Path};
 use crate::api::strict::{self, DecodeError};
-use crate::api::{daemonset, revision};
-use crate::model::RevisionHash;
-use crate::podspec::unsupported;
+use crate::api::{core, daemonset, revision};
+use crate::model::{ObjectKey, RevisionHash};
+use crate::podspec::{ObjectKind, unsupported};
 
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +28,10 @@ pub enum ManifestError {
     #[error("not YAML")]
     Syntax(#[source] SyntaxError),
     /// A kind the agent takes from no file.
-    #[error("line {line}: {kind} is not a kind that this agent runs from files; only DaemonSet of apps/v1 is")]
+    #[error(
+        "line {line}: {kind} is not a kind that this agent takes from files; DaemonSet of apps/v1, ConfigMap and Secret of v1 \
+         are"
+    )]
     Kind {
         /// Where the document begins.
         line: u64,
@@ -38,10 +48,12 @@ pub enum ManifestError {
         source: DecodeError,
     },
     /// Against the rules.
-    #[error("line {line}: DaemonSet {name:?} is invalid")]
+    #[error("line {line}: {kind} {name:?} is invalid")]
     Invalid {
         /// Where the document begins.
         line: u64,
+        /// Its kind.
+        kind: &'static str,
         /// `metadata.name`.
         name: String,
         /// Which fields.
@@ -61,27 +73,78 @@ pub enum ManifestError {
     },
 }
 
-/// The DaemonSets of one file, defaulted and checked, in its order. They have no uid; a file gives none.
-pub(super) fn bundles(text: &str) -> Result<Vec<Bundle>, ManifestError> {
-    parse_yaml(text).map_err(ManifestError::Syntax)?.iter().map(bundle).collect()
+/// What a file holds, defaulted and checked, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Manifests {
+    /// They have no uid; a file gives none.
+    pub(super) sets: Vec<Bundle>,
+    /// What their pods may use.
+    pub(super) objects: Vec<WrittenObject>,
+}
+
+/// A ConfigMap or Secret of a file. Its `Debug` form does not show the content.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct WrittenObject {
+    pub(super) kind: ObjectKind,
+    pub(super) key: ObjectKey,
+    /// As the API would store it.
+    pub(super) json: Bytes,
+}
+
+impl fmt::Debug for WrittenObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}
+
+/// Reads one file.
+pub(super) fn read(text: &str) -> Result<Manifests, ManifestError> {
+    let mut manifests = Manifests::default();
+    for document in parse_yaml(text).map_err(ManifestError::Syntax)? {
+        let body = &document.body;
+        let (version, kind) = (body.text("apiVersion").unwrap_or_default(), body.text("kind").unwrap_or_default());
+        match (version, kind) {
+            ("apps/v1", "DaemonSet") => manifests.sets.push(bundle(&document)?),
+            ("v1", "ConfigMap") => manifests.objects.push(config_map(&document)?),
+            ("v1", "Secret") => manifests.objects.push(secret(&document)?),
+            _ => {
+                let kind = format!("{version} {kind}").trim().to_owned();
+                return Err(ManifestError::Kind { line: document.line, kind });
+            }
+        }
+    }
+    Ok(manifests)
+}
+
+fn decode<T: DeserializeOwned>(document: &Document) -> Result<T, ManifestError> {
+    let decoded = strict::decode::<T>(&document.body).and_then(strict::Decoded::strict);
+    decoded.map_err(|source| ManifestError::Decode { line: document.line, source })
+}
+
+fn check(
+    document: &Document,
+    kind: &'static str,
+    metadata: &ObjectMeta,
+    errors: Vec<FieldError>,
+) -> Result<(), ManifestError> {
+    let name = metadata.name.clone().unwrap_or_default();
+    Invalid::check(errors).map_err(|source| ManifestError::Invalid { line: document.line, kind, name, source })
+}
+
+fn default_namespace(metadata: &mut ObjectMeta) {
+    metadata.namespace.get_or_insert_with(|| "default".to_owned());
 }
 
 fn bundle(document: &Document) -> Result<Bundle, ManifestError> {
-    let (line, body) = (document.line, &document.body);
-    let (version, kind) = (body.text("apiVersion").unwrap_or_default(), body.text("kind").unwrap_or_default());
-    if (version, kind) != ("apps/v1", "DaemonSet") {
-        return Err(ManifestError::Kind { line, kind: format!("{version} {kind}").trim().to_owned() });
-    }
-    let decoded = strict::decode::<DaemonSet>(body).and_then(strict::Decoded::strict);
-    let mut set = decoded.map_err(|source| ManifestError::Decode { line, source })?;
-    set.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    let mut set: DaemonSet = decode(document)?;
+    default_namespace(&mut set.metadata);
     daemonset::default(&mut set);
-    let name = set.metadata.name.clone().unwrap_or_default();
-    Invalid::check(errors(&set)).map_err(|source| ManifestError::Invalid { line, name: name.clone(), source })?;
+    check(document, "DaemonSet", &set.metadata, errors(&set))?;
     let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let hash: RevisionHash = revision::hash(&template, None);
     let mut bundle = Bundle::from_daemonset(&set, hash);
-    admit(&mut bundle).map_err(|source| ManifestError::Refused { line, name, source })?;
+    let name = bundle.name.clone();
+    admit(&mut bundle).map_err(|source| ManifestError::Refused { line: document.line, name, source })?;
     Ok(bundle)
 }
 
@@ -92,6 +155,31 @@ fn admit(bundle: &mut Bundle) -> Result<(), Refusal> {
     admission::classes(spec, &known)?;
     bundle.priority = spec.priority.unwrap_or(0);
     Ok(())
+}
+
+fn config_map(document: &Document) -> Result<WrittenObject, ManifestError> {
+    let mut object: ConfigMap = decode(document)?;
+    default_namespace(&mut object.metadata);
+    check(document, "ConfigMap", &object.metadata, core::validate_config_map(&object))?;
+    Ok(written(ObjectKind::ConfigMap, &object.metadata, &object))
+}
+
+fn secret(document: &Document) -> Result<WrittenObject, ManifestError> {
+    let mut object: Secret = decode(document)?;
+    default_namespace(&mut object.metadata);
+    core::default_secret(&mut object);
+    check(document, "Secret", &object.metadata, core::validate_secret(&object))?;
+    Ok(written(ObjectKind::Secret, &object.metadata, &object))
+}
+
+fn written(kind: ObjectKind, metadata: &ObjectMeta, object: &impl Serialize) -> WrittenObject {
+    let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
+    let json = serde_json::to_vec(object).expect("an object is JSON: its map keys are strings");
+    WrittenObject {
+        kind,
+        key: ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default()),
+        json: json.into(),
+    }
 }
 
 fn errors(set: &DaemonSet) -> Vec<FieldError> {
@@ -120,8 +208,8 @@ spec:
 
     #[test]
     fn a_manifest_becomes_what_control_would_send() {
-        let bundles =
-            bundles(&format!("{GOOD}---\n{}", GOOD.replace("{name: web}", "{name: b, namespace: c}"))).unwrap();
+        let text = format!("{GOOD}---\n{}", GOOD.replace("{name: web}", "{name: b, namespace: c}"));
+        let bundles = read(&text).unwrap().sets;
         let keys: Vec<_> = bundles.iter().map(|bundle| bundle.key().to_string()).collect();
         assert_eq!(keys, ["default/web", "c/b"]);
         assert_eq!(bundles[0].revision, bundles[1].revision);
@@ -130,10 +218,32 @@ spec:
     }
 
     #[test]
+    fn configuration_is_taken_as_the_api_would_store_it() {
+        let text = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: app}
+data: {level: debug}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: app, namespace: other}
+stringData: {password: hunter2}
+";
+        let objects = read(text).unwrap().objects;
+        assert_eq!(format!("{objects:?}"), "[ConfigMap default/app, Secret other/app]", "no content in logs");
+        let secret: serde_json::Value = serde_json::from_slice(&objects[1].json).unwrap();
+        assert_eq!((&secret["data"]["password"], &secret["type"]), (&"aHVudGVyMg==".into(), &"Opaque".into()));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_line_and_field() {
         let cases = [
             ("kind: [", "not YAML: "),
-            (&GOOD.replace("apps/v1\nkind: DaemonSet", "v1\nkind: Secret"), "line 1: v1 Secret is not a kind"),
+            (&GOOD.replace("apps/v1\nkind: DaemonSet", "v1\nkind: Pod"), "line 1: v1 Pod is not a kind"),
+            (
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {'..': ''}",
+                "line 1: Secret \"a\" is invalid: data[..]: Invalid value: \"..\": must not be '..'",
+            ),
             (
                 &GOOD.replace("image:", "imaeg:"),
                 "line 1: strict decoding error: unknown field \"spec.template.spec.containers[0].imaeg\"",
@@ -148,7 +258,7 @@ spec:
             ),
         ];
         for (text, expected) in cases {
-            let error = bundles(text).unwrap_err();
+            let error = read(text).unwrap_err();
             let said = Chain(&error).to_string();
             assert!(said.contains(expected), "{said}");
         }

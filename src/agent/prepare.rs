@@ -1,17 +1,28 @@
-//! Preparing a newer revision: its images are pulled while the old pod still runs, so that what cannot work takes no slot.
+//! Preparing a newer revision: its configuration is looked at and its images are pulled while the old pod still runs, so that
+//! what cannot work takes no slot.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::Shared;
 use crate::api::bundle::Bundle;
 use crate::error::Chain;
 use crate::link::Reason;
-use crate::podspec::PullPolicy;
+use crate::podspec::bind::check;
+use crate::podspec::objects::Objects;
+use crate::podspec::{Pod, PullPolicy};
 
-/// Pulls what the revision's containers need. Whether its pod fits is the roster's to say.
+/// For so long control's answer about ConfigMaps and Secrets is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes sure that the revision's configuration is there, and pulls what its containers need. Whether its pod fits is the roster's to say.
 ///
 /// # Errors
 /// The first reason why it would not work here, as control and the user get it.
 pub(super) async fn prepare(shared: &Shared, bundle: &Bundle) -> Result<(), Reason> {
     let pod = shared.sample(bundle).map_err(|message| reason("Unrealizable", message))?;
+    check(&pod, &*heard(shared, &pod).await)
+        .map_err(|error| reason("CreateContainerConfigError", error.to_string()))?;
     for container in &pod.containers {
         let reference = container.image_reference.as_ref();
         let reference = reference.map_err(|error| reason("InvalidImageName", error.clone()))?;
@@ -32,6 +43,15 @@ pub(super) async fn prepare(shared: &Shared, bundle: &Bundle) -> Result<(), Reas
         shared.images.pull(reference, Vec::new()).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// The objects there are, once control has answered for all that the pod asks for.
+async fn heard(shared: &Shared, pod: &Pod) -> Arc<Objects> {
+    let mut objects = shared.objects.subscribe();
+    let answered = objects.wait_for(|objects| objects.is_heard(pod));
+    // What was not answered in time is told by its name.
+    drop(tokio::time::timeout(ANSWER_TIMEOUT, answered).await);
+    shared.objects.borrow().clone()
 }
 
 fn reason(reason: &str, message: String) -> Reason {

@@ -10,7 +10,7 @@
 //! Nothing is done, said or acknowledged before it is on disk. A pass never fails: a disk that refuses is tried again, and
 //! until then no pod is made or ended; those on disk are cared for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::desired::{Desired, Folder};
+use super::objects::{self, Book};
 use super::session::Session;
 use super::status::Status;
+use super::tokens::Tokens;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
 use crate::cri::RuntimeFeatures;
@@ -40,6 +42,8 @@ mod judge;
 mod report;
 mod status;
 
+/// The next pass, for what this one has made possible.
+const SOON: Duration = Duration::from_millis(1);
 /// The pause before a commit that failed is tried again.
 const COMMIT_RETRY: Duration = Duration::from_secs(5);
 /// How many inputs one pass takes in before it looks at them.
@@ -131,6 +135,12 @@ pub(super) struct Roster {
     /// When a commit that failed is tried again.
     commit_retry_at: Option<Moment>,
     desired: Desired,
+    objects: Book,
+    tokens: Tokens,
+    /// The DaemonSets that are to have a pod here, by the last verdicts: what their pods need is asked for.
+    staying: BTreeSet<Uid>,
+    /// What pods may see of objects and tokens may have changed.
+    unpublished: bool,
     session: Session,
     /// Why there is no session, as long as there is none.
     link_lost: Option<String>,
@@ -178,6 +188,10 @@ impl Roster {
             hello_tx: None,
             commit_retry_at: None,
             desired: Desired::default(),
+            objects: Book::default(),
+            tokens: Tokens::default(),
+            staying: BTreeSet::new(),
+            unpublished: true,
             session: Session::new(up_tx),
             link_lost: None,
             node: None,
@@ -192,6 +206,8 @@ impl Roster {
             inputs_tx,
         };
         roster.load_bundles();
+        roster.load_objects();
+        roster.publish();
         roster
     }
 
@@ -205,6 +221,27 @@ impl Roster {
             };
             if let Some(error) = error {
                 tracing::error!(%hash, error, "a revision in the ledger cannot be used");
+            }
+        }
+    }
+
+    /// Reads objects and tokens from disk. A pod whose objects were lost waits until they have come again, if it is not
+    /// running already.
+    fn load_objects(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        for record in &self.contents.objects {
+            let content = ledger.blob(&record.blob).map_err(|error| Chain(&error).to_string());
+            if let Err(error) = content.and_then(|content| self.objects.loaded(record, &content)) {
+                tracing::error!(kind = %record.kind, key = %record.key, error, "an object in the ledger cannot be used");
+            }
+        }
+        let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+        for record in &self.contents.tokens {
+            match ledger.blob(&record.blob) {
+                Ok(text) => self.tokens.loaded(record, &text, now, wall),
+                Err(error) => {
+                    tracing::error!(pod = %record.pod, error = %Chain(&error), "a token in the ledger is lost")
+                }
             }
         }
     }
@@ -233,14 +270,53 @@ impl Roster {
     /// Brings everything into line with what was taken in.
     async fn pass(&mut self) {
         self.judge_and_place();
+        self.look_after_objects();
         if !self.dirty || self.commit().await {
             self.tell();
+            self.publish();
         }
         if std::mem::take(&mut self.restaff) {
             self.staff();
         }
         self.session.flush();
         self.watchdog.beat(self.shared.clock.now());
+    }
+
+    /// Drops objects and tokens that are not needed any more, and asks for those that are.
+    fn look_after_objects(&mut self) {
+        let needed = objects::needed(&self.contents, &self.desired, &self.staying);
+        self.dirty |= self.objects.tidy(&mut self.contents, &self.desired, &needed);
+        self.dirty |= self.tokens.tidy(&mut self.contents);
+        if !self.session.has_asked_for(&needed.iter().map(objects::reference).collect()) {
+            self.say_needs();
+        }
+        if self.session.is_open() {
+            for request in self.tokens.due(&self.contents, &self.desired, self.shared.clock.now()) {
+                self.session.say(Up::TokenRequest(request));
+            }
+        }
+    }
+
+    /// Lets pods see the objects and tokens that are on disk now.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.unpublished) {
+            return;
+        }
+        let mut objects = self.objects.published(&self.contents);
+        self.tokens.publish(&self.contents, &self.desired, &mut objects);
+        let changed = self.shared.objects.send_if_modified(|known| {
+            let changes = **known != objects;
+            if changes {
+                *known = Arc::new(objects);
+            }
+            changes
+        });
+        if changed {
+            // What could not be prepared may have lacked one of them.
+            let soon = self.shared.clock.now() + SOON;
+            let failed = self.preparations.values_mut().filter(|preparation| preparation.retry_at.is_some());
+            failed.for_each(|preparation| preparation.retry_at = Some(soon));
+        }
     }
 
     /// Says what waited for the disk.
@@ -263,7 +339,8 @@ impl Roster {
         let failed = |pod: &&PodRecord| pod.ending.is_none() && pod.finished.as_ref().is_some_and(|end| !end.succeeded);
         let failed = self.contents.pods.values().filter(failed).filter_map(|pod| pod.daemonset.as_ref());
         let retries = retries.chain(failed.filter_map(|set| self.rests_until(set)));
-        retries.chain(self.commit_retry_at).filter(|due| *due > now).chain(self.watchdog.due()).min()
+        let tokens = self.session.is_open().then(|| self.tokens.next_due(&self.contents, &self.desired)).flatten();
+        retries.chain(self.commit_retry_at).chain(tokens).filter(|due| *due > now).chain(self.watchdog.due()).min()
     }
 
     /// Writes the contents to disk; says whether they are there.
@@ -279,6 +356,7 @@ impl Roster {
                 self.dirty = false;
                 self.saved.clone_from(&self.contents.pods);
                 self.restaff = true;
+                self.unpublished = true;
                 self.new_blobs.clear();
                 self.desired.forget(&self.contents);
                 true

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::sync::mpsc;
 
-use crate::link::{Ask, EventReport, Permit, Reception, Up, Verdict};
+use crate::link::{Ask, EventReport, Needs, ObjectRef, Permit, Reception, Up, Verdict};
 use crate::model::{PermitNumber, RevisionHash, Uid};
 
 /// How many messages may wait; beyond that, events are dropped.
@@ -41,6 +41,8 @@ pub(super) struct Session {
     /// Pods whose report control has not got.
     unreported: BTreeSet<Uid>,
     verdicts: HashMap<Uid, Verdict>,
+    /// The objects that control was asked for.
+    needed: BTreeSet<ObjectRef>,
     asked: HashMap<Uid, RevisionHash>,
     granted: HashMap<Uid, (RevisionHash, PermitNumber)>,
     /// The last events, oldest first.
@@ -56,6 +58,7 @@ impl Session {
             queue: VecDeque::new(),
             unreported: BTreeSet::new(),
             verdicts: HashMap::new(),
+            needed: BTreeSet::new(),
             asked: HashMap::new(),
             granted: HashMap::new(),
             events: VecDeque::new(),
@@ -79,6 +82,7 @@ impl Session {
         self.queue.clear();
         self.unreported.clear();
         self.verdicts.clear();
+        self.needed.clear();
         self.asked.clear();
         self.granted.clear();
     }
@@ -134,6 +138,17 @@ impl Session {
             self.say(Up::Verdicts(vec![verdict.clone()]));
             self.verdicts.insert(verdict.daemonset.clone(), verdict);
         }
+    }
+
+    /// Whether control has been asked for these objects, and for no others.
+    pub(super) fn has_asked_for(&self, objects: &BTreeSet<ObjectRef>) -> bool {
+        self.stage == Stage::Closed || self.needed == *objects
+    }
+
+    /// Asks for blobs and objects; what was asked for before and is not named is not needed any more.
+    pub(super) fn needs(&mut self, needs: Needs) {
+        self.needed = needs.objects.iter().cloned().collect();
+        self.say(Up::Needs(needs));
     }
 
     /// Tells what came of preparing a revision. A permit is asked for only where one may be taken.

@@ -23,6 +23,7 @@ use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position,
 use crate::testing::fake_cri::FakeCri;
 use crate::testing::wait::{LIMIT, eventually};
 
+mod configuration;
 mod crash;
 mod disk;
 mod hooks;
@@ -275,6 +276,10 @@ impl Agent {
                     for needed in &needs.blobs {
                         let content = sets.iter().map(content).find(|content| blob_hash(content) == needed.hash);
                         self.down(chunk(&content.unwrap(), needed.offset..)).await;
+                    }
+                    // What it needs of objects is somebody else's to give.
+                    if !needs.objects.is_empty() {
+                        self.heard.push_back(up);
                     }
                 }
                 _ => self.heard.push_back(up),

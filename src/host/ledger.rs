@@ -32,6 +32,8 @@ use sha2::{Digest, Sha256};
 use crate::model::{
     BlobHash, Finished, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Source, Taint, Uid,
 };
+use crate::podspec::ObjectKind;
+use crate::podspec::objects::{ObjectId, TokenSpec, Withheld};
 
 /// The format this version writes.
 const FORMAT: u32 = 1;
@@ -65,8 +67,14 @@ pub struct Contents {
     pub daemonsets: BTreeMap<Uid, DaemonSetRecord>,
     /// The pods that exist on this node, by uid. Written before the sandbox is made.
     pub pods: BTreeMap<Uid, PodRecord>,
-    /// ConfigMaps and Secrets that the revisions above use.
+    /// ConfigMaps and Secrets that the revisions above use, and those of the folder of manifests.
     pub objects: Vec<ObjectRecord>,
+    /// Those among them that there are not, or not for this node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<WithheldRecord>,
+    /// Tokens of the pods above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TokenRecord>,
     /// The folder of manifests that was read last: another one in its place may be a mount that is late.
     pub folder: Option<FolderId>,
 }
@@ -178,14 +186,71 @@ pub struct Ending {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRecord {
-    /// `ConfigMap` or `Secret`.
-    pub kind: String,
+    /// Where it was learnt from.
+    #[serde(default = "from_control")]
+    pub source: Source,
+    /// Which of the two.
+    pub kind: ObjectKind,
     /// Namespace and name.
     pub key: ObjectKey,
-    /// `metadata.uid`.
+    /// `metadata.uid`; empty for one of a file.
     pub uid: Uid,
     /// The object as JSON.
     pub blob: BlobHash,
+    /// It was withdrawn, and these pods keep it as it was. Empty while it is in force.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_for: BTreeSet<Uid>,
+}
+
+fn from_control() -> Source {
+    Source::Link
+}
+
+/// An object that control does not give: a pod that can do without it starts without asking again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithheldRecord {
+    /// Which kind.
+    pub kind: ObjectKind,
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Why not.
+    pub why: Withheld,
+}
+
+/// The last good token of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRecord {
+    /// The pod it is bound to.
+    pub pod: Uid,
+    /// What was asked for.
+    pub spec: TokenSpec,
+    /// Its text.
+    pub blob: BlobHash,
+    /// When another is asked for.
+    pub renew_at: Timestamp,
+}
+
+impl ObjectRecord {
+    /// What it is named by on this node.
+    pub fn id(&self) -> ObjectId {
+        ObjectId { source: self.source, kind: self.kind, key: self.key.clone() }
+    }
+}
+
+impl WithheldRecord {
+    /// What it is named by on this node.
+    pub fn id(&self) -> ObjectId {
+        ObjectId { source: Source::Link, kind: self.kind, key: self.key.clone() }
+    }
+}
+
+impl TokenRecord {
+    /// What it is named by on this node.
+    pub fn id(&self) -> (Uid, TokenSpec) {
+        (self.pod.clone(), self.spec.clone())
+    }
 }
 
 /// [`Contents`] as they will be written, so that a thread which may block need not hold the originals.
@@ -217,7 +282,8 @@ impl Contents {
     /// Every blob these contents need.
     fn blobs(&self) -> BTreeSet<&BlobHash> {
         let objects = self.objects.iter().map(|object| &object.blob);
-        self.revisions().map(|revision| &revision.bundle).chain(objects).collect()
+        let tokens = self.tokens.iter().map(|token| &token.blob);
+        self.revisions().map(|revision| &revision.bundle).chain(objects).chain(tokens).collect()
     }
 }
 

@@ -108,6 +108,12 @@ pub struct TokenSpec {
     pub expiration_secs: u64,
 }
 
+/// The account that a pod of this spec runs under: the one it names, or the one every namespace has.
+pub fn service_account(spec: &k8s::PodSpec) -> &str {
+    let named = [&spec.service_account_name, &spec.service_account].into_iter().flatten();
+    named.map(String::as_str).find(|name| !name.is_empty()).unwrap_or("default")
+}
+
 /// Every token that a pod of this spec asks for.
 pub fn token_specs(spec: &k8s::PodSpec) -> BTreeSet<TokenSpec> {
     let projected = spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref());

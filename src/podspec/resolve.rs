@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use super::downward::Sources;
 use super::lifecycle::{self, Listed};
-use super::objects::{references, token_specs};
+use super::objects::{references, service_account, token_specs};
 use super::resources::{self, Demand};
 use super::volumes::{self, Surroundings};
 use super::{
@@ -20,8 +20,6 @@ use crate::model::PodKey;
 
 const REVISION_LABEL: &str = "controller-revision-hash";
 const GENERATION_LABEL: &str = "pod-template-generation";
-/// The account of a pod that names none.
-const SERVICE_ACCOUNT: &str = "default";
 
 /// Makes the pod that `bundle` stands for on this host.
 ///
@@ -71,7 +69,7 @@ fn pod(
     let amounts: Vec<_> = listed.iter().map(|one| (one.name(), demand.of(one.role, one.index))).collect();
     let sources = Sources {
         key,
-        service_account: &service_account,
+        service_account,
         containers: amounts.iter().map(|(name, amounts)| (*name, amounts)).collect(),
         host,
     };
@@ -111,7 +109,7 @@ fn pod(
         restart_policy: lifecycle::pod_restart_policy(spec, &at)?,
         active_deadline: lifecycle::active_deadline(spec, &at)?,
         readiness_gates: lifecycle::readiness_gates(spec),
-        service_account: service_account.clone(),
+        service_account: service_account.to_owned(),
         pull_secrets: pull_secrets(spec),
         references: references(spec),
         tokens: token_specs(spec),
@@ -190,13 +188,6 @@ fn containers(
     }
     pod.containers = resolved;
     Ok(())
-}
-
-/// `serviceAccountName`, or its old name.
-fn service_account(spec: &k8s::PodSpec) -> String {
-    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
-    let named = given(&spec.service_account_name).or_else(|| given(&spec.service_account));
-    named.unwrap_or_else(|| SERVICE_ACCOUNT.to_owned())
 }
 
 fn namespaces(spec: &k8s::PodSpec) -> Namespaces {

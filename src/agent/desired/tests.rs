@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::agent::blobs::BLOB_BYTES_MAX;
 use crate::link::Kind;
 use crate::model::ObjectKey;
 
@@ -121,14 +122,14 @@ fn only_what_the_manifest_names_is_kept() {
     node.desired.chunk(chunk(&log, 0..log.len()));
     node.desired.manifest(manifest(2, &[]));
     node.desired.chunk(chunk(&web, 0..web.len()));
-    assert_eq!((node.desired.arriving.len(), node.desired.arrived.len()), (0, 0));
+    assert!(node.desired.blobs.is_empty());
 
     let oversized = BlobChunk { total: BLOB_BYTES_MAX + 1, ..chunk(&web, 0..100) };
     let lost = BlobChunk { total: 0, ..chunk(&web, 0..0) };
     node.desired.manifest(manifest(3, &[("web", &web)]));
     node.desired.chunk(oversized);
     node.desired.chunk(lost);
-    assert_eq!(node.desired.arriving.len(), 0);
+    assert!(node.desired.blobs.is_empty());
 }
 
 #[test]
@@ -295,7 +296,7 @@ const ELSEWHERE: FolderId = FolderId { device: 2, inode: 1 };
 fn folder(id: FolderId, sets: &[(&str, &str)], troubles: &[&str]) -> Folder {
     let set = |(name, image): &(&str, &str)| Bundle { uid: Uid::from(""), ..bundle(name, image, &json!({})) };
     let troubles = troubles.iter().map(|text| (*text).to_owned()).collect();
-    Folder { id, sets: sets.iter().map(set).collect(), troubles }
+    Folder { id, sets: sets.iter().map(set).collect(), objects: vec![], troubles }
 }
 
 /// The DaemonSets of files that are to run, by name, with their images.

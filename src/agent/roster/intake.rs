@@ -1,15 +1,17 @@
 //! Taking inputs in: what each does to the contents, the session and the workers. Nothing is written or sent here.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::judge::grace_period_secs;
 use super::{Input, Roster};
 use crate::agent::desired::Folder;
-use crate::agent::streams;
 use crate::agent::worker::{FromPod, PodView};
+use crate::agent::{objects, streams};
 use crate::host::ledger::{Ending, NodeIntent, PodRecord};
 use crate::link::{
-    Ack, Ask, CommandId, Down, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up, Welcome,
+    Ack, Ask, CommandId, Down, Needs, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up, Welcome,
 };
 use crate::model::{RevisionHash, Source, Uid};
 
@@ -31,6 +33,8 @@ impl Roster {
                 self.link_lost = Some(why);
                 self.session.closed();
                 self.desired.session_ended();
+                self.objects.session_ended();
+                self.tokens.session_ended();
             }
             Input::Pod(FromPod::Status(uid, view)) => {
                 self.session.pod_changed(&uid);
@@ -71,7 +75,10 @@ impl Roster {
         let taken = folder.and_then(|folder| {
             self.dirty = true;
             let mut mint = || Uid(uuid::Uuid::new_v4().to_string());
-            self.desired.folder(&mut self.contents, &folder, &mut self.new_blobs, &mut mint)
+            let taken = self.desired.folder(&mut self.contents, &folder, &mut self.new_blobs, &mut mint);
+            let objects = (&folder.objects[..], taken.is_ok());
+            self.objects.folder(&mut self.contents, &self.desired, objects, &mut self.new_blobs);
+            taken
         });
         if let Err(error) = taken {
             tracing::warn!(error, "the manifests hold: nothing is taken away until they can be read");
@@ -90,8 +97,24 @@ impl Roster {
                 self.say_needs();
             }
             Down::Blob(chunk) => {
-                self.desired.chunk(chunk);
+                self.desired.chunk(chunk.clone());
+                self.objects.chunk(chunk);
                 self.take_over();
+                self.take_over_objects();
+            }
+            Down::Assigned(assigned) => {
+                self.objects.answers(&mut self.contents, &self.desired, assigned.objects);
+                self.dirty = true;
+                self.take_over_objects();
+                if !self.objects.needs().is_empty() {
+                    self.say_needs();
+                }
+            }
+            Down::Token { id, outcome } => {
+                let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+                let (contents, new_blobs) = (&mut self.contents, &mut self.new_blobs);
+                self.dirty |= self.tokens.answer((id, outcome), contents, new_blobs, now, wall);
+                self.unpublished = true;
             }
             Down::Answers(answers) => {
                 self.desired.answers(&mut self.contents, answers.answers);
@@ -113,8 +136,7 @@ impl Roster {
             }
             Down::Removed { id, .. } => self.removed(id),
             Down::Wanted(pods) => pods.iter().for_each(|pod| self.session.pod_changed(pod)),
-            // This agent asks for no objects and no tokens, and has no posted pods.
-            Down::Assigned(_) | Down::Token { .. } | Down::KeepAlive => {}
+            Down::KeepAlive => {}
         }
     }
 
@@ -140,10 +162,20 @@ impl Roster {
         self.after_commit.extend(taken.whole.map(|position| Up::Ack(Ack::Position(position))));
     }
 
-    fn say_needs(&mut self) {
-        let blobs = self.desired.needs();
-        if !blobs.is_empty() {
-            self.session.say(Up::Needs(crate::link::Needs { blobs, objects: Vec::new() }));
+    /// Takes over objects whose content is here.
+    fn take_over_objects(&mut self) {
+        let before = self.new_blobs.len();
+        self.objects.take(&mut self.contents, &self.desired, &mut self.new_blobs);
+        self.dirty |= self.new_blobs.len() > before;
+    }
+
+    /// Asks for all that is missing.
+    pub(super) fn say_needs(&mut self) {
+        let blobs = self.desired.needs().into_iter().chain(self.objects.needs()).collect::<Vec<_>>();
+        let objects = objects::needed(&self.contents, &self.desired, &self.staying);
+        let objects: BTreeSet<_> = objects.iter().map(objects::reference).collect();
+        if !blobs.is_empty() || !self.session.has_asked_for(&objects) {
+            self.session.needs(Needs { blobs, objects: objects.into_iter().collect() });
         }
     }
 

@@ -49,11 +49,15 @@ impl Roster {
             .map(|set| set.key.clone())
             .collect();
         let uids: Vec<_> = self.contents.daemonsets.keys().cloned().collect();
+        self.staying.clear();
         for uid in uids {
             let set = &self.contents.daemonsets[&uid];
             let shadowed = set.source == Source::Link && files.contains(&set.key);
             let (standing, reasons) = self.judge(set, &taints, shadowed);
             self.say_verdict(&uid, standing, reasons);
+            if matches!(standing, Standing::Runs | Standing::Stays) {
+                self.staying.insert(uid.clone());
+            }
             if self.is_held(&uid, standing) {
                 continue;
             }

@@ -15,7 +15,7 @@ impl Agent {
     }
 
     /// Waits until the container of a DaemonSet's pod waits for this reason; gives the whole status.
-    async fn waits(&mut self, set: &str, reason: &str) -> Value {
+    pub(super) async fn waits(&mut self, set: &str, reason: &str) -> Value {
         let of = |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"] == reason;
         let report = self.reports(reason, set, |_, status| of(status)).await;
         serde_json::from_slice(&report.status).unwrap()
