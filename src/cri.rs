@@ -14,6 +14,7 @@ mod from_proto;
 mod images;
 mod info;
 pub mod labels;
+mod streaming;
 mod to_proto;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use events::RuntimeEvent;
 pub use images::{Image, ImageFs};
 pub use info::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeSettings, RuntimeStatus, RuntimeVersion};
 use labels::{Owner, PodLabels};
+pub use streaming::{Process, ProcessError, ProcessOutput, StreamingError};
 
 use crate::model::{ContainerId, ObservedPod, ObservedSandbox, SandboxId, Uid};
 use crate::podspec::bind::Bound;

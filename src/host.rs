@@ -2,7 +2,8 @@
 //!
 //! One module for each thing the host has. They carry out what others decided and report what they find; they keep nothing
 //! in memory. Functions here block, for as long as a disk takes: async callers put them into `spawn_blocking`. Only
-//! [`logs::stream`] is async, since following a log may last for days, and so is [`check`], which waits for others.
+//! [`logs::stream`] is async, since following a log may last for days, and so are [`check`], which waits for others, and
+//! [`netns::connect`], which has to have a thread of its own.
 //!
 //! The module must not speak to the runtime or to control, and must not decide what a pod needs.
 
@@ -19,6 +20,7 @@ pub mod ledger;
 pub mod lock;
 pub mod logs;
 mod mounts;
+pub mod netns;
 pub mod preflight;
 pub mod resolv;
 pub mod service;

@@ -200,6 +200,30 @@ impl FromStr for Taint {
     }
 }
 
+// === processes in containers ===
+
+/// What a user holds of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error. A terminal has none.
+    pub stderr: bool,
+    /// All of them are a terminal.
+    pub tty: bool,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
 // === time ===
 
 /// A point on a clock that only moves forward: the time since the agent started.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+use super::streaming::StreamingError;
+
 /// What gRPC puts in front of an error that crossed a process, possibly several times.
 const WRAPPER: &str = "rpc error: code = ";
 /// Where in a wrapped message the words of the inner error begin.
@@ -75,6 +77,15 @@ pub enum CriError {
         #[source]
         source: Box<CriError>,
     },
+    /// The server behind a call that streams.
+    #[error("the container runtime's streaming server did not take {call}")]
+    Streaming {
+        /// The CRI method.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: StreamingError,
+    },
     /// The runtime's answer lacks what CRI says it has.
     #[error("the container runtime answered {call} without {field}")]
     BadReply {
@@ -93,7 +104,7 @@ impl CriError {
             Self::Refused { code, .. } => {
                 matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted)
             }
-            Self::BadEndpoint { .. } | Self::NoCriV1 { .. } | Self::BadReply { .. } => false,
+            Self::BadEndpoint { .. } | Self::NoCriV1 { .. } | Self::BadReply { .. } | Self::Streaming { .. } => false,
         }
     }
 

@@ -17,7 +17,7 @@ use k8s_cri::v1::runtime_service_server::RuntimeServiceServer;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Status};
@@ -28,6 +28,9 @@ use model::Model;
 
 mod model;
 mod service;
+mod streaming;
+
+pub use streaming::HeldProcess;
 
 /// What stands for a socket in errors.
 const ENDPOINT: &str = "unix:///fake/cri.sock";
@@ -67,6 +70,8 @@ struct State {
     failures: HashMap<&'static str, Vec<(Code, String)>>,
     /// What commands in containers come to: exit code and output.
     exec: (i32, String),
+    /// Where `Exec` and `Attach` lead, once somebody plays processes.
+    streaming: Option<streaming::Streaming>,
     /// How many more calls may change something before everything stands still.
     changes_left: Option<usize>,
     is_frozen: bool,
@@ -151,6 +156,13 @@ impl FakeCri {
         let mut state = self.state();
         state.changes_left = None;
         std::mem::take(&mut state.is_frozen)
+    }
+
+    /// Lets `Exec` and `Attach` lead to processes that the caller plays.
+    pub async fn play_processes(&self) -> mpsc::Receiver<HeldProcess> {
+        let (streaming, held_rx) = streaming::serve().await;
+        self.state().streaming = Some(streaming);
+        held_rx
     }
 
     /// Ends the running container of this name in the pod, as its own process would.

@@ -1,10 +1,13 @@
 //! The fake's two gRPC services: from CRI's requests to the model and back.
 
+use std::collections::HashMap;
+
 use futures_util::stream::{BoxStream, StreamExt};
 use k8s_cri::v1;
 use k8s_cri::v1::ContainerEventType as Event;
 use k8s_cri::v1::image_service_server::ImageService;
 use k8s_cri::v1::runtime_service_server::RuntimeService;
+use serde_json::json;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
@@ -14,6 +17,27 @@ type Reply<T> = Result<Response<T>, Status>;
 
 /// What a process ends with that heeds SIGTERM.
 const TERMINATED: i32 = 143;
+
+/// What containerd shows of a sandbox beyond CRI, as far as anybody looks.
+fn verbose_info(sandbox: &str) -> HashMap<String, String> {
+    let network = json!({ "type": "network", "path": format!("/nowhere/{sandbox}") });
+    let info = json!({ "runtimeSpec": { "linux": { "namespaces": [network] } } });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+impl FakeCri {
+    /// Where the streams of a process in a running container are, with the number of them in its path.
+    fn stream_url(&self, method: &str, container: &str, streams: [bool; 4]) -> Result<String, Status> {
+        let state = self.state();
+        if state.model.container(container)?.state() != v1::ContainerState::ContainerRunning {
+            return Err(Status::unknown("container is not in running state"));
+        }
+        let address = state.streaming.as_ref().map(|streaming| streaming.address.as_str()).unwrap_or_default();
+        // One more tells how it ends.
+        let count = 1 + streams.iter().filter(|wanted| **wanted).count();
+        Ok(format!("http://{address}/{method}/{count}"))
+    }
+}
 
 /// Adds to an implementation of a service the methods that this crate never calls.
 macro_rules! with_unused {
@@ -97,8 +121,10 @@ with_unused! { RuntimeService {
         request: Request<v1::PodSandboxStatusRequest>,
     ) -> Reply<v1::PodSandboxStatusResponse> {
         self.begin("PodSandboxStatus", request.get_ref()).await?;
-        let status = Some(self.state().model.sandbox(&request.into_inner().pod_sandbox_id)?);
-        Ok(Response::new(v1::PodSandboxStatusResponse { status, ..v1::PodSandboxStatusResponse::default() }))
+        let v1::PodSandboxStatusRequest { pod_sandbox_id: id, verbose } = request.into_inner();
+        let status = Some(self.state().model.sandbox(&id)?);
+        let info = if verbose { verbose_info(&id) } else { HashMap::new() };
+        Ok(Response::new(v1::PodSandboxStatusResponse { status, info, ..v1::PodSandboxStatusResponse::default() }))
     }
 
     async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
@@ -182,6 +208,20 @@ with_unused! { RuntimeService {
         Ok(Response::new(v1::ExecSyncResponse { exit_code, stdout: stdout.into(), ..Default::default() }))
     }
 
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        self.begin("Exec", request.get_ref()).await?;
+        let v1::ExecRequest { container_id, stdin, stdout, stderr, tty, .. } = request.into_inner();
+        let url = self.stream_url("Exec", &container_id, [stdin, stdout, stderr, tty])?;
+        Ok(Response::new(v1::ExecResponse { url }))
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        self.begin("Attach", request.get_ref()).await?;
+        let v1::AttachRequest { container_id, stdin, stdout, stderr, tty } = request.into_inner();
+        let url = self.stream_url("Attach", &container_id, [stdin, stdout, stderr, tty])?;
+        Ok(Response::new(v1::AttachResponse { url }))
+    }
+
     async fn get_container_events(
         &self,
         request: Request<v1::GetEventsRequest>,
@@ -193,8 +233,6 @@ with_unused! { RuntimeService {
     }
 }
     update_container_resources: UpdateContainerResourcesRequest => UpdateContainerResourcesResponse;
-    exec: ExecRequest => ExecResponse;
-    attach: AttachRequest => AttachResponse;
     port_forward: PortForwardRequest => PortForwardResponse;
     container_stats: ContainerStatsRequest => ContainerStatsResponse;
     list_container_stats: ListContainerStatsRequest => ListContainerStatsResponse;
