@@ -11,9 +11,11 @@
 //! ```
 //!
 //! The rules of the protocol stand in `proto/garrison/fleet/v1/fleet.proto`. Nothing here decides what should run; the
-//! link does not know what is in a blob, and no log or exec byte ever travels in a session.
+//! link does not know what is in a blob, and no log or exec byte ever travels in a session, nor on its connection.
 
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::model::ObjectKey;
 
@@ -21,7 +23,7 @@ pub mod client;
 mod down;
 mod frame;
 mod from_proto;
-mod heard;
+pub(crate) mod heard;
 mod joining;
 pub mod listen;
 mod pb;
@@ -47,11 +49,23 @@ pub const MAX_DOWN_BYTES: usize = 4 * 1024 * 1024;
 /// What one chunk of a blob, and one piece of a tunnel's data, carries at most.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
+/// How many tunnels a node has open at most.
+pub const TUNNELS_MAX: usize = 128;
+/// What may be under way in one tunnel, each way, while nobody takes it.
+const TUNNEL_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same for all of [`TUNNELS_MAX`]: one that is not read must not hold up the others.
+const TUNNELS_WINDOW_BYTES: u32 = 128 * TUNNEL_WINDOW_BYTES;
+
 /// How often an agent sends a keep-alive, and control answers it.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// A connection on which nothing arrived for so long is dead. Every byte counts: a keep-alive may queue behind a blob
 /// on a slow line. Together with [`KEEP_ALIVE`] it leaves 20 s to answer, as upstream's 50 s node monitor grace period.
 pub const SILENCE: Duration = Duration::from_secs(50);
+
+/// Cuts data for a tunnel into pieces of [`CHUNK_BYTES`] at most; none if there is none.
+pub fn pieces(mut data: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || (!data.is_empty()).then(|| data.split_to(data.len().min(CHUNK_BYTES))))
+}
 
 /// Numbers what control asks an agent to do; unique within the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

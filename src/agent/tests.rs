@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::roster::{Input, LinkEnd, Roster};
 use super::*;
 use crate::host::ledger::blob_hash;
-use crate::link::client::Tunnels;
+use crate::link::client::{Opening, Tunnels, Wish};
 use crate::link::{
     Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
 };
@@ -31,6 +31,7 @@ mod intent;
 mod probes;
 mod purge;
 mod status;
+mod streams;
 mod trouble;
 mod updates;
 
@@ -48,6 +49,8 @@ struct Host {
 struct Agent {
     inputs_tx: mpsc::Sender<Input>,
     up_rx: mpsc::Receiver<Up>,
+    /// What is wished of the link's tunnels.
+    wishes_rx: mpsc::Receiver<Wish>,
     /// What was said and not asked for yet.
     heard: VecDeque<Up>,
     tasks: JoinSet<()>,
@@ -84,10 +87,11 @@ impl Host {
         tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
         tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
         tasks.spawn(prober::run(shared.clone()));
-        let link = LinkEnd { up_tx, tunnels: Tunnels::closed() };
+        let (tunnels, wishes_rx) = Tunnels::new();
+        let link = LinkEnd { up_tx, tunnels };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
         tasks.spawn(roster.run(inputs_rx));
-        Agent { inputs_tx, up_rx, heard: VecDeque::new(), tasks }
+        Agent { inputs_tx, up_rx, wishes_rx, heard: VecDeque::new(), tasks }
     }
 
     fn shared(&self) -> Shared {

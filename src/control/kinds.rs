@@ -8,6 +8,18 @@ use crate::store::Persistence;
 /// The subresource that carries an object's observed half.
 pub const STATUS: &str = "status";
 
+/// The subresource of a pod that joins a container's process.
+pub const ATTACH: &str = "attach";
+
+/// The subresource of a pod that runs a command in a container.
+pub const EXEC: &str = "exec";
+
+/// The subresource of a pod that is what its containers wrote.
+pub const LOG: &str = "log";
+
+/// The subresource of a pod that connects to its ports.
+pub const PORT_FORWARD: &str = "portforward";
+
 /// One kind of API object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -48,6 +60,8 @@ pub struct Subresource {
 
 const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const ALL_BUT_COLLECTIONS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+/// WebSocket begins with a GET, SPDY with a POST.
+const STREAMS: &[&str] = &["create", "get"];
 const STATUS_ONLY: &[Subresource] = &[STATUS_SUBRESOURCE];
 const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: &["get", "patch", "update"] };
 
@@ -98,7 +112,13 @@ pub static POD: Kind = Kind {
     singular: "pod",
     short_names: &["po"],
     categories: &["all"],
-    subresources: &[Subresource { name: "log", verbs: &["get"] }, STATUS_SUBRESOURCE],
+    subresources: &[
+        Subresource { name: ATTACH, verbs: STREAMS },
+        Subresource { name: EXEC, verbs: STREAMS },
+        Subresource { name: LOG, verbs: &["get"] },
+        Subresource { name: PORT_FORWARD, verbs: STREAMS },
+        STATUS_SUBRESOURCE,
+    ],
     intent: true,
     ..BASE
 };

@@ -1,10 +1,11 @@
 //! Kubernetes' REST API over HTTPS.
 //!
 //! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
-//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`] and [`logs`] do what
-//! it asks through [`Objects`], [`reviews`] answers questions, [`escalation`] keeps users from granting what they do not
-//! have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but the handlers are
-//! pure. [`fixed`] answers the paths that are the same for every client: health, version, [`discovery`], [`openapi`].
+//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`] and [`streams`]
+//! do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users from granting
+//! what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but
+//! the handlers are pure. [`fixed`] answers the paths that are the same for every client: health, version, [`discovery`],
+//! [`openapi`].
 
 pub mod apply;
 pub mod auth;
@@ -23,6 +24,7 @@ pub mod query;
 pub mod represent;
 pub mod resources;
 pub mod reviews;
+pub mod streams;
 pub mod table;
 pub mod target;
 #[cfg(test)]

@@ -54,7 +54,7 @@ use self::tunnels::Tunnels;
 use super::objects::{ObjectError, Objects};
 use super::tokens::{self, Allowance};
 use super::updates::{FromNode, Grant};
-use crate::link::server::{Control, Denied, SessionEnds, TunnelSender};
+use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds};
 use crate::link::tls::{Authority, NodeIdentity};
 use crate::link::{CommandId, EnrollRequest, Enrolled, Hello, JoinToken, Reception, RenewRequest, Renewed};
 
@@ -185,7 +185,7 @@ impl Control for Sessions {
         self.shared.clone().connected(node, hello).boxed()
     }
 
-    fn tunnel(&self, node: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelSender, Denied>> {
+    fn tunnel(&self, node: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelEnds, Denied>> {
         async move { self.shared.tunnels.open(&node.uid, id) }.boxed()
     }
 }

@@ -1,45 +1,49 @@
-//! What REST needs of a node while a client waits: bulk data such as logs.
+//! What REST needs of a node while a client waits: logs, processes in containers, connections to pods.
 //!
 //! Owned here so that `rest` does not know how nodes are reached; sessions implement it.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use jiff::Timestamp;
+use tokio::sync::mpsc;
 
+pub use crate::link::{AttachOptions, ExecOptions, LogOptions, TunnelDown, TunnelKind, TunnelStream};
 use crate::model::{NodeName, PodKey};
 
-/// Bytes as they come. Ends at the end of the data; an error is the last item.
-pub type ByteStream = BoxStream<'static, Result<Bytes, StreamError>>;
+/// A stream to a pod. The node lets go of it when either end is dropped.
+pub struct NodeStream {
+    /// What the user sends. Logs take nothing.
+    pub input: mpsc::Sender<TunnelDown>,
+    /// What comes from the node. [`Piece::End`] or an error is the last item.
+    pub output: BoxStream<'static, Result<Piece, StreamError>>,
+}
 
-/// Which lines of a container's log are wanted (`PodLogOptions`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LogOptions {
-    /// `spec.containers[].name`.
-    pub container: String,
-    /// Go on with new lines until the container ends.
-    pub follow: bool,
-    /// The instance before the present one.
-    pub previous: bool,
-    /// Only so many lines from the end.
-    pub tail_lines: Option<u64>,
-    /// Only lines from then on.
-    pub since: Option<Timestamp>,
-    /// Begin each line with its time and a space.
-    pub timestamps: bool,
-    /// End after so many bytes.
-    pub limit_bytes: Option<u64>,
+/// What comes from a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Some bytes, at least one.
+    Data(TunnelStream, Bytes),
+    /// That was all. Of a command, its exit code; otherwise 0.
+    End(i32),
 }
 
 /// Why a node gave no data, or no more.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The node has no session.
     #[error("node {0} is not connected")]
     NotConnected(NodeName),
+    /// The node has as many streams open as it may have, or does not keep up.
+    #[error("node {0} has too many streams to do")]
+    Busy(NodeName),
     /// The node cannot give what was asked, in words for the user: no such container, nothing to read yet.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status for it.
+        code: u16,
+        /// The kubelet's words where it has some.
+        message: String,
+    },
     /// The connection to the node broke.
     #[error("the connection to node {0} broke")]
     Broken(NodeName),
@@ -47,11 +51,11 @@ pub enum StreamError {
 
 /// The way to the nodes.
 pub trait NodeStreams: Send + Sync + 'static {
-    /// Opens the log of a pod's container on its node.
-    fn logs<'a>(
+    /// Opens a stream to a pod on its node. Once it is given, the node has begun to do what was asked.
+    fn open<'a>(
         &'a self,
         node: &'a NodeName,
         pod: &'a PodKey,
-        options: LogOptions,
-    ) -> BoxFuture<'a, Result<ByteStream, StreamError>>;
+        kind: TunnelKind,
+    ) -> BoxFuture<'a, Result<NodeStream, StreamError>>;
 }

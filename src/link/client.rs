@@ -13,19 +13,22 @@
 //!
 //! The link renews the node's certificate and takes over the authorities that control names, and keeps both in the
 //! state directory. It does not write the ledger: the agent raises the session number before it answers `Dialling`.
+//!
+//! Tunnels have a connection of their own, dialled when control asks for one and closed when none was open for a while:
+//! however much goes through them, no report waits for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::heard::Heard;
-use super::tls::{Credentials, TlsError};
+use super::tls::{self, Credentials, TlsError};
 use super::*;
 use crate::backoff::{self, Limits};
 use crate::error::Chain;
@@ -33,9 +36,12 @@ use crate::error::Chain;
 pub(super) mod dial;
 mod enroll;
 mod session;
-mod tunnel;
+mod tunnels;
 
 pub use enroll::{Enrollment, Joining, enroll};
+#[cfg(test)]
+pub(crate) use tunnels::{Opening, Wish};
+pub use tunnels::{TooMany, TunnelEnds, Tunnels};
 
 /// The pause after the first lost connection, doubled for each that follows, with full jitter.
 const RECONNECT: Limits = Limits { first: Duration::from_secs(1), max: Duration::from_secs(60) };
@@ -99,18 +105,12 @@ pub struct LinkHandle {
     pub tunnels: Tunnels,
 }
 
-/// Opens tunnels over the connection of the session that is open.
+/// How control is reached by a node it has welcomed.
 #[derive(Debug, Clone)]
-pub struct Tunnels {
-    channel_rx: watch::Receiver<Option<Channel>>,
-}
-
-#[cfg(test)]
-impl Tunnels {
-    /// Those of a link that never has a session.
-    pub(crate) fn closed() -> Self {
-        Self { channel_rx: watch::channel(None).1 }
-    }
+struct Way {
+    /// `host:port`.
+    control: String,
+    config: Arc<ClientConfig>,
 }
 
 /// Why control was not reached or did not do what was asked.
@@ -200,10 +200,10 @@ pub fn spawn(settings: ClientSettings) -> LinkHandle {
     let (incoming_tx, incoming_rx) = mpsc::channel(QUEUE);
     let never = LinkState::Disconnected { why: String::new(), next_try_at: Timestamp::now() };
     let (state_tx, state_rx) = watch::channel(never);
-    let (channel_tx, channel_rx) = watch::channel(None);
-    let link = Link { settings, up_rx, incoming_tx, state_tx, channel_tx };
+    let (way_tx, way_rx) = watch::channel(None);
+    let link = Link { settings, up_rx, incoming_tx, state_tx, way_tx };
     tokio::spawn(link.run());
-    LinkHandle { up_tx, incoming_rx, state_rx, tunnels: Tunnels { channel_rx } }
+    LinkHandle { up_tx, incoming_rx, state_rx, tunnels: tunnels::spawn(way_rx) }
 }
 
 /// The task behind a handle.
@@ -212,7 +212,8 @@ struct Link {
     up_rx: mpsc::Receiver<Up>,
     incoming_tx: mpsc::Sender<Incoming>,
     state_tx: watch::Sender<LinkState>,
-    channel_tx: watch::Sender<Option<Channel>>,
+    /// None without a session.
+    way_tx: watch::Sender<Option<Way>>,
 }
 
 impl Link {
@@ -220,7 +221,7 @@ impl Link {
         let mut attempt = 0;
         loop {
             let error = self.once(&mut attempt).await;
-            self.channel_tx.send_replace(None);
+            self.way_tx.send_replace(None);
             if matches!(error, ClientError::Stopping) {
                 return;
             }
@@ -253,9 +254,18 @@ impl Link {
         let reception = session.welcome.reception.clone();
         tracing::info!(?reception, "a session with control is open");
         self.state_tx.send_replace(LinkState::Connected { since: Timestamp::now(), reception });
-        self.channel_tx.send_replace(Some(session.channel.clone()));
-        session.run(&mut self.settings, &mut self.up_rx, &self.incoming_tx).await
+        if let Err(error) = lead(&self.way_tx, &self.settings) {
+            return error;
+        }
+        session.run(&mut self.settings, &mut self.up_rx, (&self.incoming_tx, &self.way_tx)).await
     }
+}
+
+/// Says how control is reached with the credentials of now.
+fn lead(way_tx: &watch::Sender<Option<Way>>, settings: &ClientSettings) -> Result<(), ClientError> {
+    let config = Arc::new(tls::client_config(&settings.credentials, settings.last_seen)?);
+    way_tx.send_replace(Some(Way { control: settings.control.clone(), config }));
+    Ok(())
 }
 
 /// Dials, renews the certificate if it is time, asks the agent for its hello and waits for the welcome.

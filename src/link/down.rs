@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{CommandId, Kind, ObjectRef, Reason};
-use crate::model::{BlobHash, FleetId, PermitNumber, Position, RevisionHash, Taint, Uid};
+use crate::model::{BlobHash, FleetId, PermitNumber, Position, RevisionHash, Stdio, Taint, TerminalSize, Uid};
 
 /// What control says in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum Down {
         /// What the stream is to carry.
         tunnel: OpenTunnel,
     },
+    /// Let go of a tunnel: its user is gone.
+    CloseTunnel(CommandId),
     /// The Node was removed through the API.
     Removed {
         /// To acknowledge.
@@ -264,8 +266,21 @@ pub struct Token {
 pub struct OpenTunnel {
     /// The pod it is about.
     pub pod: Uid,
-    /// What to send.
-    pub logs: LogOptions,
+    /// What it is to carry.
+    pub kind: TunnelKind,
+}
+
+/// What a tunnel is to carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// What a container wrote.
+    Logs(LogOptions),
+    /// A new process in a container.
+    Exec(ExecOptions),
+    /// The process that a container is.
+    Attach(AttachOptions),
+    /// One connection to this port of the pod.
+    PortForward(u16),
 }
 
 /// core/v1 `PodLogOptions`.
@@ -289,6 +304,37 @@ pub struct LogOptions {
     pub limit_bytes: Option<u64>,
 }
 
+/// core/v1 `PodExecOptions`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// Name of the container.
+    pub container: String,
+    /// Program and arguments, not run by a shell.
+    pub command: Vec<String>,
+    /// What of it the user holds.
+    pub stdio: Stdio,
+}
+
+/// core/v1 `PodAttachOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Name of the container.
+    pub container: String,
+    /// What of it the user holds.
+    pub stdio: Stdio,
+}
+
+/// What control says in a tunnel.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TunnelDown {
+    /// For the process's standard input, or the forwarded connection. At most [`CHUNK_BYTES`](super::CHUNK_BYTES).
+    Data(Bytes),
+    /// Nothing more comes for either.
+    Close,
+    /// The user's terminal has another size.
+    Resize(TerminalSize),
+}
+
 // === impl BlobChunk ===
 
 impl fmt::Debug for BlobChunk {
@@ -305,5 +351,28 @@ impl fmt::Debug for BlobChunk {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+// === impl ExecOptions, TunnelDown ===
+
+/// Arguments may have passwords in them.
+impl fmt::Debug for ExecOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { container, command, stdio } = self;
+        let program = command.first();
+        let options = &mut f.debug_struct("ExecOptions");
+        options.field("container", container).field("program", &program).field("stdio", stdio).finish_non_exhaustive()
+    }
+}
+
+/// What a user types is nobody else's business.
+impl fmt::Debug for TunnelDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data(data) => f.debug_tuple("Data").field(&data.len()).finish(),
+            Self::Close => f.write_str("Close"),
+            Self::Resize(size) => f.debug_tuple("Resize").field(size).finish(),
+        }
     }
 }

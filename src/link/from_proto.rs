@@ -14,7 +14,7 @@ mod down;
 mod joining;
 mod up;
 
-pub(super) use down::down;
+pub(super) use down::{down, tunnel_down};
 pub(super) use joining::{enroll_request, enrolled, renew_request, renewed};
 pub(super) use up::{tunnel_up, up};
 
@@ -165,6 +165,11 @@ fn word(text: String, field: &'static str) -> Checked<String> {
 
 fn sentence(text: String, field: &'static str) -> Checked<String> {
     if text.len() <= MESSAGE_BYTES { Ok(text) } else { Err(malformed(field, "is too long")) }
+}
+
+/// A tunnel's data.
+fn piece(data: Bytes, field: &'static str) -> Checked<Bytes> {
+    if data.len() <= CHUNK_BYTES { Ok(data) } else { Err(malformed(field, "is too long")) }
 }
 
 fn time(micros: i64, field: &'static str) -> Checked<Timestamp> {

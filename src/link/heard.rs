@@ -1,4 +1,4 @@
-//! When a connection was last heard of: the moment its last byte came in.
+//! When somebody was last heard of: of a connection, the moment its last byte came in.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 /// The moment a byte last came in. Clones tell of the same connection.
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     opened: Instant,
     /// Since `opened`.
     last_millis: Arc<AtomicU64>,
 }
 
 impl Heard {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { opened: Instant::now(), last_millis: Arc::default() }
     }
 
     /// Ends when nothing has come in for `limit`.
-    pub(super) async fn silent_for(&self, limit: Duration) {
+    pub(crate) async fn silent_for(&self, limit: Duration) {
         loop {
             let last = self.opened + Duration::from_millis(self.last_millis.load(Ordering::Relaxed));
             if last.elapsed() >= limit {
@@ -34,7 +34,7 @@ impl Heard {
         }
     }
 
-    fn note(&self) {
+    pub(crate) fn note(&self) {
         let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_millis.store(millis, Ordering::Relaxed);
     }

@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use super::heard::{Heard, Noted};
 use super::tls::Identity;
+use super::{TUNNEL_WINDOW_BYTES, TUNNELS_WINDOW_BYTES};
 
 /// What a TLS handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
@@ -35,8 +36,6 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after a failure to accept, such as too many open files, which would otherwise come at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// HTTP/2: what one stream may send before it is read.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// HTTP/2: what is buffered for one stream to send.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -139,7 +138,8 @@ pub(super) async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 
     builder
         .http2()
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(TUNNEL_WINDOW_BYTES)
+        .initial_connection_window_size(TUNNELS_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     let serving = async {

@@ -16,10 +16,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Extension, Router};
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -45,13 +45,18 @@ pub trait Control: Send + Sync + 'static {
     /// A node begins a session. Its first frame has to be the welcome.
     fn connected(&self, node: NodeIdentity, hello: Hello) -> BoxFuture<'_, Result<SessionEnds, Denied>>;
 
-    /// A node calls back with a stream it was asked for. What it sends goes into the sender; an error is the last item.
-    /// The tunnel ends when the sender's other end is dropped.
-    fn tunnel(&self, node: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelSender, Denied>>;
+    /// A node calls back with a stream it was asked for.
+    fn tunnel(&self, node: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelEnds, Denied>>;
 }
 
-/// Where a tunnel's data goes. Without an error at the end it is complete.
-pub type TunnelSender = mpsc::Sender<Result<Bytes, TunnelFailure>>;
+/// A tunnel as the link sees it. It ends when either side drops its ends.
+#[derive(Debug)]
+pub struct TunnelEnds {
+    /// What the agent says after its hello. [`TunnelUp::End`] is the last, also of one that broke off.
+    pub up_tx: mpsc::Sender<TunnelUp>,
+    /// What it is told.
+    pub down_rx: mpsc::Receiver<TunnelDown>,
+}
 
 /// A session as the link sees it. It ends when either side drops its end.
 #[derive(Debug)]
@@ -247,36 +252,40 @@ async fn open_tunnel(
     let Some(TunnelUp::Hello(id)) = from_proto::tunnel_up(first)? else {
         return Err(Status::invalid_argument("a tunnel begins with a hello"));
     };
-    let sender = control.tunnel(node, id).await?;
-    // Nothing goes down a logs tunnel; its end tells the agent to stop.
-    let until_the_end = async move {
+    let TunnelEnds { up_tx, down_rx } = control.tunnel(node, id).await?;
+    tokio::spawn(async move {
         tokio::select! {
-            () = read_tunnel(&mut up, &sender) => {}
-            () = sender.closed() => {}
+            () = read_tunnel(&mut up, &up_tx) => {}
+            () = up_tx.closed() => {}
+            () = connection.heard.silent_for(SILENCE) => {
+                connection.close();
+                let _ = up_tx.send(TunnelUp::End(Err(lost()))).await;
+            }
         }
-        None
-    };
-    Ok(Response::new(stream::once(until_the_end).filter_map(std::future::ready)))
+    });
+    Ok(Response::new(ReceiverStream::new(down_rx).map(|down| Ok(to_proto::tunnel_down(down)))))
 }
 
 /// Hands on what comes through a tunnel; says so if it breaks off.
-async fn read_tunnel(up: &mut Streaming<pb::TunnelUp>, sender: &TunnelSender) {
+async fn read_tunnel(up: &mut Streaming<pb::TunnelUp>, up_tx: &mpsc::Sender<TunnelUp>) {
     loop {
-        let item = match up.message().await.map(|message| message.map(from_proto::tunnel_up)) {
-            Ok(Some(Ok(Some(TunnelUp::Data(data))))) => Ok(data),
-            Ok(Some(Ok(Some(TunnelUp::End(Ok(())))))) => return,
-            Ok(Some(Ok(Some(TunnelUp::End(Err(failure)))))) => Err(failure),
+        let said = match up.message().await.map(|message| message.map(from_proto::tunnel_up)) {
             Ok(Some(Ok(Some(TunnelUp::Hello(_)) | None))) => continue,
-            Ok(Some(Err(malformed))) => Err(TunnelFailure { code: 502, message: Chain(&malformed).to_string() }),
-            Ok(None) | Err(_) => {
-                Err(TunnelFailure { code: 502, message: "the connection to the node was lost".to_owned() })
+            Ok(Some(Ok(Some(said)))) => said,
+            Ok(Some(Err(malformed))) => {
+                TunnelUp::End(Err(TunnelFailure { code: 502, message: Chain(&malformed).to_string() }))
             }
+            Ok(None) | Err(_) => TunnelUp::End(Err(lost())),
         };
-        let last = item.is_err();
-        if sender.send(item).await.is_err() || last {
+        let last = matches!(said, TunnelUp::End(_));
+        if up_tx.send(said).await.is_err() || last {
             return;
         }
     }
+}
+
+fn lost() -> TunnelFailure {
+    TunnelFailure { code: 502, message: "the connection to the node was lost".to_owned() }
 }
 
 // === who calls ===

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::{BlobHash, Position, Taint, TaintEffect};
+use crate::model::{BlobHash, Position, Stdio, Taint, TaintEffect, TerminalSize};
 
 /// An agent's message.
 pub(super) fn up(up: Up) -> pb::SessionUp {
@@ -65,6 +65,7 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
         Down::Permit(message) => (None, Body::Permit(permit(message))),
         Down::Pod { id, command } => (Some(id), Body::Pod(pod_command(command))),
         Down::OpenTunnel { id, tunnel } => (Some(id), Body::OpenTunnel(open_tunnel(tunnel))),
+        Down::CloseTunnel(id) => (None, Body::CloseTunnel(pb::CloseTunnel { tunnel: id.0 })),
         Down::Removed { id, position: at } => (Some(id), Body::Removed(pb::Removed { position: Some(position(at)) })),
         Down::Wanted(pods) => {
             (None, Body::Wanted(pb::Wanted { pod_uids: pods.into_iter().map(|uid| uid.0).collect() }))
@@ -81,10 +82,17 @@ pub(super) fn tunnel_up(up: TunnelUp) -> pb::TunnelUp {
     use pb::tunnel_up::Body;
     let body = match up {
         TunnelUp::Hello(id) => Body::Hello(pb::TunnelHello { id: id.0 }),
-        TunnelUp::Data(data) => Body::Data(pb::TunnelData { stream: 0, data }),
+        TunnelUp::Data(stream, data) => {
+            let stream = match stream {
+                TunnelStream::Main => 0,
+                TunnelStream::Output => 1,
+                TunnelStream::Error => 2,
+            };
+            Body::Data(pb::TunnelData { stream, data })
+        }
         TunnelUp::End(result) => {
             let how = match result {
-                Ok(()) => How::ExitCode(0),
+                Ok(code) => How::ExitCode(code),
                 Err(failure) => {
                     How::Failure(pb::TunnelFailure { code: u32::from(failure.code), message: failure.message })
                 }
@@ -93,6 +101,19 @@ pub(super) fn tunnel_up(up: TunnelUp) -> pb::TunnelUp {
         }
     };
     pb::TunnelUp { body: Some(body) }
+}
+
+/// Control's message in a tunnel.
+pub(super) fn tunnel_down(down: TunnelDown) -> pb::TunnelDown {
+    use pb::tunnel_down::Body;
+    let body = match down {
+        TunnelDown::Data(data) => Body::Data(pb::TunnelData { stream: 0, data }),
+        TunnelDown::Close => Body::Close(pb::CloseStream { stream: 0 }),
+        TunnelDown::Resize(TerminalSize { width, height }) => {
+            Body::Resize(pb::TerminalSize { width: width.into(), height: height.into() })
+        }
+    };
+    pb::TunnelDown { body: Some(body) }
 }
 
 /// A host's request for a certificate.
@@ -355,11 +376,9 @@ fn token_reply(id: u64, outcome: Result<Token, Reason>) -> pb::TokenReply {
 }
 
 fn open_tunnel(tunnel: OpenTunnel) -> pb::OpenTunnel {
-    let logs = tunnel.logs;
-    pb::OpenTunnel {
-        endpoint: String::new(),
-        pod_uid: tunnel.pod.0,
-        kind: Some(pb::open_tunnel::Kind::Logs(pb::Logs {
+    use pb::open_tunnel::Kind;
+    let kind = match tunnel.kind {
+        TunnelKind::Logs(logs) => Kind::Logs(pb::Logs {
             container: logs.container,
             follow: logs.follow,
             previous: logs.previous,
@@ -368,8 +387,18 @@ fn open_tunnel(tunnel: OpenTunnel) -> pb::OpenTunnel {
             since_time: logs.since_time.map(micros),
             tail_lines: logs.tail_lines,
             limit_bytes: logs.limit_bytes,
-        })),
-    }
+        }),
+        TunnelKind::Exec(ExecOptions { container, command, stdio }) => {
+            let Stdio { stdin, stdout, stderr, tty } = stdio;
+            Kind::Exec(pb::Exec { container, command, stdin, stdout, stderr, tty })
+        }
+        TunnelKind::Attach(AttachOptions { container, stdio }) => {
+            let Stdio { stdin, stdout, stderr, tty } = stdio;
+            Kind::Attach(pb::Attach { container, stdin, stdout, stderr, tty })
+        }
+        TunnelKind::PortForward(port) => Kind::PortForward(pb::PortForward { port: port.into() }),
+    };
+    pb::OpenTunnel { endpoint: String::new(), pod_uid: tunnel.pod.0, kind: Some(kind) }
 }
 
 fn taints(taints: Vec<Taint>) -> Vec<pb::Taint> {

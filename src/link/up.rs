@@ -282,10 +282,21 @@ pub struct TunnelFailure {
 pub enum TunnelUp {
     /// The first message: the command that asked for the tunnel.
     Hello(CommandId),
-    /// At most [`CHUNK_BYTES`](super::CHUNK_BYTES).
-    Data(Bytes),
-    /// The last message.
-    End(Result<(), TunnelFailure>),
+    /// At most [`CHUNK_BYTES`](super::CHUNK_BYTES). An empty one only tells who waits that there is no failure.
+    Data(TunnelStream, Bytes),
+    /// The last message. Everything was sent; for a command its exit code, otherwise 0.
+    End(Result<i32, TunnelFailure>),
+}
+
+/// What an agent's data in a tunnel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelStream {
+    /// Of logs and of a forwarded connection: all there is.
+    Main,
+    /// A process's standard output.
+    Output,
+    /// A process's standard error.
+    Error,
 }
 
 // === impl PodReport ===

@@ -11,7 +11,8 @@ use crate::agent::worker::{FromPod, PodView};
 use crate::agent::{objects, streams};
 use crate::host::ledger::{Ending, NodeIntent, PodRecord};
 use crate::link::{
-    Ack, Ask, CommandId, Down, Needs, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up, Welcome,
+    Ack, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up,
+    Welcome,
 };
 use crate::model::{RevisionHash, Source, Uid};
 
@@ -129,9 +130,10 @@ impl Roster {
             }
             Down::Permit(permit) => self.session.permit(permit),
             Down::Pod { id, command } => self.command(id, &command),
-            Down::OpenTunnel { id, tunnel } => {
+            Down::OpenTunnel { id, tunnel } => self.open_tunnel(id, &tunnel),
+            Down::CloseTunnel(id) => {
                 if let Some(tunnels) = &self.tunnels {
-                    streams::open(tunnels, id, &tunnel, self.workers.get(&tunnel.pod));
+                    tunnels.close(id);
                 }
             }
             Down::Removed { id, .. } => self.removed(id),
@@ -194,6 +196,15 @@ impl Roster {
         }
         self.dirty = true;
         self.after_commit.push(Up::Ack(Ack::Command { id, outcome: Outcome::Done }));
+    }
+
+    fn open_tunnel(&mut self, id: CommandId, asked: &OpenTunnel) {
+        let Some(tunnels) = &self.tunnels else { return };
+        let worker = self.workers.get(&asked.pod);
+        let found = worker.map(|worker| streams::Found { worker, view: self.views.get(&asked.pod) });
+        if let Err(too_many) = streams::open(&self.shared, tunnels, id, asked, found) {
+            self.session.say(Up::Ack(Ack::Command { id, outcome: Outcome::Failed(too_many.to_string()) }));
+        }
     }
 
     /// The Node was removed: everything learnt from control ends. Files stay in force.

@@ -60,6 +60,28 @@ pub enum ApiError {
         /// At least one.
         errors: Vec<FieldError>,
     },
+    /// Parameters of a log that break their rules.
+    #[error("PodLogOptions \"{pod}\" is invalid: {}", aggregate(errors))]
+    InvalidLogOptions {
+        /// The pod's name.
+        pod: String,
+        /// At least one.
+        errors: Vec<FieldError>,
+    },
+    /// None of the protocols that a client offers to stream by is spoken here.
+    #[error("{0}")]
+    Protocol(String),
+    /// A node's own answer.
+    #[error("{message}")]
+    Node {
+        /// Its HTTP status.
+        code: u16,
+        /// Its words.
+        message: String,
+    },
+    /// The node has too much to do already.
+    #[error("{0}")]
+    TooMany(String),
     /// No client certificate, or none of this fleet.
     #[error("Unauthorized")]
     Unauthorized,
@@ -143,6 +165,20 @@ impl ApiError {
                 };
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", Some(details))
             }
+            Self::InvalidLogOptions { pod, errors } => {
+                let details = StatusDetails {
+                    name: Some(pod.clone()),
+                    kind: Some("PodLogOptions".to_owned()),
+                    causes: Some(errors.iter().map(cause).collect()),
+                    ..StatusDetails::default()
+                };
+                (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", Some(details))
+            }
+            Self::Protocol(_) => bare(StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Node { code: 400, .. } => bare(StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::Node { code: 404, .. } => bare(StatusCode::NOT_FOUND, "NotFound"),
+            Self::Node { .. } => bare(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::TooMany(_) => bare(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unauthorized => bare(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_ref()))),
             Self::NoResource => (StatusCode::NOT_FOUND, "NotFound", Some(StatusDetails::default())),

@@ -1,88 +1,124 @@
 //! `pods/log`: a container's log from its node, passed on as it comes.
 //!
-//! Source: kubernetes v1.36, `pkg/registry/core/pod/strategy.go`, `LogLocation`.
+//! Source: kubernetes v1.36, `pkg/registry/core/pod/rest/log.go`, `pkg/registry/core/pod/strategy.go` (`LogLocation`),
+//! `pkg/apis/core/validation/validation.go` (`ValidatePodLogOptions`).
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use jiff::Timestamp;
 
 use super::Api;
 use super::errors::ApiError;
 use super::query::Query;
 use super::resources::Request;
-use crate::control::kinds::POD;
-use crate::control::meta;
-use crate::control::streams::{LogOptions, StreamError};
-use crate::model::{NodeName, PodKey};
+use super::streams::{Subject, container};
+use crate::api::field::{FieldError, Path};
+use crate::control::streams::{LogOptions, Piece, TunnelKind};
 
 /// Answers with a container's log.
 pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
-    let (namespace, name) = (request.target.namespace(), request.target.name.as_deref().unwrap_or_default());
-    let pod = api.objects.get(&POD, namespace, name).await?;
-    let options = options(&request.query, &pod, Timestamp::now())?;
-    let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty());
-    let node: NodeName = node.ok_or_else(|| ApiError::BadRequest(format!("pod {name} is on no node")))?.into();
-    let key = PodKey { namespace: namespace.to_owned(), name: name.to_owned(), uid: meta::uid(&pod).into() };
-    let stream = api.streams.logs(&node, &key, options).await?;
-    let mut response = Body::from_stream(stream).into_response();
+    let subject = Subject::of(api, request).await?;
+    let asked = options(&request.query, &subject.key.name)?;
+    let options = LogOptions { container: container(&subject.pod, &asked.container)?, ..asked };
+    // A pod that no node has yet has said nothing.
+    let body = match &subject.node {
+        None => Body::empty(),
+        Some(node) => {
+            let stream = api.streams.open(node, &subject.key, TunnelKind::Logs(options)).await?;
+            let chunks = stream.output.filter_map(async |piece| match piece {
+                Ok(Piece::Data(_, data)) => Some(Ok(data)),
+                Ok(Piece::End(_)) => None,
+                Err(error) => Some(Err(error)),
+            });
+            Body::from_stream(chunks)
+        }
+    };
+    let mut response = body.into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }
 
-impl From<StreamError> for ApiError {
-    fn from(error: StreamError) -> Self {
-        match error {
-            StreamError::Refused(message) => Self::BadRequest(message),
-            error => Self::Unavailable(error.to_string()),
+/// What is asked for. `pod` names the pod in errors.
+fn options(query: &Query, pod: &str) -> Result<LogOptions, ApiError> {
+    let mut errors = Vec::new();
+    let mut at_least = |name, least: i64, detail| -> Result<Option<u64>, ApiError> {
+        let given = query.integer(name)?;
+        if let Some(value) = given.filter(|value| *value < least) {
+            errors.push(FieldError::invalid(&Path::new(name), value, detail));
         }
-    }
-}
-
-fn options(query: &Query, pod: &Value, now: Timestamp) -> Result<LogOptions, ApiError> {
-    let since = match (query.number("sinceSeconds")?, query.get("sinceTime")) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::BadRequest("at most one of sinceTime or sinceSeconds may be specified".to_owned()));
-        }
-        (Some(seconds), None) => {
-            let seconds = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-            Some(now.saturating_sub(seconds).unwrap_or(Timestamp::MIN))
-        }
-        (None, Some(text)) => Some(text.parse().map_err(|error| ApiError::BadRequest(format!("sinceTime: {error}")))?),
-        (None, None) => None,
+        Ok(given.and_then(|value| u64::try_from(value).ok()))
     };
+    let tail_lines = at_least("tailLines", 0, "must be greater than or equal to 0")?;
+    let limit_bytes = at_least("limitBytes", 1, "must be greater than 0")?;
+    let since_secs = at_least("sinceSeconds", 1, "must be greater than 0")?;
+    let since_time = query.get("sinceTime").filter(|text| !text.is_empty());
+    let since_time: Option<Timestamp> =
+        since_time.map(str::parse).transpose().map_err(|error| ApiError::BadRequest(format!("sinceTime: {error}")))?;
+    if since_secs.is_some() && since_time.is_some() {
+        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(FieldError::forbidden(&Path::default(), detail));
+    }
+    // Upstream's feature gate PodLogsQuerySplitStreams is off.
+    if query.get("stream").is_some_and(|stream| stream != "All") {
+        errors.push(FieldError::forbidden(&Path::new("stream"), "may not be specified"));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::InvalidLogOptions { pod: pod.to_owned(), errors });
+    }
     Ok(LogOptions {
-        container: container(pod, query.get("container").unwrap_or_default())?,
+        container: query.get("container").unwrap_or_default().to_owned(),
         follow: query.flag("follow"),
         previous: query.flag("previous"),
-        tail_lines: query.number("tailLines")?,
-        since,
         timestamps: query.flag("timestamps"),
-        limit_bytes: query.number("limitBytes")?,
+        since_secs,
+        since_time,
+        tail_lines,
+        limit_bytes,
     })
 }
 
-/// The container asked for, or the only one there is.
-fn container(pod: &Value, asked: &str) -> Result<String, ApiError> {
-    let names = |field: &str| {
-        let containers = pod["spec"][field].as_array().into_iter().flatten();
-        containers.filter_map(|container| container["name"].as_str()).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (init, regular) = (names("initContainers"), names("containers"));
-    let pod_name = meta::name(pod);
-    if asked.is_empty() {
-        return match (regular.as_slice(), init.is_empty()) {
-            ([only], true) => Ok(only.clone()),
-            _ => {
-                let all = [init, regular].concat().join(" ");
-                let message = format!("a container name must be specified for pod {pod_name}, choose one of: [{all}]");
-                Err(ApiError::BadRequest(message))
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<LogOptions, String> {
+        let query = Query::parse(&format!("/x?{query}").parse().unwrap()).unwrap();
+        options(&query, "p").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_are_taken_or_refused_by_name() {
+        let all =
+            "container=c&follow=true&previous=1&timestamps=true&tailLines=0&limitBytes=9&sinceSeconds=60&stream=All";
+        let expected = LogOptions {
+            container: "c".to_owned(),
+            follow: true,
+            previous: true,
+            timestamps: true,
+            since_secs: Some(60),
+            since_time: None,
+            tail_lines: Some(0),
+            limit_bytes: Some(9),
         };
+        assert_eq!(read(all), Ok(expected));
+        let since = read("sinceTime=2026-01-31T12:00:00Z&follow=false").unwrap();
+        assert_eq!((since.since_time, since.follow), (Some("2026-01-31T12:00:00Z".parse().unwrap()), false));
+        let invalid = |text: &str| Err(format!("PodLogOptions \"p\" is invalid: {text}"));
+        for (query, expected) in [
+            ("tailLines=-1", invalid("tailLines: Invalid value: -1: must be greater than or equal to 0")),
+            ("limitBytes=0", invalid("limitBytes: Invalid value: 0: must be greater than 0")),
+            ("sinceSeconds=0", invalid("sinceSeconds: Invalid value: 0: must be greater than 0")),
+            ("stream=Stderr", invalid("stream: Forbidden: may not be specified")),
+            (
+                "sinceSeconds=5&sinceTime=2026-01-31T12:00:00Z",
+                invalid(": Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"),
+            ),
+            ("tailLines=x", Err("strconv.ParseInt: parsing \"x\": invalid syntax".to_owned())),
+        ] {
+            assert_eq!(read(query), expected, "{query}");
+        }
+        assert!(read("sinceTime=yesterday").is_err());
     }
-    if init.iter().chain(&regular).any(|name| name == asked) {
-        return Ok(asked.to_owned());
-    }
-    Err(ApiError::BadRequest(format!("container {asked} is not valid for pod {pod_name}")))
 }

@@ -75,6 +75,18 @@ impl Query {
         self.get(name).filter(|text| !text.is_empty()).map(parse).transpose()
     }
 
+    /// A whole number, as Go's API machinery reads it.
+    ///
+    /// # Errors
+    /// [`ApiError::BadRequest`] for anything else.
+    pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|_| ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+        };
+        self.get(name).filter(|text| !text.is_empty()).map(parse).transpose()
+    }
+
     /// `dryRun`. `options` names the request's options in an error.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use super::patch::{Asked, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, body, escalation, logs, reviews, watch};
-use crate::control::kinds::{Kind, NAMESPACE, POD, STATUS};
+use super::{Api, apply, body, escalation, logs, reviews, streams, watch};
+use crate::control::kinds::{ATTACH, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, STATUS};
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
 use crate::control::rbac::User;
@@ -66,6 +66,11 @@ impl Request {
         }
     }
 
+    /// Whether it is about one of these parts of an object.
+    fn is_about(&self, parts: &[&str]) -> bool {
+        self.target.subresource.is_some_and(|part| parts.contains(&part.name))
+    }
+
     /// The name of the object; empty for a collection.
     pub fn name(&self) -> &str {
         self.target.name.as_deref().unwrap_or_default()
@@ -78,7 +83,8 @@ impl Request {
 /// Whatever the request or the objects give cause for; see [`ApiError`].
 pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, ApiError> {
     match request.verb()? {
-        "get" if request.target.subresource.is_some_and(|part| part.name == "log") => logs::serve(api, &request).await,
+        "get" if request.is_about(&[LOG]) => logs::serve(api, &request).await,
+        "get" | "create" if request.is_about(&[ATTACH, EXEC, PORT_FORWARD]) => streams::serve(api, request).await,
         "get" => get(api, &request).await,
         "list" => list(api, &request).await,
         "watch" => watch::serve(api, &request).await,

@@ -70,6 +70,7 @@ impl Target {
             (&Method::GET, true) => "get",
             (&Method::GET, false) => "list",
             (&Method::POST, false) => "create",
+            (&Method::POST, true) if self.subresource.is_some() => "create",
             (&Method::PUT, true) => "update",
             (&Method::PATCH, true) => "patch",
             (&Method::DELETE, true) => "delete",

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -19,7 +18,7 @@ use super::{Api, openapi, routes};
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
-use crate::control::streams::{ByteStream, LogOptions, NodeStreams, StreamError};
+use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
 
@@ -32,10 +31,10 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/js
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// The API over an empty store, asked in memory by an administrator.
-struct Harness {
+pub(super) struct Harness {
     store: Arc<Memory>,
-    objects: Objects,
-    router: Router,
+    pub(super) objects: Objects,
+    pub(super) router: Router,
     policy_rx: watch::Receiver<Arc<Policy>>,
     keeper: JoinHandle<()>,
     /// Who asks.
@@ -56,24 +55,31 @@ fn master() -> User {
 struct EchoNode;
 
 impl NodeStreams for EchoNode {
-    fn logs<'a>(
+    fn open<'a>(
         &'a self,
         node: &'a NodeName,
         pod: &'a PodKey,
-        options: LogOptions,
-    ) -> BoxFuture<'a, Result<ByteStream, StreamError>> {
+        kind: TunnelKind,
+    ) -> BoxFuture<'a, Result<NodeStream, StreamError>> {
+        let TunnelKind::Logs(options) = kind else { panic!("only logs are asked for here") };
         let line = format!("{node} {pod} {} {:?}\n", options.container, options.tail_lines);
-        async { Ok(futures_util::stream::iter([Ok(Bytes::from(line))]).boxed()) }.boxed()
+        let pieces = [Ok(Piece::Data(TunnelStream::Main, line.into())), Ok(Piece::End(0))];
+        let output = futures_util::stream::iter(pieces).boxed();
+        async { Ok(NodeStream { input: tokio::sync::mpsc::channel(1).0, output }) }.boxed()
     }
 }
 
 impl Harness {
     async fn new() -> Self {
+        Self::with(Arc::new(EchoNode)).await
+    }
+
+    pub(super) async fn with(streams: Arc<dyn NodeStreams>) -> Self {
         let store = Memory::new();
         let objects = Objects::open(store.clone()).await.unwrap();
         let (policy_rx, keeper) = keeper::start(objects.clone()).await.unwrap();
         let keeper = tokio::spawn(keeper);
-        let api = Api { objects: objects.clone(), streams: Arc::new(EchoNode), policy_rx: policy_rx.clone() };
+        let api = Api { objects: objects.clone(), streams, policy_rx: policy_rx.clone() };
         let router = routes(Arc::new(api));
         Self { store, objects, router, policy_rx, keeper, user: master() }
     }

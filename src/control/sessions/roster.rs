@@ -44,6 +44,15 @@ pub(super) enum Footing {
     Clone,
 }
 
+/// Why something was not said to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// It has no session.
+    NotConnected,
+    /// It has too much to take already.
+    Busy,
+}
+
 /// One node's last words, and its sessions.
 #[derive(Debug)]
 struct Entry {
@@ -244,6 +253,19 @@ impl Roster {
         said
     }
 
+    /// Says something of no consequence to any node with a session, in step or not: what is on hold may be looked into.
+    /// One that does not keep up keeps its session.
+    ///
+    /// # Errors
+    /// [`Unheard`].
+    pub(super) fn offer(&self, uid: &Uid, down: Down) -> Result<(), Unheard> {
+        let inner = self.lock();
+        let sessions = inner.nodes.get(uid).map(|entry| entry.sessions.as_slice()).unwrap_or_default();
+        // Which of two hosts would answer is not known.
+        let open = sessions.iter().find(|open| open.footing != Footing::Clone).ok_or(Unheard::NotConnected)?;
+        open.orders_tx.try_send(Order::Say(down)).map_err(|_| Unheard::Busy)
+    }
+
     // === what is heard ===
 
     /// Something came from the node.
@@ -399,6 +421,18 @@ mod tests {
             assert!(matches!(order, Order::Say(_)));
         }
         assert!(orders_rx.is_closed());
+    }
+
+    #[test]
+    fn what_is_offered_costs_no_session() {
+        let (roster, uid) = roster();
+        assert_eq!(roster.offer(&uid, Down::KeepAlive), Err(Unheard::NotConnected));
+        let (_, _orders_rx) = roster.enter(&uid, &NAME.into(), Footing::Apart);
+        while roster.offer(&uid, Down::KeepAlive) == Ok(()) {}
+        assert_eq!(roster.offer(&uid, Down::KeepAlive), Err(Unheard::Busy));
+        assert!(roster.is_alone(&uid));
+        let (_, _orders_rx) = roster.enter(&uid, &NAME.into(), Footing::Clone);
+        assert_eq!(roster.offer(&uid, Down::KeepAlive), Err(Unheard::NotConnected));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,12 +17,12 @@ use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
 use crate::control::objects::{Deleted, WriteOptions};
 use crate::control::registry::Part;
 use crate::control::removal::DeleteOptions;
-use crate::control::streams::{LogOptions, NodeStreams};
+use crate::control::streams::{LogOptions, NodeStream, NodeStreams, Piece, TunnelDown, TunnelKind, TunnelStream};
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle};
 use crate::link::tls::{self, Credentials};
 use crate::link::{
-    Ack, Answer, Ask, Down, HeldDaemonSet, HeldPod, HoldReason, Manifest, NeededBlob, Needs, NodeReport, Outcome,
-    PodAction, PodReport, SILENCE, Up, listen, server,
+    Ack, Answer, Ask, Down, HeldDaemonSet, HeldPod, HoldReason, Manifest, NeededBlob, Needs, NodeReport, OpenTunnel,
+    Outcome, PodAction, PodReport, SILENCE, TunnelUp, Up, listen, server,
 };
 use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
 use crate::store::Memory;
@@ -620,22 +620,47 @@ async fn a_node_changes_nothing_that_is_another_nodes() {
 }
 
 #[tokio::test]
-async fn logs_come_through_a_tunnel() {
+async fn streams_come_through_tunnels() {
     let harness = Harness::new().await;
     let host = harness.join("edge-1").await;
     let (mut node, _, report) = running(&harness, &host).await;
-    let options = LogOptions { container: "main".into(), tail_lines: Some(2), ..LogOptions::default() };
-    let (sessions, name, key) = (harness.sessions.clone(), host.name.clone(), report.key.clone());
-    let reading = tokio::spawn(async move {
-        let logs = sessions.logs(&name, &key, options).await.unwrap();
-        logs.map(|piece| String::from_utf8(piece.unwrap().to_vec()).unwrap()).collect::<String>().await
-    });
-    let (id, tunnel) =
-        node.pick(|down| if let Down::OpenTunnel { id, tunnel } = down { Some((id, tunnel)) } else { None }).await;
-    assert_eq!((&tunnel.pod, tunnel.logs.tail_lines), (&report.key.uid, Some(2)));
-    let lines = stream::iter(["one\n", "two\n"].map(|line| Ok(line.into())));
-    node.link.tunnels.send(id, lines).await.unwrap();
-    assert_eq!(timeout(SOON, reading).await.unwrap().unwrap(), "one\ntwo\n");
-    let nowhere = harness.sessions.logs(&"edge-9".into(), &report.key, LogOptions::default()).await;
+    let kind = TunnelKind::Logs(LogOptions { container: "main".into(), tail_lines: Some(2), ..LogOptions::default() });
+    let open = |kind: TunnelKind| {
+        let (sessions, name, key) = (harness.sessions.clone(), host.name.clone(), report.key.clone());
+        tokio::spawn(async move { sessions.open(&name, &key, kind).await })
+    };
+    let asked = |down| if let Down::OpenTunnel { id, tunnel } = down { Some((id, tunnel)) } else { None };
+    let opening = open(kind.clone());
+    let (id, tunnel) = node.pick(asked).await;
+    assert_eq!(tunnel, OpenTunnel { pod: report.key.uid.clone(), kind: kind.clone() });
+    let mut ends = node.link.tunnels.open(id).unwrap();
+    for line in ["", "one\n", "two\n"] {
+        ends.up_tx.send(TunnelUp::Data(TunnelStream::Main, line.into())).await.unwrap();
+    }
+    let NodeStream { input, mut output } = timeout(SOON, opening).await.unwrap().unwrap().unwrap();
+    for line in ["one\n", "two\n"] {
+        assert_eq!(output.next().await, Some(Ok(Piece::Data(TunnelStream::Main, line.into()))));
+    }
+    input.send(TunnelDown::Close).await.unwrap();
+    assert_eq!(timeout(SOON, ends.down_rx.recv()).await.unwrap(), Some(TunnelDown::Close));
+
+    // The user leaves: the node is told, should its end of the tunnel be stuck.
+    drop((input, output));
+    let closed = node.pick(|down| if let Down::CloseTunnel(id) = down { Some(id) } else { None }).await;
+    assert_eq!(closed, id);
+    timeout(SOON, ends.up_tx.closed()).await.unwrap();
+
+    // One that has ended needs no such word.
+    let opening = open(kind.clone());
+    let (id, _) = node.pick(asked).await;
+    let ends = node.link.tunnels.open(id).unwrap();
+    ends.up_tx.send(TunnelUp::End(Ok(0))).await.unwrap();
+    let output = timeout(SOON, opening).await.unwrap().unwrap().unwrap().output;
+    assert_eq!(output.collect::<Vec<_>>().await, [Ok(Piece::End(0))]);
+    open(kind.clone());
+    let next = node.pick(|down| matches!(down, Down::CloseTunnel(_) | Down::OpenTunnel { .. }).then_some(down)).await;
+    assert!(matches!(next, Down::OpenTunnel { .. }), "{next:?}");
+
+    let nowhere = harness.sessions.open(&"edge-9".into(), &report.key, kind).await;
     assert!(nowhere.err().unwrap().to_string().contains("not connected"));
 }

@@ -1,4 +1,4 @@
-//! One connection to control: TCP, TLS, HTTP/2.
+//! Connections to control: TCP, TLS, HTTP/2.
 
 use std::io;
 use std::sync::Mutex;
@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::Endpoint;
 
 use super::*;
@@ -33,6 +34,26 @@ pub(super) async fn dial(settings: &ClientSettings) -> Result<Dialled, ClientErr
 
 /// Dials control with any TLS configuration.
 pub(in crate::link) async fn dial_with(control: &str, config: ClientConfig) -> Result<Dialled, ClientError> {
+    let (stream, heard) = connect(control, Arc::new(config)).await?;
+    Ok(Dialled { channel: over(stream, endpoint()).await?, heard })
+}
+
+/// Dials control for tunnels alone. The connection finds out by itself when control is gone.
+pub(super) async fn dial_for_tunnels(way: &Way) -> Result<Channel, ClientError> {
+    let (stream, _) = connect(&way.control, way.config.clone()).await?;
+    let endpoint = endpoint()
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(SILENCE - KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(TUNNEL_WINDOW_BYTES)
+        .initial_connection_window_size(TUNNELS_WINDOW_BYTES);
+    over(stream, endpoint).await
+}
+
+async fn connect(
+    control: &str,
+    config: Arc<ClientConfig>,
+) -> Result<(TlsStream<Noted<TcpStream>>, Heard), ClientError> {
     let address = || ClientError::Address { control: control.to_owned() };
     let (host, _) = control.rsplit_once(':').ok_or_else(address)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -44,18 +65,22 @@ pub(in crate::link) async fn dial_with(control: &str, config: ClientConfig) -> R
         let stream = TcpStream::connect(control).await.map_err(reach)?;
         stream.set_nodelay(true).map_err(reach)?;
         let noted = Noted { io: stream, heard: heard.clone() };
-        let handshake = TlsConnector::from(Arc::new(config)).connect(name, noted).await;
+        let handshake = TlsConnector::from(config).connect(name, noted).await;
         handshake.map_err(|source| ClientError::Handshake { control: control.to_owned(), source })
     };
     let stream = tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| {
         Err(ClientError::Reach { control: control.to_owned(), source: io::ErrorKind::TimedOut.into() })
     })?;
+    Ok((stream, heard))
+}
 
-    Ok(Dialled { channel: over(stream).await?, heard })
+/// Control looks at paths only.
+pub(in crate::link) fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://control")
 }
 
 /// Speaks HTTP/2 over a stream on which TLS is done already.
-pub(in crate::link) async fn over<S>(stream: S) -> Result<Channel, ClientError>
+pub(in crate::link) async fn over<S>(stream: S, endpoint: Endpoint) -> Result<Channel, ClientError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -65,7 +90,5 @@ where
         let taken = only.lock().ok().and_then(|mut only| only.take());
         std::future::ready(taken.ok_or(io::Error::from(io::ErrorKind::NotConnected)))
     });
-    // Control looks at paths only.
-    let endpoint = Endpoint::from_static("http://control");
     endpoint.connect_with_connector(connector).await.map_err(|error| ClientError::Broken(error.into()))
 }

@@ -56,7 +56,7 @@ impl Session {
         self,
         settings: &mut ClientSettings,
         up_rx: &mut mpsc::Receiver<Up>,
-        incoming_tx: &mpsc::Sender<Incoming>,
+        (incoming_tx, way_tx): (&mpsc::Sender<Incoming>, &watch::Sender<Option<Way>>),
     ) -> ClientError {
         let Self { channel, welcome, heard, wire_tx, down } = self;
         let keep_alive = Duration::from_secs(welcome.keep_alive_secs.into());
@@ -71,7 +71,7 @@ impl Session {
         tokio::select! {
             error = send(up_rx, &wire_tx, keep_alive) => error,
             error = receive(down, incoming_tx, &wire_tx) => error,
-            error = stay_renewed(settings, &channel) => error,
+            error = stay_renewed(settings, &channel, way_tx) => error,
             () = heard.silent_for(limit) => ClientError::Silent { limit },
         }
     }
@@ -139,12 +139,17 @@ async fn trust(settings: &mut ClientSettings, welcome: &Welcome) -> Result<(), C
 }
 
 /// Renews the certificate in time; it is shown at the next dial.
-async fn stay_renewed(settings: &mut ClientSettings, channel: &Channel) -> ClientError {
+async fn stay_renewed(
+    settings: &mut ClientSettings,
+    channel: &Channel,
+    way_tx: &watch::Sender<Option<Way>>,
+) -> ClientError {
     loop {
         match enroll::renewal_is_due(&settings.credentials) {
             Ok(false) => {}
             Ok(true) => {
-                if let Err(error) = enroll::renew(settings, channel).await {
+                let renewed = enroll::renew(settings, channel).await;
+                if let Err(error) = renewed.and_then(|()| lead(way_tx, settings)) {
                     tracing::warn!(error = %Chain(&error), "the node's certificate was not renewed");
                 }
             }

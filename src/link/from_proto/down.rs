@@ -1,7 +1,7 @@
 //! What control says.
 
 use super::*;
-use crate::model::{FleetId, PermitNumber};
+use crate::model::{FleetId, PermitNumber, Stdio, TerminalSize};
 
 /// Control's message; none for a body that only newer control knows and that asks for nothing.
 pub(in crate::link) fn down(message: pb::SessionDown) -> Result<Option<Down>, Refused> {
@@ -39,6 +39,7 @@ fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
         Body::Permit(message) => Down::Permit(permit(message)?),
         Body::Pod(command) => Down::Pod { id: id()?, command: pod_command(command)? },
         Body::OpenTunnel(tunnel) => Down::OpenTunnel { id: id()?, tunnel: open_tunnel(tunnel)? },
+        Body::CloseTunnel(close) => Down::CloseTunnel(CommandId(close.tunnel)),
         Body::Removed(removed) => {
             Down::Removed { id: id()?, position: position(removed.position, "removed.position")? }
         }
@@ -179,23 +180,56 @@ fn token_reply(reply: pb::TokenReply) -> Checked<Down> {
 }
 
 fn open_tunnel(tunnel: pb::OpenTunnel) -> Checked<OpenTunnel> {
-    let Some(pb::open_tunnel::Kind::Logs(logs)) = tunnel.kind else {
-        return Err(malformed("open_tunnel.kind", "is not supported by this agent"));
-    };
+    use pb::open_tunnel::Kind;
     if !tunnel.endpoint.is_empty() {
         return Err(malformed("open_tunnel.endpoint", "is not supported by this agent"));
     }
-    Ok(OpenTunnel {
-        pod: uid(tunnel.pod_uid, "open_tunnel.pod_uid")?,
-        logs: LogOptions {
-            container: name(logs.container, "open_tunnel.logs.container")?,
-            follow: logs.follow,
-            previous: logs.previous,
-            timestamps: logs.timestamps,
-            since_secs: logs.since_secs,
-            since_time: logs.since_time.map(|at| time(at, "open_tunnel.logs.since_time")).transpose()?,
-            tail_lines: logs.tail_lines,
-            limit_bytes: logs.limit_bytes,
-        },
+    let kind = match tunnel.kind {
+        Some(Kind::Logs(logs)) => TunnelKind::Logs(log_options(logs)?),
+        Some(Kind::Exec(pb::Exec { container, command, stdin, stdout, stderr, tty })) => {
+            let container = name(container, "open_tunnel.exec.container")?;
+            if command.is_empty() || command.iter().any(|argument| argument.contains('\0')) {
+                return Err(malformed("open_tunnel.exec.command", "is no command"));
+            }
+            TunnelKind::Exec(ExecOptions { container, command, stdio: Stdio { stdin, stdout, stderr, tty } })
+        }
+        Some(Kind::Attach(pb::Attach { container, stdin, stdout, stderr, tty })) => {
+            let container = name(container, "open_tunnel.attach.container")?;
+            TunnelKind::Attach(AttachOptions { container, stdio: Stdio { stdin, stdout, stderr, tty } })
+        }
+        Some(Kind::PortForward(forward)) => {
+            let port = u16::try_from(forward.port).ok().filter(|port| *port > 0);
+            TunnelKind::PortForward(port.ok_or(malformed("open_tunnel.port_forward.port", "is no port"))?)
+        }
+        None => return Err(malformed("open_tunnel.kind", "is not supported by this agent")),
+    };
+    Ok(OpenTunnel { pod: uid(tunnel.pod_uid, "open_tunnel.pod_uid")?, kind })
+}
+
+fn log_options(logs: pb::Logs) -> Checked<LogOptions> {
+    Ok(LogOptions {
+        container: name(logs.container, "open_tunnel.logs.container")?,
+        follow: logs.follow,
+        previous: logs.previous,
+        timestamps: logs.timestamps,
+        since_secs: logs.since_secs,
+        since_time: logs.since_time.map(|at| time(at, "open_tunnel.logs.since_time")).transpose()?,
+        tail_lines: logs.tail_lines,
+        limit_bytes: logs.limit_bytes,
     })
+}
+
+/// Control's message in a tunnel; none for a body that only newer control knows.
+pub(in crate::link) fn tunnel_down(message: pb::TunnelDown) -> Checked<Option<TunnelDown>> {
+    use pb::tunnel_down::Body;
+    let Some(body) = message.body else { return Ok(None) };
+    Ok(Some(match body {
+        Body::Data(pb::TunnelData { stream: 0, data }) => TunnelDown::Data(piece(data, "data.data")?),
+        Body::Close(pb::CloseStream { stream: 0 }) => TunnelDown::Close,
+        Body::Data(_) | Body::Close(_) => return Err(malformed("stream", "is none that users send on")),
+        Body::Resize(size) => {
+            let side = |side| u16::try_from(side).map_err(|_| malformed("resize", "is no size of a terminal"));
+            TunnelDown::Resize(TerminalSize { width: side(size.width)?, height: side(size.height)? })
+        }
+    }))
 }

@@ -32,9 +32,17 @@ pub(in crate::link) fn tunnel_up(message: pb::TunnelUp) -> Checked<Option<Tunnel
     let Some(body) = message.body else { return Ok(None) };
     Ok(Some(match body {
         Body::Hello(hello) => TunnelUp::Hello(CommandId(hello.id)),
-        Body::Data(data) => TunnelUp::Data(data.data),
+        Body::Data(data) => {
+            let stream = match data.stream {
+                0 => TunnelStream::Main,
+                1 => TunnelStream::Output,
+                2 => TunnelStream::Error,
+                _ => return Err(malformed("data.stream", "is unknown")),
+            };
+            TunnelUp::Data(stream, piece(data.data, "data.data")?)
+        }
         Body::End(end) => match end.how {
-            Some(How::ExitCode(_)) => TunnelUp::End(Ok(())),
+            Some(How::ExitCode(code)) => TunnelUp::End(Ok(code)),
             Some(How::Failure(failure)) => TunnelUp::End(Err(TunnelFailure {
                 code: (u16::try_from(failure.code).ok())
                     .filter(|code| (400..600).contains(code))

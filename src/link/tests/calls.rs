@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle, LinkState};
-use crate::link::server::{Control, Denied, SessionEnds, TunnelSender, routes};
+use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds, routes};
 use crate::link::tls::{self, Authority, Credentials, NodeIdentity, NodeKey};
 use crate::link::*;
-use crate::model::{BlobHash, Position};
+use crate::model::{BlobHash, Position, TerminalSize};
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
 /// Longer than anything here takes; reached only by a test that fails.
@@ -30,7 +30,7 @@ enum Asked {
     Enroll(EnrollRequest),
     Renew(NodeIdentity),
     Connected(NodeIdentity, Box<Hello>, mpsc::Receiver<Up>, mpsc::Sender<Frame>),
-    Tunnel(CommandId, mpsc::Receiver<Result<Bytes, TunnelFailure>>),
+    Tunnel(CommandId, mpsc::Receiver<TunnelUp>, mpsc::Sender<TunnelDown>),
 }
 
 struct FakeControl {
@@ -73,10 +73,11 @@ impl Control for FakeControl {
         async move { Ok(SessionEnds { up_tx, down_rx }) }.boxed()
     }
 
-    fn tunnel(&self, _: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelSender, Denied>> {
-        let (sender, receiver) = mpsc::channel(1);
-        self.asked_tx.send(Asked::Tunnel(id, receiver)).ok();
-        async move { Ok(sender) }.boxed()
+    fn tunnel(&self, _: NodeIdentity, id: CommandId) -> BoxFuture<'_, Result<TunnelEnds, Denied>> {
+        let (up_tx, up_rx) = mpsc::channel(1);
+        let (down_tx, down_rx) = mpsc::channel(1);
+        self.asked_tx.send(Asked::Tunnel(id, up_rx, down_tx)).ok();
+        async move { Ok(TunnelEnds { up_tx, down_rx }) }.boxed()
     }
 }
 
@@ -364,7 +365,7 @@ async fn an_expired_certificate_renews_and_does_nothing_else() {
         client::dial::dial_with(&harness.address.to_string(), tls::client_config(&expired, None).unwrap()).await;
     let mut fleet = pb::fleet_client::FleetClient::new(connection.ok().unwrap().channel);
     let first = to_proto::up(Up::Hello(Box::new(hello(1))));
-    let refused = fleet.session(stream::iter([first])).await.unwrap_err();
+    let refused = fleet.session(futures_util::stream::iter([first])).await.unwrap_err();
     assert_eq!(refused.message(), "the node's certificate has expired; renew it");
     assert!(harness.asked_rx.try_recv().is_err());
 
@@ -385,12 +386,8 @@ async fn a_command_the_agent_does_not_know_is_answered_by_the_link() {
     answer_dialling(&mut link, 1).await;
     let (_, mut up_rx, down_tx) = harness.connected().await;
     down_tx.send(Frame::new(harness.welcome())).await.unwrap();
-    let exec = pb::OpenTunnel {
-        pod_uid: UID.to_owned(),
-        kind: Some(pb::open_tunnel::Kind::Exec(pb::Exec::default())),
-        ..pb::OpenTunnel::default()
-    };
-    let body = Some(pb::session_down::Body::OpenTunnel(exec));
+    let unknown = pb::OpenTunnel { pod_uid: UID.to_owned(), ..pb::OpenTunnel::default() };
+    let body = Some(pb::session_down::Body::OpenTunnel(unknown));
     down_tx.send(Frame::from_message(&pb::SessionDown { id: 9, body })).await.unwrap();
     let Some(Up::Ack(Ack::Command { id, outcome })) = timeout(SOON, up_rx.recv()).await.unwrap() else { panic!() };
     assert_eq!(id, CommandId(9));
@@ -407,48 +404,147 @@ async fn session(harness: &mut Harness) -> (LinkHandle, mpsc::Receiver<Up>, mpsc
     (link, up_rx, down_tx)
 }
 
+/// Opens a tunnel, and gives both sides' ends of it.
+async fn tunnel(
+    harness: &mut Harness,
+    link: &LinkHandle,
+    id: u64,
+) -> (client::TunnelEnds, mpsc::Receiver<TunnelUp>, mpsc::Sender<TunnelDown>) {
+    let ends = link.tunnels.open(CommandId(id)).unwrap();
+    match harness.asked().await {
+        Asked::Tunnel(opened, up_rx, down_tx) => {
+            assert_eq!(opened, CommandId(id));
+            (ends, up_rx, down_tx)
+        }
+        _ => panic!("a tunnel was expected"),
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("it happens soon")
+}
+
 #[tokio::test]
-async fn a_tunnel_carries_all_bytes_and_how_it_ended() {
+async fn a_tunnel_carries_bytes_both_ways_and_how_it_ended() {
     let mut harness = Harness::new().await;
     let (link, _up_rx, _down_tx) = session(&mut harness).await;
-    let large = Bytes::from(vec![7; 3 * CHUNK_BYTES + 1]);
+    let data = |length| TunnelUp::Data(TunnelStream::Output, Bytes::from(vec![7; length]));
     let failure = TunnelFailure { code: 404, message: "no such container".into() };
-    let bodies = [
-        (vec![Ok(large.clone()), Ok(Bytes::from_static(b"end"))], Ok(large.len() + 3)),
-        (vec![Ok(Bytes::from_static(b"some")), Err(failure.clone())], Err(failure)),
-        (vec![], Ok(0)),
-    ];
-    for (body, expected) in bodies {
-        let tunnels = link.tunnels.clone();
-        let sending = tokio::spawn(async move { tunnels.send(CommandId(3), stream::iter(body)).await });
-        let Asked::Tunnel(id, mut receiver) = harness.asked().await else { panic!() };
-        assert_eq!(id, CommandId(3));
-        let mut received = Ok(0);
-        while let Some(item) = timeout(SOON, receiver.recv()).await.unwrap() {
-            received = item.and_then(|data| received.map(|so_far: usize| so_far + data.len()));
+    for (id, end) in [(3, Ok(7)), (4, Err(failure))] {
+        let (mut agent, mut up_rx, down_tx) = tunnel(&mut harness, &link, id).await;
+        let said = [TunnelUp::Data(TunnelStream::Main, Bytes::new()), data(CHUNK_BYTES), data(1), TunnelUp::End(end)];
+        let up_tx = agent.up_tx.clone();
+        let saying = said.clone();
+        tokio::spawn(async move {
+            for up in saying {
+                up_tx.send(up).await.unwrap();
+            }
+        });
+        let told = [
+            TunnelDown::Data(Bytes::from(vec![1; CHUNK_BYTES])),
+            TunnelDown::Resize(TerminalSize { width: 80, height: 24 }),
+            TunnelDown::Close,
+        ];
+        for down in &told {
+            down_tx.send(down.clone()).await.unwrap();
         }
-        assert_eq!(received, expected);
-        timeout(SOON, sending).await.unwrap().unwrap().unwrap();
+        for (down, up) in told.into_iter().map(Some).chain([None; 1]).zip(said) {
+            assert_eq!(soon(up_rx.recv()).await, Some(up));
+            if down.is_some() {
+                assert_eq!(soon(agent.down_rx.recv()).await, down);
+            }
+        }
+        drop((up_rx, down_tx));
+        soon(agent.up_tx.closed()).await;
     }
 }
 
 #[tokio::test]
-async fn a_tunnel_nobody_reads_any_more_lets_go_of_its_body() {
+async fn a_tunnel_ends_for_both_when_either_lets_go() {
     let mut harness = Harness::new().await;
     let (link, _up_rx, _down_tx) = session(&mut harness).await;
-    let (dropped_tx, dropped_rx) = oneshot::channel::<()>();
-    let dropped_tx = Mutex::new(dropped_tx);
-    let endless = stream::repeat_with(move || {
-        let _kept = &dropped_tx;
-        Ok(Bytes::from_static(b"line\n"))
+    // Control, while nothing is said.
+    let (mut agent, up_rx, down_tx) = tunnel(&mut harness, &link, 1).await;
+    drop((up_rx, down_tx));
+    soon(agent.up_tx.closed()).await;
+    assert_eq!(soon(agent.down_rx.recv()).await, None);
+
+    // Control, while the agent has much to say.
+    let (agent, mut up_rx, down_tx) = tunnel(&mut harness, &link, 2).await;
+    let saying = tokio::spawn(async move {
+        let piece = TunnelUp::Data(TunnelStream::Main, Bytes::from(vec![7; CHUNK_BYTES]));
+        while agent.up_tx.send(piece.clone()).await.is_ok() {}
     });
-    let tunnels = link.tunnels.clone();
-    let sending = tokio::spawn(async move { tunnels.send(CommandId(3), endless.boxed()).await });
-    let Asked::Tunnel(_, mut receiver) = harness.asked().await else { panic!() };
-    receiver.recv().await.unwrap().unwrap();
-    drop(receiver);
-    assert!(timeout(SOON, dropped_rx).await.expect("the body is dropped").is_err());
-    timeout(SOON, sending).await.unwrap().unwrap().unwrap();
+    soon(up_rx.recv()).await.unwrap();
+    drop((up_rx, down_tx));
+    soon(saying).await.unwrap();
+
+    // The agent, without a word.
+    let (agent, mut up_rx, _down_tx) = tunnel(&mut harness, &link, 3).await;
+    drop(agent);
+    let lost = TunnelFailure { code: 502, message: "the connection to the node was lost".into() };
+    assert_eq!(soon(up_rx.recv()).await, Some(TunnelUp::End(Err(lost))));
+}
+
+/// Says more than anybody takes, until it is stuck.
+async fn stuff(down_tx: &mpsc::Sender<TunnelDown>) {
+    let piece = TunnelDown::Data(Bytes::from(vec![1; CHUNK_BYTES]));
+    while timeout(Duration::from_millis(500), down_tx.send(piece.clone())).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_stuck_holds_up_no_other_and_can_be_closed() {
+    let mut harness = Harness::new().await;
+    let (link, mut session_up_rx, session_down_tx) = session(&mut harness).await;
+    let mut stuck = Vec::new();
+    for id in 0..6 {
+        stuck.push(tunnel(&mut harness, &link, id).await);
+    }
+    futures_util::future::join_all(stuck.iter().map(|(_, _, down_tx)| stuff(down_tx))).await;
+
+    let (mut agent, mut up_rx, down_tx) = tunnel(&mut harness, &link, 9).await;
+    down_tx.send(TunnelDown::Close).await.unwrap();
+    assert_eq!(soon(agent.down_rx.recv()).await, Some(TunnelDown::Close));
+    agent.up_tx.send(TunnelUp::End(Ok(0))).await.unwrap();
+    assert_eq!(soon(up_rx.recv()).await, Some(TunnelUp::End(Ok(0))));
+    link.up_tx.send(Up::Pods(vec![])).await.unwrap();
+    assert_eq!(soon(session_up_rx.recv()).await, Some(Up::Pods(vec![])));
+
+    // Control's end of the stream waits behind all that nobody takes.
+    let (agent, up_rx, down_tx) = stuck.remove(0);
+    drop((up_rx, down_tx));
+    link.tunnels.close(CommandId(0));
+    soon(agent.up_tx.closed()).await;
+    drop(session_down_tx);
+}
+
+#[tokio::test]
+async fn a_node_has_only_so_many_tunnels() {
+    let mut harness = Harness::new().await;
+    let (link, _up_rx, _down_tx) = session(&mut harness).await;
+    let mut all = Vec::new();
+    while let Ok(ends) = link.tunnels.open(CommandId(all.len() as u64)) {
+        all.push(ends);
+    }
+    assert_eq!(all.len(), TUNNELS_MAX);
+    let mut last = None;
+    for _ in 0..TUNNELS_MAX {
+        last = Some(harness.asked().await);
+    }
+    // All of them are open at the same time, and the last is as good as the first.
+    let Some(Asked::Tunnel(CommandId(id), mut up_rx, _down_tx)) = last else { panic!() };
+    let index = usize::try_from(id).unwrap();
+    all[index].up_tx.send(TunnelUp::End(Ok(0))).await.unwrap();
+    assert_eq!(soon(up_rx.recv()).await, Some(TunnelUp::End(Ok(0))));
+    drop((up_rx, _down_tx));
+    soon(all[index].up_tx.closed()).await;
+    drop(all.swap_remove(index));
+    soon(async {
+        while link.tunnels.open(CommandId(999)).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -485,7 +581,7 @@ async fn quiet_session()
     });
     let connector = TlsConnector::from(Arc::new(tls::client_config(&credentials, None).unwrap()));
     let stream = connector.connect("control".try_into().unwrap(), near).await.unwrap();
-    let channel = client::dial::over(stream).await.unwrap();
+    let channel = client::dial::over(stream, client::dial::endpoint()).await.unwrap();
 
     let (wire_tx, wire_rx) = mpsc::channel(4);
     wire_tx.send(to_proto::up(Up::Hello(Box::new(hello(1))))).await.unwrap();

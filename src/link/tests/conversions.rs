@@ -10,7 +10,8 @@ use prost::Message;
 use crate::link::pb::session_down::Body;
 use crate::link::*;
 use crate::model::{
-    BlobHash, FleetId, NodeName, PermitNumber, PodKey, Position, RevisionHash, Taint, TaintEffect, Uid,
+    BlobHash, FleetId, NodeName, PermitNumber, PodKey, Position, RevisionHash, Stdio, Taint, TaintEffect, TerminalSize,
+    Uid,
 };
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
@@ -259,7 +260,35 @@ fn tunnel() -> impl Strategy<Value = OpenTunnel> {
             tail_lines: numbers.2,
             limit_bytes: numbers.3,
         });
-    (uid(), logs).prop_map(|(pod, logs)| OpenTunnel { pod, logs })
+    let exec = (name(), vec("[^\0]{0,20}", 1..4), stdio());
+    let exec = exec.prop_map(|(container, command, stdio)| ExecOptions { container, command, stdio });
+    let kind = prop_oneof![
+        logs.prop_map(TunnelKind::Logs),
+        exec.prop_map(TunnelKind::Exec),
+        (name(), stdio()).prop_map(|(container, stdio)| TunnelKind::Attach(AttachOptions { container, stdio })),
+        (1..=u16::MAX).prop_map(TunnelKind::PortForward),
+    ];
+    (uid(), kind).prop_map(|(pod, kind)| OpenTunnel { pod, kind })
+}
+
+fn stdio() -> impl Strategy<Value = Stdio> {
+    any::<[bool; 4]>().prop_map(|[stdin, stdout, stderr, tty]| Stdio { stdin, stdout, stderr, tty })
+}
+
+fn tunnel_up() -> impl Strategy<Value = TunnelUp> {
+    let stream = prop_oneof![Just(TunnelStream::Main), Just(TunnelStream::Output), Just(TunnelStream::Error)];
+    let failure = (400..600_u16, ".{0,30}").prop_map(|(code, message)| TunnelFailure { code, message });
+    prop_oneof![
+        any::<u64>().prop_map(|id| TunnelUp::Hello(CommandId(id))),
+        (stream, bytes()).prop_map(|(stream, data)| TunnelUp::Data(stream, data)),
+        any::<i32>().prop_map(|code| TunnelUp::End(Ok(code))),
+        failure.prop_map(|failure| TunnelUp::End(Err(failure))),
+    ]
+}
+
+fn tunnel_down() -> impl Strategy<Value = TunnelDown> {
+    let size = any::<[u16; 2]>().prop_map(|[width, height]| TerminalSize { width, height });
+    prop_oneof![bytes().prop_map(TunnelDown::Data), size.prop_map(TunnelDown::Resize), Just(TunnelDown::Close)]
 }
 
 fn pod_command() -> impl Strategy<Value = PodCommand> {
@@ -309,6 +338,7 @@ fn any_down() -> impl Strategy<Value = Down> {
         permit().prop_map(Down::Permit),
         (id(), pod_command()).prop_map(|(id, command)| Down::Pod { id, command }),
         (id(), tunnel()).prop_map(|(id, tunnel)| Down::OpenTunnel { id, tunnel }),
+        id().prop_map(Down::CloseTunnel),
         (id(), position()).prop_map(|(id, position)| Down::Removed { id, position }),
         vec(uid(), 0..4).prop_map(Down::Wanted),
         (any::<u64>(), outcome).prop_map(|(id, outcome)| Down::Token { id, outcome }),
@@ -352,6 +382,12 @@ proptest! {
     }
 
     #[test]
+    fn what_goes_through_a_tunnel_arrives_as_it_was_sent(up in tunnel_up(), down in tunnel_down()) {
+        prop_assert_eq!(from_proto::tunnel_up(to_proto::tunnel_up(up.clone())), Ok(Some(up)));
+        prop_assert_eq!(from_proto::tunnel_down(to_proto::tunnel_down(down.clone())), Ok(Some(down)));
+    }
+
+    #[test]
     fn no_message_makes_the_decoder_panic(
         garbage in vec(any::<u8>(), 0..200),
         up in any_up(),
@@ -371,6 +407,7 @@ proptest! {
             let _ = pb::SessionUp::decode(bytes.as_slice()).map(from_proto::up);
             let _ = pb::SessionDown::decode(bytes.as_slice()).map(from_proto::down);
             let _ = pb::TunnelUp::decode(bytes.as_slice()).map(from_proto::tunnel_up);
+            let _ = pb::TunnelDown::decode(bytes.as_slice()).map(from_proto::tunnel_down);
             let _ = pb::EnrollRequest::decode(bytes.as_slice()).map(from_proto::enroll_request);
         }
     }
@@ -437,12 +474,8 @@ fn no_token_and_no_content_of_a_blob_is_shown() {
 
 #[test]
 fn a_command_this_agent_does_not_know_is_refused_by_its_id() {
-    let exec = pb::OpenTunnel {
-        pod_uid: UID.to_owned(),
-        kind: Some(pb::open_tunnel::Kind::Exec(pb::Exec::default())),
-        ..pb::OpenTunnel::default()
-    };
-    let bodies = [None, Some(Body::OpenTunnel(exec))];
+    let unknown = pb::OpenTunnel { pod_uid: UID.to_owned(), ..pb::OpenTunnel::default() };
+    let bodies = [None, Some(Body::OpenTunnel(unknown))];
     for body in bodies {
         let refused = from_proto::down(pb::SessionDown { id: 7, body });
         assert!(matches!(refused, Err(from_proto::Refused::Unsupported { id: CommandId(7), .. })), "{refused:?}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::kinds::Kind;
+use crate::control::kinds::{ATTACH, EXEC, Kind, LOG, PORT_FORWARD};
 use crate::control::rest::patch::MEDIA_TYPES;
 
 /// What can be done at a path.
@@ -70,6 +70,18 @@ const AT_SUBRESOURCE: &[Operation] = &[GET, UPDATE, PATCH];
 
 const AT_LOG: &[Operation] = &[Operation { action: "connect", query: LOG_QUERY, answers: Body::Text, ..GET }];
 
+const AT_EXEC: &[Operation] = &connects(EXEC_QUERY);
+
+const AT_ATTACH: &[Operation] = &connects(ATTACH_QUERY);
+
+const AT_PORT_FORWARD: &[Operation] = &connects(PORT_FORWARD_QUERY);
+
+/// WebSocket begins with a GET, SPDY with a POST.
+const fn connects(query: &'static [Parameter]) -> [Operation; 2] {
+    const CONNECT: Operation = Operation { action: "connect", answers: Body::Text, ..GET };
+    [Operation { query, ..CONNECT }, Operation { verb: "create", method: "post", query, ..CONNECT }]
+}
+
 const LIST: Operation = Operation {
     verb: "list",
     method: "get",
@@ -128,7 +140,7 @@ const LIST_QUERY: &[Parameter] = &[
 ];
 
 const LOG_QUERY: &[Parameter] = &[
-    ("container", "string", "The container, where the pod has several."),
+    CONTAINER,
     ("follow", "boolean", "Go on as lines are written."),
     ("previous", "boolean", "The container as it was before its last restart."),
     ("tailLines", "integer", "Lines from the end."),
@@ -137,6 +149,19 @@ const LOG_QUERY: &[Parameter] = &[
     ("timestamps", "boolean", "Each line with its time."),
     ("limitBytes", "integer", "Bytes to answer with at most."),
 ];
+
+const CONTAINER: Parameter = ("container", "string", "The container, where the pod has several.");
+const STDIN: Parameter = ("stdin", "boolean", "Hold its standard input.");
+const STDOUT: Parameter = ("stdout", "boolean", "Hold its standard output.");
+const STDERR: Parameter = ("stderr", "boolean", "Hold its standard error.");
+const TTY: Parameter = ("tty", "boolean", "All of them are a terminal.");
+
+const EXEC_QUERY: &[Parameter] =
+    &[("command", "string", "The program, and once more for each argument."), CONTAINER, STDIN, STDOUT, STDERR, TTY];
+
+const ATTACH_QUERY: &[Parameter] = &[CONTAINER, STDIN, STDOUT, STDERR, TTY];
+
+const PORT_FORWARD_QUERY: &[Parameter] = &[("ports", "integer", "The ports, for WebSocket without SPDY.")];
 
 /// Where the group and version of a kind begin: `/api/v1`, `/apis/apps/v1`.
 pub(super) fn root(kind: &Kind) -> String {
@@ -157,7 +182,13 @@ pub(super) fn of_kind(kind: &Kind, names: &BTreeMap<String, String>) -> Vec<(Str
         places.push((everywhere, kind.verbs, &[LIST]));
     }
     for subresource in kind.subresources {
-        let operations = if subresource.name == "log" { AT_LOG } else { AT_SUBRESOURCE };
+        let operations = match subresource.name {
+            LOG => AT_LOG,
+            EXEC => AT_EXEC,
+            ATTACH => AT_ATTACH,
+            PORT_FORWARD => AT_PORT_FORWARD,
+            _ => AT_SUBRESOURCE,
+        };
         places.push((format!("{object}/{}", subresource.name), subresource.verbs, operations));
     }
     places
