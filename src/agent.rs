@@ -15,6 +15,7 @@
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ use crate::link::tls::{Credentials, TlsError};
 use crate::model::{ObjectKey, PodKey, Uid};
 use crate::plan::events::PodEvent;
 use crate::podspec::objects::Objects;
-use crate::podspec::{self, CgroupDriver, HostFacts, Pod};
+use crate::podspec::{self, ApiAddress, CgroupDriver, HostFacts, Pod};
 
 mod blobs;
 mod check;
@@ -317,6 +318,14 @@ fn start_link(
     LinkEnd { up_tx, tunnels }
 }
 
+/// Where pods reach the API: where this agent does, unless that is the host itself, which they do not share.
+fn api_address(control: &str) -> Option<ApiAddress> {
+    let (host, port) = control.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = host.parse::<IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback());
+    (!is_loopback).then_some(ApiAddress { host: host.to_owned(), port: port.parse().ok()? })
+}
+
 fn share(
     settings: AgentSettings,
     facts: Facts,
@@ -342,7 +351,7 @@ fn share(
         allocatable: facts::allocatable(&facts.capacity),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
-        api: None,
+        api: settings.control.as_deref().and_then(api_address),
     };
     let clock = Clock::new();
     Ok(Shared {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use crate::agent::Shared;
 use crate::error::Chain;
 use crate::host::volumes::{self, parts};
+use crate::plan::memory::Outcome;
 use crate::podspec::bind::{Bound, Content, Given, bind, env_files, payload};
 use crate::podspec::objects::Objects;
-use crate::podspec::{Container, EnvFile, Pod, Volume, VolumeSource};
+use crate::podspec::{Container, EnvFile, Pod, RecursiveReadOnly, Volume, VolumeSource};
 
 /// Sets up every volume of the pod, one after the other. Blocks.
 ///
@@ -39,29 +40,36 @@ fn set_up_volume(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<(), St
 /// Binds one of the pod's containers, and the parts of volumes it mounts.
 ///
 /// # Errors
-/// Why its configuration cannot be had, in the kubelet's words.
+/// [`Outcome::Misconfigured`] with the reason why its configuration cannot be had, in the kubelet's words;
+/// [`Outcome::Failed`] if the runtime does not say what it can do.
 pub(super) async fn bind_container(
     shared: &Shared,
     pod: &Arc<Pod>,
     container: usize,
     pod_ips: &[IpAddr],
-) -> Result<Bound, String> {
+) -> Result<Bound, Outcome> {
+    let can_be_recursive = can_be_recursive(shared, pod, &pod.containers[container]).await?;
     let (pod, pod_ips, objects) = (pod.clone(), pod_ips.to_vec(), shared.objects.borrow().clone());
     let bound = tokio::task::spawn_blocking(move || {
         let container = &pod.containers[container];
         let files = read_env_files(&pod, container)?;
-        let given = Given {
-            objects: &objects,
-            pod_ips: &pod_ips,
-            files: &files,
-            images: &BTreeMap::new(),
-            can_be_recursive: false,
-        };
+        let given =
+            Given { objects: &objects, pod_ips: &pod_ips, files: &files, images: &BTreeMap::new(), can_be_recursive };
         let bound = bind(&pod, container, &given).map_err(|error| error.to_string())?;
         bind_parts(&pod, container, &bound)?;
         Ok(bound)
     });
-    bound.await.expect("binding does not panic")
+    bound.await.expect("binding does not panic").map_err(Outcome::Misconfigured)
+}
+
+/// Whether the pod's runtime can make a mount read-only with all below it. Asked each time it matters: the runtime may have
+/// been upgraded.
+async fn can_be_recursive(shared: &Shared, pod: &Pod, container: &Container) -> Result<bool, Outcome> {
+    if container.mounts.iter().all(|mount| mount.recursive_read_only == RecursiveReadOnly::Disabled) {
+        return Ok(false);
+    }
+    let status = shared.runtime.status().await.map_err(|error| Outcome::Failed(Chain(&error).to_string()))?;
+    Ok(status.features.handler(&pod.runtime_handler).recursive_read_only_mounts)
 }
 
 fn read_env_files(pod: &Pod, container: &Container) -> Result<BTreeMap<EnvFile, Option<String>>, String> {

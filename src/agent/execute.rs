@@ -163,7 +163,7 @@ async fn create(
     }
     let bound = match configure::bind_container(shared, pod, container, &pod_ips).await {
         Ok(bound) => bound,
-        Err(why) => return Outcome::Misconfigured(why),
+        Err(outcome) => return outcome,
     };
     let container = &pod.containers[container];
     let image_user = match shared.runtime.image_status(image_ref).await {

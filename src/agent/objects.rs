@@ -242,8 +242,10 @@ fn put(contents: &mut Contents, id: &ObjectId, uid: &Uid, blob: &BlobHash) {
 /// Takes an object away from all but the pods that use it.
 fn withhold(contents: &mut Contents, desired: &Desired, id: &ObjectId, why: Withheld) {
     keep_for_users(contents, desired, id);
-    contents.withheld.retain(|record| record.id() != *id);
-    contents.withheld.push(WithheldRecord { kind: id.kind, key: id.key.clone(), why });
+    match contents.withheld.iter_mut().find(|known| known.id() == *id) {
+        Some(known) => known.why = why,
+        None => contents.withheld.push(WithheldRecord { kind: id.kind, key: id.key.clone(), why }),
+    }
 }
 
 fn keep_for_users(contents: &mut Contents, desired: &Desired, id: &ObjectId) {

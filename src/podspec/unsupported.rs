@@ -324,9 +324,7 @@ impl Refusals {
             self.container_security(security_context, &at.child("securityContext"));
         }
         self.not_yet(volume_devices.is_given(), at, "volumeDevices");
-        for (index, mount) in volume_mounts.iter().flatten().enumerate() {
-            self.mount(mount, &at.child("volumeMounts").index(index));
-        }
+        volume_mounts.iter().flatten().for_each(configuration::mount);
     }
 
     fn resources(&mut self, resources: &k8s::ResourceRequirements, at: &Path) {

@@ -4,6 +4,7 @@
 //! leaves nothing behind, also when it fails.
 
 mod alone;
+mod configuration;
 mod daemonsets;
 mod harness;
 mod resources;

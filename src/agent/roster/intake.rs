@@ -101,12 +101,12 @@ impl Roster {
                 self.desired.chunk(chunk.clone());
                 self.objects.chunk(chunk);
                 self.take_over();
-                self.take_over_objects();
+                self.take_over_objects(|_| {});
             }
             Down::Assigned(assigned) => {
-                self.objects.answers(&mut self.contents, &self.desired, assigned.objects);
-                self.dirty = true;
-                self.take_over_objects();
+                self.take_over_objects(|roster| {
+                    roster.objects.answers(&mut roster.contents, &roster.desired, assigned.objects);
+                });
                 if !self.objects.needs().is_empty() {
                     self.say_needs();
                 }
@@ -164,11 +164,14 @@ impl Roster {
         self.after_commit.extend(taken.whole.map(|position| Up::Ack(Ack::Position(position))));
     }
 
-    /// Takes over objects whose content is here.
-    fn take_over_objects(&mut self) {
-        let before = self.new_blobs.len();
+    /// Takes in what was said of objects, and takes over those whose content is here.
+    fn take_over_objects(&mut self, take_in: impl FnOnce(&mut Self)) {
+        let before = (self.contents.objects.clone(), self.contents.withheld.clone(), self.new_blobs.len());
+        take_in(self);
         self.objects.take(&mut self.contents, &self.desired, &mut self.new_blobs);
-        self.dirty |= self.new_blobs.len() > before;
+        let (objects, withheld, blobs) = before;
+        self.dirty |= objects != self.contents.objects || withheld != self.contents.withheld;
+        self.dirty |= self.new_blobs.len() > blobs;
     }
 
     /// Asks for all that is missing.

@@ -238,3 +238,19 @@ async fn tokens_are_asked_for_renewed_and_on_disk_for_the_next_agent() {
     agent.settle().await;
     assert!(!agent.heard.iter().any(|up| matches!(up, Up::TokenRequest(_))), "{:?}", agent.heard);
 }
+
+#[test]
+fn pods_are_told_of_an_api_that_they_can_reach() {
+    for (control, expected) in [
+        ("10.0.0.9:6443", Some(("10.0.0.9", 6443))),
+        ("control.example:443", Some(("control.example", 443))),
+        ("[fd00::9]:6443", Some(("fd00::9", 6443))),
+        ("localhost:6443", None),
+        ("127.0.0.1:6443", None),
+        ("[::1]:6443", None),
+        ("control.example", None),
+    ] {
+        let expected = expected.map(|(host, port)| ApiAddress { host: host.to_owned(), port });
+        assert_eq!(api_address(control), expected, "{control}");
+    }
+}

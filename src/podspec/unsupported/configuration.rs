@@ -1,4 +1,4 @@
-//! Configuration: environment, and what volumes take from objects. All of it is realized.
+//! Configuration: environment, mounts, and what volumes take from objects. All of it is realized.
 //!
 //! The structs are taken apart all the same, so that a field a newer Kubernetes adds is decided here.
 
@@ -40,4 +40,16 @@ pub(super) fn fields(items: Option<&Vec<k8s::DownwardAPIVolumeFile>>) {
         field_ref.iter().for_each(field);
         resource_field_ref.iter().for_each(resource);
     }
+}
+
+pub(super) fn mount(mount: &k8s::VolumeMount) {
+    let k8s::VolumeMount {
+        mount_path: _,
+        mount_propagation: _,
+        name: _,
+        read_only: _,
+        recursive_read_only: _,
+        sub_path: _,
+        sub_path_expr: _,
+    } = mount;
 }

@@ -11,21 +11,6 @@ pub(super) const NO_SOURCE: &str = "not supported yet; this version has configMa
 const HUGE_PAGES: &str = "HugePages";
 
 impl Refusals {
-    pub(super) fn mount(&mut self, mount: &k8s::VolumeMount, at: &Path) {
-        let k8s::VolumeMount {
-            // Realized.
-            mount_path: _,
-            mount_propagation: _,
-            name: _,
-            read_only: _,
-            recursive_read_only,
-            // Realized.
-            sub_path: _,
-            sub_path_expr: _,
-        } = mount;
-        self.only(recursive_read_only.as_deref(), &["Disabled"], at, "recursiveReadOnly");
-    }
-
     pub(super) fn volume(&mut self, volume: &k8s::Volume, at: &Path) {
         let k8s::Volume {
             aws_elastic_block_store,
