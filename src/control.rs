@@ -3,6 +3,8 @@
 //! [`objects`] is the only way to the store: REST handlers and control's own loops read and write API objects through
 //! it. What a write means for a kind is decided by the pure [`registry`]; which kinds there are says [`kinds`].
 
+pub mod bearer;
+pub mod belongings;
 pub mod collector;
 pub mod endpoint;
 pub mod kinds;

@@ -4,12 +4,16 @@
 //! later changes of a class touch neither. The agent admits what it reads from files, for which there are only the classes
 //! that every Kubernetes has.
 //!
-//! Source: kubernetes v1.36, `plugin/pkg/admission/{priority,runtimeclass}/admission.go`. We differ in that a DaemonSet is
+//! Source: kubernetes v1.36, `plugin/pkg/admission/{serviceaccount,priority,runtimeclass}/admission.go`. We differ in that a DaemonSet is
 //! admitted with its pods' template, not each of its pods, so its place is judged with what a RuntimeClass adds.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{PodSpec, Toleration};
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, PodSpec,
+    ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount,
+    VolumeProjection,
+};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
@@ -17,9 +21,30 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 use super::classes::PREEMPT;
 use super::quantity::Quantity;
 
+/// The account of a pod that names none.
+const DEFAULT_ACCOUNT: &str = "default";
+/// Where a pod finds the token of its account.
+const ACCESS_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The volume that holds it is called so, with a suffix.
+const ACCESS_PREFIX: &str = "kube-api-access-";
+/// An hour, and a few seconds by which whoever asks is told apart from people.
+const TOKEN_SECS: i64 = 3607;
+/// The ConfigMap by which pods know the API's certificate.
+const ROOT_CA: &str = "kube-root-ca.crt";
+/// `defaultMode` of files in volumes: 0644.
+const FILE_MODE: i32 = 0o644;
+
 /// Why a pod is not admitted, in upstream's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// `serviceAccountName` names nothing.
+    #[error("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found")]
+    NoServiceAccount {
+        /// Of the pod.
+        namespace: String,
+        /// The account.
+        name: String,
+    },
     /// `priorityClassName` names nothing.
     #[error("no PriorityClass with name {0} was found")]
     NoPriorityClass(String),
@@ -69,10 +94,96 @@ pub enum Refusal {
 /// What a pod's admission depends on.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// The ServiceAccount that the pod names: [`account`].
+    pub service_account: Option<ServiceAccount>,
     /// All PriorityClasses.
     pub priority_classes: Vec<PriorityClass>,
     /// The RuntimeClass that the pod names.
     pub runtime_class: Option<RuntimeClass>,
+}
+
+/// The name of the account a pod runs as.
+pub fn account(spec: &PodSpec) -> &str {
+    spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_ACCOUNT)
+}
+
+/// Admits a pod of a namespace; gives CRI's runtime handler, if it names one. `suffix` makes the name of the volume with
+/// its account's token.
+///
+/// # Errors
+/// The first [`Refusal`], in upstream's order. `spec` may have been changed in part.
+pub fn admit(spec: &mut PodSpec, namespace: &str, known: &Known, suffix: &str) -> Result<Option<String>, Refusal> {
+    let Some(account) = &known.service_account else {
+        let (namespace, name) = (namespace.to_owned(), account(spec).to_owned());
+        return Err(Refusal::NoServiceAccount { namespace, name });
+    };
+    service_account(spec, account, suffix);
+    classes(spec, known)
+}
+
+/// Gives the pod its account's name, token and pull secrets.
+fn service_account(spec: &mut PodSpec, known: &ServiceAccount, suffix: &str) {
+    let name = account(spec).to_owned();
+    spec.service_account_name = Some(name.clone());
+    spec.service_account = Some(name);
+    let automount = spec.automount_service_account_token.or(known.automount_service_account_token);
+    if automount.unwrap_or(true) {
+        mount_access(spec, suffix);
+    }
+    if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
+        spec.image_pull_secrets = known.image_pull_secrets.clone().filter(|secrets| !secrets.is_empty());
+    }
+}
+
+/// Mounts the token into every container that has nothing in its place.
+fn mount_access(spec: &mut PodSpec, suffix: &str) {
+    let existing = spec.volumes.iter().flatten().find(|volume| volume.name.starts_with(ACCESS_PREFIX));
+    let is_there = existing.is_some();
+    let name = existing.map_or_else(|| format!("{ACCESS_PREFIX}{suffix}"), |volume| volume.name.clone());
+    let mut is_needed = false;
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+        let mounts = container.volume_mounts.get_or_insert_default();
+        if mounts.iter().any(|mount| mount.mount_path == ACCESS_PATH) {
+            continue;
+        }
+        is_needed = true;
+        mounts.push(VolumeMount {
+            mount_path: ACCESS_PATH.to_owned(),
+            name: name.clone(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    }
+    if is_needed && !is_there {
+        spec.volumes.get_or_insert_default().push(access(name));
+    }
+}
+
+/// What a pod needs to speak to the API: a token, the API's certificate, its own namespace.
+fn access(name: String) -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: None,
+        expiration_seconds: Some(TOKEN_SECS),
+        path: "token".to_owned(),
+    };
+    let certificate = KeyToPath { key: "ca.crt".to_owned(), mode: None, path: "ca.crt".to_owned() };
+    let config_map = ConfigMapProjection { items: Some(vec![certificate]), name: ROOT_CA.to_owned(), optional: None };
+    let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: "metadata.namespace".to_owned() };
+    let file = DownwardAPIVolumeFile {
+        field_ref: Some(field),
+        path: "namespace".to_owned(),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let sources = vec![
+        VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() },
+        VolumeProjection { config_map: Some(config_map), ..VolumeProjection::default() },
+        VolumeProjection {
+            downward_api: Some(DownwardAPIProjection { items: Some(vec![file]) }),
+            ..VolumeProjection::default()
+        },
+    ];
+    let projected = ProjectedVolumeSource { default_mode: Some(FILE_MODE), sources: Some(sources) };
+    Volume { name, projected: Some(projected), ..Volume::default() }
 }
 
 /// Resolves both classes; gives CRI's runtime handler, if the pod names one.
@@ -224,6 +335,60 @@ mod tests {
             class("low", 3, &json!({"globalDefault": true})),
         ]);
         assert_eq!(admit(json!({}), &classes), admitted(3, PREEMPT, Some("low")));
+    }
+
+    #[test]
+    fn an_account_brings_its_token_and_its_pull_secrets() {
+        let admit = |spec_fields: Value, account: Value| {
+            let mut spec = spec(&spec_fields);
+            let service_account = serde_json::from_value(account).unwrap();
+            admit(&mut spec, "default", &Known { service_account, ..Known::default() }, "abcde")
+                .map_err(|refusal| refusal.to_string())?;
+            Ok::<_, String>(serde_json::to_value(spec).unwrap())
+        };
+        let mounts = |spec: &Value, containers: &str| -> Vec<String> {
+            let containers = spec[containers].as_array().into_iter().flatten();
+            containers.map(|one| one["volumeMounts"].to_string()).collect()
+        };
+        let two = json!({
+            "containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": ACCESS_PATH}]}],
+            "initContainers": [{"name": "i"}],
+        });
+        let account = json!({"imagePullSecrets": [{"name": "registry"}]});
+        let admitted = admit(two.clone(), account.clone()).unwrap();
+        let mount = r#"[{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"kube-api-access-abcde","readOnly":true}]"#;
+        let own = r#"[{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"own"}]"#;
+        assert_eq!(mounts(&admitted, "containers"), [mount, own]);
+        assert_eq!(mounts(&admitted, "initContainers"), [mount]);
+        assert_eq!(
+            admitted["volumes"],
+            json!([{"name": "kube-api-access-abcde", "projected": {"defaultMode": 420, "sources": [
+                {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [
+                    {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}},
+                ]}},
+            ]}}])
+        );
+        assert_eq!(admitted["imagePullSecrets"], json!([{"name": "registry"}]));
+        assert_eq!(
+            (&admitted["serviceAccountName"], &admitted["serviceAccount"]),
+            (&json!("default"), &json!("default"))
+        );
+        assert_eq!(admit(admitted.clone(), account), Ok(admitted), "admitting twice changes nothing");
+
+        // Who mounts it: the pod says, else its account.
+        let has_volume = |spec: Value, account: Value| admit(spec, account).unwrap()["volumes"].is_array();
+        let with = |automount: bool| json!({"automountServiceAccountToken": automount, "containers": [{"name": "a"}]});
+        assert!(!has_volume(with(false), json!({})) && has_volume(with(true), with(false)));
+        assert!(!has_volume(json!({"containers": [{"name": "a"}]}), with(false)));
+        let named = json!({"serviceAccountName": "web", "imagePullSecrets": [{"name": "mine"}]});
+        assert_eq!(
+            admit(named.clone(), Value::Null),
+            Err("error looking up service account default/web: serviceaccount \"web\" not found".to_owned())
+        );
+        let own_secrets = admit(named, json!({"imagePullSecrets": [{"name": "registry"}]})).unwrap();
+        assert_eq!(own_secrets["imagePullSecrets"], json!([{"name": "mine"}]));
     }
 
     #[test]

@@ -17,12 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::bearer::Bearer;
 use super::objects::{ObjectError, Objects};
 use super::rbac::Policy;
 use super::rest::{self, Api};
 use super::sessions::Sessions;
 use super::tokens::Allowance;
-use super::{collector, rbac, updates};
+use super::{belongings, collector, rbac, updates};
 use crate::config::ControlSettings;
 use crate::error::Chain;
 use crate::link::JoinToken;
@@ -78,6 +79,7 @@ pub struct Endpoint {
     objects: Objects,
     policy_rx: watch::Receiver<Arc<Policy>>,
     sessions: Sessions,
+    bearer: Arc<Bearer>,
     tasks: JoinSet<()>,
 }
 
@@ -90,6 +92,7 @@ impl Endpoint {
         let authority = Arc::new(Authority::open(&settings.state_dir)?);
         let store = Embedded::open(&settings.state_dir.join("store")).await?;
         let objects = Objects::open(store.clone()).await?;
+        let bearer = Arc::new(Bearer::open(&settings.state_dir, objects.clone())?);
         let listen = |source| ControlError::Listen { address: settings.listen, source };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -103,9 +106,11 @@ impl Endpoint {
         tasks.spawn(collector::run(objects.clone()));
         let (policy_rx, keeper) = rbac::keeper::start(objects.clone()).await?;
         tasks.spawn(keeper);
+        tasks.spawn(belongings::run(objects.clone(), authority.certificate_pem()));
         tasks.spawn(compact(store.clone()));
-        let sessions = Sessions::start(objects.clone(), authority.clone(), to_updates_tx, grants_rx).await?;
-        Ok(Self { address, kubeconfig, listener, authority, names, store, objects, policy_rx, sessions, tasks })
+        let sessions =
+            Sessions::start(objects.clone(), authority.clone(), bearer.clone(), to_updates_tx, grants_rx).await?;
+        Ok(Self { address, kubeconfig, listener, authority, names, store, objects, policy_rx, sessions, bearer, tasks })
     }
 
     /// Makes a join token and keeps its hash.
@@ -133,7 +138,7 @@ impl Endpoint {
     /// [`ControlError::Tls`] if the server's certificate cannot be made, [`ControlError::Close`] if status was not written at the end.
     pub async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ControlError> {
         let streams = Arc::new(self.sessions.clone());
-        let api = Api { objects: self.objects, streams, policy_rx: self.policy_rx };
+        let api = Api { objects: self.objects, streams, policy_rx: self.policy_rx, bearer: self.bearer };
         let router = server::routes(Arc::new(self.sessions)).merge(rest::router(api));
         let tls = tls::server_config(&self.authority, &self.names)?;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

@@ -20,6 +20,9 @@ pub const LOG: &str = "log";
 /// The subresource of a pod that connects to its ports.
 pub const PORT_FORWARD: &str = "portforward";
 
+/// The subresource of a ServiceAccount that gives tokens of it.
+pub const TOKEN: &str = "token";
+
 /// One kind of API object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -56,6 +59,8 @@ pub struct Subresource {
     pub name: &'static str,
     /// What may be done with it.
     pub verbs: &'static [&'static str],
+    /// What it takes and gives, if not the kind it is a part of.
+    pub takes: Option<&'static Kind>,
 }
 
 const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -63,7 +68,7 @@ const ALL_BUT_COLLECTIONS: &[&str] = &["create", "delete", "get", "list", "patch
 /// WebSocket begins with a GET, SPDY with a POST.
 const STREAMS: &[&str] = &["create", "get"];
 const STATUS_ONLY: &[Subresource] = &[STATUS_SUBRESOURCE];
-const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: &["get", "patch", "update"] };
+const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: &["get", "patch", "update"], takes: None };
 
 /// What most kinds have in common: in the core group, namespaced, durable, nothing to nodes.
 const BASE: Kind = Kind {
@@ -113,10 +118,10 @@ pub static POD: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
     subresources: &[
-        Subresource { name: ATTACH, verbs: STREAMS },
-        Subresource { name: EXEC, verbs: STREAMS },
-        Subresource { name: LOG, verbs: &["get"] },
-        Subresource { name: PORT_FORWARD, verbs: STREAMS },
+        Subresource { name: ATTACH, verbs: STREAMS, takes: None },
+        Subresource { name: EXEC, verbs: STREAMS, takes: None },
+        Subresource { name: LOG, verbs: &["get"], takes: None },
+        Subresource { name: PORT_FORWARD, verbs: STREAMS, takes: None },
         STATUS_SUBRESOURCE,
     ],
     intent: true,
@@ -136,6 +141,17 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    subresources: &[Subresource { name: TOKEN, verbs: &["create"], takes: Some(&TOKEN_REQUEST) }],
+    intent: true,
+    ..BASE
+};
+
+/// What is asked for at [`TOKEN`]. Not kept.
+pub static TOKEN_REQUEST: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "TokenRequest",
+    plural: "tokenrequests",
+    singular: "tokenrequest",
     ..BASE
 };
 

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod fixed;
 pub mod logs;
 pub mod openapi;
+pub mod openid;
 pub mod patch;
 pub mod protobuf;
 pub mod query;
@@ -25,6 +26,7 @@ pub mod represent;
 pub mod resources;
 pub mod reviews;
 pub mod streams;
+pub mod subresources;
 pub mod table;
 pub mod target;
 #[cfg(test)]
@@ -45,6 +47,7 @@ use tokio::sync::watch as watch_channel;
 use self::errors::ApiError;
 use self::query::Query;
 use self::target::Target;
+use super::bearer::Bearer;
 use super::objects::Objects;
 use super::rbac::{Policy, User};
 use super::streams::NodeStreams;
@@ -58,6 +61,8 @@ pub struct Api {
     pub streams: Arc<dyn NodeStreams>,
     /// Who may do what, now.
     pub policy_rx: watch_channel::Receiver<Arc<Policy>>,
+    /// Tokens of ServiceAccounts.
+    pub bearer: Arc<Bearer>,
 }
 
 impl Api {
@@ -76,12 +81,12 @@ pub fn router(api: Api) -> Router {
 /// The API for requests that carry their [`User`] as an extension; without one they are anonymous.
 fn routes(api: Arc<Api>) -> Router {
     let guard = from_fn_with_state(api.clone(), guard);
-    Router::new().merge(fixed::routes()).fallback(resource).layer(guard).with_state(api)
+    Router::new().merge(fixed::routes()).merge(openid::routes()).fallback(resource).layer(guard).with_state(api)
 }
 
 async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Connection>();
-    match auth::authenticate(connection, request.headers(), &api.objects).await {
+    match auth::authenticate(&api, connection, request.headers()).await {
         Ok(user) => {
             request.extensions_mut().insert(user);
             next.run(request).await

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `entitled` which objects a node may have,
-//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `reports`,
-//!   `life`, `joining` and `tunnels` carry it out.
+//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`,
+//!   `reports`, `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
@@ -32,6 +32,7 @@ mod reports;
 mod roster;
 mod session;
 mod shelf;
+mod tokens;
 mod tunnels;
 
 use std::sync::Arc;
@@ -51,8 +52,9 @@ use self::roster::Roster;
 use self::session::{Ends, Session};
 use self::shelf::Shelf;
 use self::tunnels::Tunnels;
+use super::bearer::Bearer;
 use super::objects::{ObjectError, Objects};
-use super::tokens::{self, Allowance};
+use super::tokens::{self as join_tokens, Allowance};
 use super::updates::{FromNode, Grant};
 use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds};
 use crate::link::tls::{Authority, NodeIdentity};
@@ -74,6 +76,7 @@ pub struct Sessions {
 struct Shared {
     objects: Objects,
     authority: Arc<Authority>,
+    bearer: Arc<Bearer>,
     roster: Roster,
     tunnels: Tunnels,
     shelf: Shelf,
@@ -90,6 +93,7 @@ impl Sessions {
     pub async fn start(
         objects: Objects,
         authority: Arc<Authority>,
+        bearer: Arc<Bearer>,
         updates_tx: mpsc::Sender<FromNode>,
         grants_rx: mpsc::Receiver<Grant>,
     ) -> Result<Self, ObjectError> {
@@ -99,7 +103,7 @@ impl Sessions {
         let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
         let (roster, tunnels) = (Roster::default(), Tunnels::default());
         let shelf = Shelf::default();
-        let shared = Shared { objects, authority, roster, tunnels, shelf, desired_rx, updates_tx };
+        let shared = Shared { objects, authority, bearer, roster, tunnels, shelf, desired_rx, updates_tx };
         let watcher = shared.load().await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
@@ -119,7 +123,7 @@ impl Sessions {
         for part in random.chunks_mut(16) {
             part.copy_from_slice(Uuid::new_v4().as_bytes());
         }
-        let (token, record) = tokens::mint(self.shared.authority.pin(), random, allowance, Timestamp::now());
+        let (token, record) = join_tokens::mint(self.shared.authority.pin(), random, allowance, Timestamp::now());
         self.shared.objects.put_token(&token.id, &record).await?;
         Ok(token)
     }

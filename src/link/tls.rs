@@ -34,8 +34,8 @@ mod files;
 mod identity;
 mod kubeconfig;
 
-pub use authority::{Authority, EPOCH, RENEW_BEFORE};
-pub use files::write_private;
+pub use authority::{Authority, EPOCH, RENEW_BEFORE, make_key};
+pub use files::{read_private, write_private};
 pub use identity::{BadPin, Credentials, Identity, KeyPin, NodeIdentity, NodeKey};
 pub use kubeconfig::write_kubeconfig;
 

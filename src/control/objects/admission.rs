@@ -14,7 +14,7 @@ use super::records::{parse, record};
 use super::{ListOptions, ObjectError, Objects, keys};
 use crate::api::admission::{self, Known, Refusal};
 use crate::api::revision::same_template;
-use crate::control::kinds::{DAEMON_SET, Kind, PRIORITY_CLASS, RUNTIME_CLASS};
+use crate::control::kinds::{DAEMON_SET, Kind, PRIORITY_CLASS, RUNTIME_CLASS, SERVICE_ACCOUNT};
 use crate::control::meta;
 use crate::model::{RevisionHash, Uid};
 use crate::store::{Condition, StoreError, Write};
@@ -35,18 +35,19 @@ pub struct AdmittedRecord {
 }
 
 impl Objects {
-    /// What admission has to know for a pod of this spec.
+    /// What admission has to know for a pod of this namespace and spec.
     ///
     /// # Errors
     /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
-    pub async fn known_to_admission(&self, spec: &PodSpec) -> Result<Known, ObjectError> {
+    pub async fn known_to_admission(&self, namespace: &str, spec: &PodSpec) -> Result<Known, ObjectError> {
+        let service_account = self.named(&SERVICE_ACCOUNT, namespace, admission::account(spec)).await?;
         let classes = self.list(&PRIORITY_CLASS, ListOptions::default()).await?.items;
         let runtime_class = match spec.runtime_class_name.as_deref() {
             Some(name) if !name.is_empty() => self.named(&RUNTIME_CLASS, "", name).await?,
             _ => None,
         };
         let priority_classes = classes.into_iter().filter_map(|class| typed(&PRIORITY_CLASS, class)).collect();
-        Ok(Known { priority_classes, runtime_class })
+        Ok(Known { service_account, priority_classes, runtime_class })
     }
 
     async fn named<T: DeserializeOwned>(
@@ -86,7 +87,7 @@ impl Objects {
             return Ok(None);
         }
         let mut spec = new.spec.unwrap_or_default();
-        let known = self.known_to_admission(&spec).await?;
+        let known = self.known_to_admission(meta::namespace(object), &spec).await?;
         Ok(admission::classes(&mut spec, &known).err())
     }
 

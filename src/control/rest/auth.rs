@@ -4,6 +4,7 @@
 //! |---|---|
 //! | client certificate of the fleet's authority | the common name; the organizations are the groups |
 //! | bearer token of a user (see [`user_tokens`]) | as the token was made for |
+//! | bearer token of a ServiceAccount (see [`bearer`](crate::control::bearer)) | the account, for as long as that holds |
 //! | none | `system:anonymous`, who may ask for health and version and nothing else |
 //!
 //! Whoever is known belongs to `system:authenticated`. What a user may do is [`rbac`](crate::control::rbac)'s to say.
@@ -17,8 +18,9 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 
+use super::Api;
 use super::errors::ApiError;
-use crate::control::objects::Objects;
+use crate::control::bearer::{Verified, VerifyError};
 use crate::control::rbac::{ANONYMOUS, AUTHENTICATED, About, Attributes, Policy, User};
 use crate::control::user_tokens;
 use crate::link::listen::Connection;
@@ -31,28 +33,38 @@ const NODES: &str = "system:nodes";
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`] for a token that is none, or is not good any more.
-pub async fn authenticate(
-    connection: Option<&Connection>,
-    headers: &HeaderMap,
-    objects: &Objects,
-) -> Result<User, ApiError> {
+pub async fn authenticate(api: &Api, connection: Option<&Connection>, headers: &HeaderMap) -> Result<User, ApiError> {
     if let Some(identity) = connection.and_then(Connection::identity) {
         return Ok(of_certificate(identity));
     }
     match bearer(headers) {
-        Some(token) => of_token(token, objects).await?.ok_or(ApiError::Unauthorized),
+        Some(token) => Ok(of_token(api, token, &[]).await?.ok_or(ApiError::Unauthorized)?.0),
         None => Ok(User::anonymous()),
     }
 }
 
-/// Whose token this is; nobody's if it is not good.
+/// Whose token this is, and which of `audiences` it is good for (none asks for the API itself); nobody's if it is not good.
+/// Users' tokens are for no audience in particular.
 ///
 /// # Errors
 /// [`ApiError::Object`] if the store cannot be asked.
-pub async fn of_token(token: &str, objects: &Objects) -> Result<Option<User>, ApiError> {
-    let Some((id, secret)) = user_tokens::parse(token) else { return Ok(None) };
-    let record = objects.user_token(id).await?;
-    Ok(record.and_then(|record| record.admit(secret, Timestamp::now())).map(known))
+pub async fn of_token(api: &Api, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>, ApiError> {
+    let Some((id, secret)) = user_tokens::parse(token) else { return of_account(api, token, audiences).await };
+    let record = api.objects.user_token(id).await?;
+    Ok(record.and_then(|record| record.admit(secret, Timestamp::now())).map(|user| (known(user), Vec::new())))
+}
+
+async fn of_account(api: &Api, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>, ApiError> {
+    match api.bearer.verify(token, audiences, Timestamp::now()).await {
+        Ok(Verified { user, uid, groups, extra, audiences }) => {
+            Ok(Some((known(User { name: user, uid, groups, extra }), audiences)))
+        }
+        Err(VerifyError::Token(why)) => {
+            tracing::debug!(error = %why, "a token is not accepted");
+            Ok(None)
+        }
+        Err(VerifyError::Object(error)) => Err(error.into()),
+    }
 }
 
 fn of_certificate(identity: &Identity) -> User {

@@ -80,6 +80,24 @@ pub fn object(
     decode(kind, &written, validation)
 }
 
+/// What a subresource takes: an object that is not of the kind its path names. Unknown fields are left out.
+///
+/// # Errors
+/// [`ApiError::UnsupportedMediaType`], and [`ApiError::BadRequest`] for anything else.
+pub fn typed<T: k8s_openapi::Resource + DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
+    let written = parse(headers, body)?;
+    let said = |field| written.text(field).filter(|text| !text.is_empty());
+    if let Some(other) = said("kind").filter(|kind| *kind != T::KIND) {
+        return Err(ApiError::BadRequest(format!("{other} cannot be handled as a {}", T::KIND)));
+    }
+    let decoded = strict::decode::<T>(&written).map_err(|error| {
+        let (kind, version) = (T::KIND, T::VERSION);
+        let why = Chain(&error);
+        ApiError::BadRequest(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    })?;
+    Ok(decoded.value)
+}
+
 /// An object of `kind` that a patch made.
 ///
 /// # Errors

@@ -155,6 +155,8 @@ fn aggregated_resource(kind: &Kind) -> Value {
     add_names(&mut resource, kind);
     if !kind.subresources.is_empty() {
         let subresources = kind.subresources.iter().map(|subresource| {
+            let foreign = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+            let response_kind = subresource.takes.map_or_else(|| response_kind.clone(), foreign);
             json!({"subresource": subresource.name, "responseKind": response_kind, "verbs": subresource.verbs})
         });
         resource["subresources"] = subresources.collect();
@@ -191,13 +193,18 @@ fn resource_list(kinds: &[&Kind]) -> Value {
         add_names(&mut resource, kind);
         resources.push(resource);
         resources.extend(kind.subresources.iter().map(|subresource| {
-            json!({
+            let mut resource = json!({
                 "name": format!("{}/{}", kind.plural, subresource.name),
                 "singularName": "",
                 "namespaced": kind.namespaced,
-                "kind": kind.kind,
+                "kind": subresource.takes.unwrap_or(kind).kind,
                 "verbs": subresource.verbs,
-            })
+            });
+            if let Some(foreign) = subresource.takes {
+                resource["group"] = foreign.group.into();
+                resource["version"] = foreign.version.into();
+            }
+            resource
         }));
     }
     json!({
@@ -287,6 +294,13 @@ mod tests {
             json!({"name": "pods/log", "singularName": "", "namespaced": true, "kind": "Pod", "verbs": ["get"]})
         );
         assert_eq!(found(&list["resources"], "name", "configmaps")["shortNames"], json!(["cm"]));
+        assert_eq!(
+            *found(&list["resources"], "name", "serviceaccounts/token"),
+            json!({
+                "name": "serviceaccounts/token", "singularName": "", "namespaced": true, "kind": "TokenRequest",
+                "group": "authentication.k8s.io", "version": "v1", "verbs": ["create"],
+            })
+        );
         assert_eq!(body(DISCOVERY.resources("apps/v1").unwrap())["groupVersion"], "apps/v1");
     }
 

@@ -13,6 +13,7 @@ use super::patch::PatchError;
 use crate::api::field::{FieldError, aggregate};
 use crate::api::selector::BadSelector;
 use crate::api::strict::DecodeError;
+use crate::control::bearer::IssueError;
 use crate::control::kinds::Kind;
 use crate::control::objects::{Expired, ObjectError};
 use crate::control::ownership::{ApplyError, Conflict};
@@ -28,6 +29,9 @@ pub enum ApiError {
     /// From the objects themselves.
     #[error(transparent)]
     Object(#[from] ObjectError),
+    /// No token is made.
+    #[error(transparent)]
+    Issue(IssueError),
     /// A patch that does not apply.
     #[error(transparent)]
     Patch(#[from] PatchError),
@@ -138,6 +142,10 @@ impl ApiError {
         let bare = |code, reason| (code, reason, None);
         match self {
             Self::Object(error) => object_parts(error),
+            Self::Issue(IssueError::Object(error)) => object_parts(error),
+            Self::Issue(IssueError::Kind(_) | IssueError::OtherAccount { .. }) => {
+                bare(StatusCode::BAD_REQUEST, "BadRequest")
+            }
             Self::Patch(PatchError::MediaType) => bare(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::Apply(ApplyError::Conflicts(conflicts)) => {
                 let causes = Some(conflicts.0.iter().map(field_conflict).collect());

@@ -14,7 +14,7 @@ use super::patch::{Asked, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, body, escalation, logs, reviews, streams, watch};
+use super::{Api, apply, body, escalation, logs, reviews, streams, subresources, watch};
 use crate::control::kinds::{ATTACH, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, STATUS};
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
@@ -88,6 +88,7 @@ pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, 
         "get" => get(api, &request).await,
         "list" => list(api, &request).await,
         "watch" => watch::serve(api, &request).await,
+        "create" if request.target.subresource.is_some() => subresources::create(api, &request, body).await,
         "create" => create(api, &request, body).await,
         "update" => update(api, &request, body).await,
         "patch" => patch(api, &request, body).await,

@@ -142,9 +142,12 @@ async fn review_token(api: &Api, object: &Value) -> Result<TokenReviewStatus, Ap
     if token.is_empty() {
         return Err(ApiError::BadRequest("token is required for TokenReview in authentication".to_owned()));
     }
-    Ok(match of_token(token, &api.objects).await? {
-        Some(user) => TokenReviewStatus {
+    let audiences = object["spec"]["audiences"].as_array().into_iter().flatten();
+    let audiences: Vec<_> = audiences.filter_map(|audience| audience.as_str().map(str::to_owned)).collect();
+    Ok(match of_token(api, token, &audiences).await? {
+        Some((user, audiences)) => TokenReviewStatus {
             authenticated: Some(true),
+            audiences: Some(audiences).filter(|audiences| !audiences.is_empty()),
             user: Some(user_info(&user)),
             ..TokenReviewStatus::default()
         },

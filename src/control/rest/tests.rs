@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
-use super::{Api, openapi, routes};
+use super::{Api, openapi, router, routes};
+use crate::control::bearer::Bearer;
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
@@ -22,6 +23,7 @@ use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, Tunne
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
 
+mod accounts;
 mod classes;
 
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
@@ -34,6 +36,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub(super) struct Harness {
     store: Arc<Memory>,
     pub(super) objects: Objects,
+    bearer: Arc<Bearer>,
     pub(super) router: Router,
     policy_rx: watch::Receiver<Arc<Policy>>,
     keeper: JoinHandle<()>,
@@ -79,9 +82,26 @@ impl Harness {
         let objects = Objects::open(store.clone()).await.unwrap();
         let (policy_rx, keeper) = keeper::start(objects.clone()).await.unwrap();
         let keeper = tokio::spawn(keeper);
-        let api = Api { objects: objects.clone(), streams, policy_rx: policy_rx.clone() };
+        let dir = tempfile::tempdir().unwrap();
+        let bearer = Arc::new(Bearer::open(dir.path(), objects.clone()).unwrap());
+        let policy = policy_rx.clone();
+        let api = Api { objects: objects.clone(), streams, policy_rx: policy, bearer: bearer.clone() };
         let router = routes(Arc::new(api));
-        Self { store, objects, router, policy_rx, keeper, user: master() }
+        Self { store, objects, bearer, router, policy_rx, keeper, user: master() }
+    }
+
+    /// A GET by whoever these headers say.
+    async fn by_credentials(&self, headers: &[(&str, &str)], path: &str) -> (u16, Value) {
+        let (objects, streams) = (self.objects.clone(), Arc::new(EchoNode));
+        let api = Api { objects, streams, policy_rx: self.policy_rx.clone(), bearer: self.bearer.clone() };
+        let mut request = Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = router(api).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
     async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &Value) -> http::Response<Body> {

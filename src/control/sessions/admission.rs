@@ -69,7 +69,7 @@ pub(super) async fn admit(
 async fn admit_new(objects: &Objects, written: &Bundle) -> Result<Result<AdmittedRecord, Refusal>, ObjectError> {
     let mut template = written.template.clone();
     let spec = template.spec.get_or_insert_default();
-    let known = objects.known_to_admission(spec).await?;
+    let known = objects.known_to_admission(&written.namespace, spec).await?;
     let runtime_handler = match admission::classes(spec, &known) {
         Ok(handler) => handler,
         Err(refusal) => return Ok(Err(refusal)),

@@ -21,8 +21,8 @@ use crate::control::meta;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
 use crate::link::{
-    Ack, Ask, CommandId, Down, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception,
-    Standing, Up, Verdict,
+    Ack, Ask, CommandId, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception, Standing,
+    Up, Verdict,
 };
 use crate::model::{NodeName, Uid};
 
@@ -33,7 +33,7 @@ impl Session {
             !matches!(self.reception, Reception::Hold { reason: HoldReason::Clone | HoldReason::OtherFleet, .. });
         match up {
             Up::Ack(ack) => self.acknowledged(ack).await?,
-            Up::Hello(_) | Up::KeepAlive | Up::Needs(_) => {}
+            Up::Hello(_) | Up::KeepAlive | Up::Needs(_) | Up::TokenRequest(_) => {}
             // Which of two hosts, or whose fleet's pods: nobody can say.
             _ if !reports => {}
             Up::Node(report) => self.node_report(&report).await?,
@@ -53,11 +53,6 @@ impl Session {
                 }
             }
             Up::Ask(ask) => self.ask(ask).await?,
-            Up::TokenRequest(request) => {
-                let message = "this version of control makes no tokens".to_owned();
-                let refused = Reason { reason: "NotServed".to_owned(), message, field: String::new() };
-                self.shared.roster.say(&self.node, Down::Token { id: request.id, outcome: Err(refused) });
-            }
         }
         Ok(())
     }
@@ -267,7 +262,7 @@ fn checked<T: DeserializeOwned>(json: &[u8], node: &NodeName, what: &str) -> Opt
 }
 
 /// Nothing, where an object is not there.
-fn found(result: Result<Value, ObjectError>) -> Result<Option<Value>, ObjectError> {
+pub(super) fn found(result: Result<Value, ObjectError>) -> Result<Option<Value>, ObjectError> {
     match result {
         Ok(object) => Ok(Some(object)),
         Err(ObjectError::NotFound { .. }) => Ok(None),

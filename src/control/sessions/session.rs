@@ -25,6 +25,8 @@ use crate::link::{
 };
 use crate::model::{BlobHash, NodeName, Position, Uid};
 
+/// Answers of one session that wait to be told; the node is not listened to while there are more.
+const REPLIES: usize = 16;
 /// How soon a node is received anew whose trouble may be over by itself.
 const REVIEW_SOON: Duration = Duration::from_secs(60);
 /// How soon a node is received anew whose trouble only a person can end.
@@ -44,6 +46,13 @@ pub(super) struct Ends {
     pub(super) orders_rx: mpsc::Receiver<Order>,
     pub(super) up_rx: mpsc::Receiver<Up>,
     pub(super) down_tx: mpsc::Sender<Frame>,
+}
+
+/// What a session is to tell, and where it is asked for.
+struct Asked {
+    orders_rx: mpsc::Receiver<Order>,
+    needs_rx: watch::Receiver<Needs>,
+    replies_rx: mpsc::Receiver<Down>,
 }
 
 /// Why a session ends.
@@ -74,9 +83,11 @@ impl Session {
         let Ends { serial, orders_rx, up_rx, down_tx } = ends;
         let in_step = footing(&self.reception) == Footing::InStep;
         let (needs_tx, needs_rx) = watch::channel(Needs::default());
+        let (replies_tx, replies_rx) = mpsc::channel(REPLIES);
+        let asked = Asked { orders_rx, needs_rx, replies_rx };
         let end = tokio::select! {
-            end = self.tell(&hello, orders_rx, needs_rx, &down_tx) => end,
-            end = self.listen(up_rx, &needs_tx) => end,
+            end = self.tell(&hello, asked, &down_tx) => end,
+            end = self.listen(up_rx, &needs_tx, &replies_tx) => end,
             () = self.review(), if !in_step => Err(SessionEnd::Review),
         };
         if let Err(end) = end {
@@ -111,8 +122,7 @@ impl Session {
     async fn tell(
         &self,
         hello: &Hello,
-        mut orders_rx: mpsc::Receiver<Order>,
-        mut needs_rx: watch::Receiver<Needs>,
+        Asked { mut orders_rx, mut needs_rx, mut replies_rx }: Asked,
         down_tx: &mpsc::Sender<Frame>,
     ) -> Result<(), SessionEnd> {
         let mut desired_rx = self.shared.desired_rx.clone();
@@ -153,12 +163,15 @@ impl Session {
                 }
                 (look, needs_more) = (false, false);
             }
+            while let Ok(reply) = replies_rx.try_recv() {
+                say(down_tx, Frame::new(reply)).await?;
+            }
             if let Some(frame) = blobs.pop_front() {
                 say(down_tx, frame).await?;
                 look = desired_rx.has_changed().unwrap_or(false);
                 continue;
             }
-            // All three only wait; what they announce is taken in the next pass.
+            // All only wait, or take one whole item; what they announce is seen to in the next pass.
             tokio::select! {
                 changed = desired_rx.changed() => {
                     changed.map_err(|_| SessionEnd::Lost)?;
@@ -169,6 +182,7 @@ impl Session {
                     needs_more = true;
                 }
                 order = orders_rx.recv() => look |= obey(order.ok_or(SessionEnd::Review)?, down_tx).await?,
+                Some(reply) = replies_rx.recv() => say(down_tx, Frame::new(reply)).await?,
             }
         }
     }
@@ -225,11 +239,20 @@ impl Session {
 
     // === listening ===
 
-    async fn listen(&self, mut up_rx: mpsc::Receiver<Up>, needs_tx: &watch::Sender<Needs>) -> Result<(), SessionEnd> {
+    async fn listen(
+        &self,
+        mut up_rx: mpsc::Receiver<Up>,
+        needs_tx: &watch::Sender<Needs>,
+        replies_tx: &mpsc::Sender<Down>,
+    ) -> Result<(), SessionEnd> {
         while let Some(up) = up_rx.recv().await {
             self.shared.roster.heard(&self.node);
             match up {
                 Up::Needs(needs) => drop(needs_tx.send_replace(needs)),
+                Up::TokenRequest(request) => {
+                    let reply = self.token(request).await?;
+                    replies_tx.send(reply).await.map_err(|_| SessionEnd::Lost)?;
+                }
                 up => self.take(up).await?,
             }
         }

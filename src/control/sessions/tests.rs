@@ -29,6 +29,7 @@ use crate::store::Memory;
 
 mod admission;
 mod objects;
+mod tokens;
 
 /// Longer than anything here takes; reached only by a test that fails.
 const SOON: Duration = Duration::from_secs(20);
@@ -84,7 +85,8 @@ impl Harness {
         let tls = tls::server_config(&authority, &["127.0.0.1".to_owned()]).unwrap();
         let (updates_tx, told_rx) = mpsc::channel(64);
         let (grants_tx, grants_rx) = mpsc::channel(4);
-        let sessions = Sessions::start(objects.clone(), authority, updates_tx, grants_rx).await.unwrap();
+        let bearer = Arc::new(Bearer::open(dir.path(), objects.clone()).unwrap());
+        let sessions = Sessions::start(objects.clone(), authority, bearer, updates_tx, grants_rx).await.unwrap();
         tokio::spawn(collector::run(objects.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let control = listener.local_addr().unwrap().to_string();

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use uuid::Uuid;
 
-use super::{Identity, KeyPin, TlsError, files};
+use super::{Identity, KeyPin, TlsError, files, pem};
 use crate::model::{NodeName, Uid};
 
 /// From when on certificates hold that agents check: before any build of this program, since the build is the least
@@ -45,7 +45,7 @@ impl Authority {
     /// [`TlsError::Damaged`] if one is missing or unreadable; they are never replaced.
     pub fn open(state_dir: &Path) -> Result<Self, TlsError> {
         let (certificate, key) = (state_dir.join("pki/ca.crt"), state_dir.join("pki/ca.key"));
-        let (certificate_pem, key_pem) = match (files::read(&certificate)?, files::read(&key)?) {
+        let (certificate_pem, key_pem) = match (files::read_private(&certificate)?, files::read_private(&key)?) {
             (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
             // The certificate is written last: a key alone has signed nothing yet.
             (None, _) => {
@@ -76,6 +76,11 @@ impl Authority {
     /// Its own certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// Its own certificate, PEM.
+    pub fn certificate_pem(&self) -> String {
+        pem("CERTIFICATE", &self.certificate)
     }
 
     /// What a join token pins.
@@ -152,6 +157,14 @@ fn make(now: Timestamp) -> Result<(String, String), TlsError> {
     set_not_after(&mut params, now + SignedDuration::from_hours(24 * CA_DAYS));
     let certificate = params.self_signed(&key).map_err(make_error("certificate"))?;
     Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// A new private key, PEM.
+///
+/// # Errors
+/// [`TlsError::Make`].
+pub fn make_key() -> Result<String, TlsError> {
+    Ok(KeyPair::generate().map_err(make_error("key"))?.serialize_pem())
 }
 
 fn client_params(name: &str, group: &str, now: Timestamp, days: i64) -> CertificateParams {

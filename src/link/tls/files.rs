@@ -28,7 +28,10 @@ pub fn write_private(path: &Path, content: &str) -> Result<(), TlsError> {
 }
 
 /// What is at `path`; nothing if there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<String>, TlsError> {
+///
+/// # Errors
+/// [`TlsError::File`] naming the file.
+pub fn read_private(path: &Path) -> Result<Option<String>, TlsError> {
     match fs::read_to_string(path) {
         Ok(content) => Ok(Some(content)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -214,7 +214,7 @@ impl Credentials {
     /// [`TlsError::Damaged`] if the file is not whole.
     pub fn load(state_dir: &Path) -> Result<Option<Self>, TlsError> {
         let path = state_dir.join("node.pem");
-        let Some(content) = files::read(&path)? else { return Ok(None) };
+        let Some(content) = files::read_private(&path)? else { return Ok(None) };
         let damaged = |what| TlsError::Damaged { path: path.clone(), what, way_out: Self::WAY_OUT };
         let key = PrivateKeyDer::from_pem_slice(content.as_bytes()).map_err(|_| damaged("a private key"))?;
         let key = KeyPair::try_from(&key).map_err(|_| damaged("a private key"))?;

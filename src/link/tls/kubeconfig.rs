@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
-use super::{Authority, TlsError, files, pem};
+use super::{Authority, TlsError, files};
 
 /// Writes `<state-dir>/admin.kubeconfig`, mode 0600, with a new client certificate for user `garrison-admin` of group
 /// `system:masters`, and gives its path. `server` is `https://host:port`.
@@ -16,7 +16,7 @@ use super::{Authority, TlsError, files, pem};
 pub fn write_kubeconfig(authority: &Authority, state_dir: &Path, server: &str) -> Result<PathBuf, TlsError> {
     let (certificate, key) = authority.issue_admin("garrison-admin", Timestamp::now())?;
     let path = state_dir.join("admin.kubeconfig");
-    let authority = pem("CERTIFICATE", authority.certificate());
+    let authority = authority.certificate_pem();
     files::write_private(&path, &kubeconfig(server, &authority, &certificate, &key))?;
     Ok(path)
 }

@@ -34,14 +34,7 @@ enum Body {
 
 const AT_COLLECTION: &[Operation] = &[
     LIST,
-    Operation {
-        verb: "create",
-        method: "post",
-        action: "post",
-        query: WRITE_QUERY,
-        takes: Body::Object,
-        answers: Body::Object,
-    },
+    CREATE,
     Operation {
         verb: "deletecollection",
         method: "delete",
@@ -66,7 +59,7 @@ const AT_OBJECT: &[Operation] = &[
     },
 ];
 
-const AT_SUBRESOURCE: &[Operation] = &[GET, UPDATE, PATCH];
+const AT_SUBRESOURCE: &[Operation] = &[GET, UPDATE, PATCH, CREATE];
 
 const AT_LOG: &[Operation] = &[Operation { action: "connect", query: LOG_QUERY, answers: Body::Text, ..GET }];
 
@@ -89,6 +82,15 @@ const LIST: Operation = Operation {
     query: LIST_QUERY,
     takes: Body::Nothing,
     answers: Body::List,
+};
+
+const CREATE: Operation = Operation {
+    verb: "create",
+    method: "post",
+    action: "post",
+    query: WRITE_QUERY,
+    takes: Body::Object,
+    answers: Body::Object,
 };
 
 const GET: Operation =
@@ -177,9 +179,9 @@ pub(super) fn of_kind(kind: &Kind, names: &BTreeMap<String, String>) -> Vec<(Str
         everywhere.clone()
     };
     let object = format!("{collection}/{{name}}");
-    let mut places = vec![(collection, kind.verbs, AT_COLLECTION), (object.clone(), kind.verbs, AT_OBJECT)];
+    let mut places = vec![(collection, kind, kind.verbs, AT_COLLECTION), (object.clone(), kind, kind.verbs, AT_OBJECT)];
     if kind.namespaced {
-        places.push((everywhere, kind.verbs, &[LIST]));
+        places.push((everywhere, kind, kind.verbs, &[LIST]));
     }
     for subresource in kind.subresources {
         let operations = match subresource.name {
@@ -189,11 +191,12 @@ pub(super) fn of_kind(kind: &Kind, names: &BTreeMap<String, String>) -> Vec<(Str
             PORT_FORWARD => AT_PORT_FORWARD,
             _ => AT_SUBRESOURCE,
         };
-        places.push((format!("{object}/{}", subresource.name), subresource.verbs, operations));
+        let takes = subresource.takes.unwrap_or(kind);
+        places.push((format!("{object}/{}", subresource.name), takes, subresource.verbs, operations));
     }
     places
         .into_iter()
-        .map(|(path, verbs, operations)| {
+        .map(|(path, kind, verbs, operations)| {
             let granted = operations.iter().filter(|operation| verbs.contains(&operation.verb));
             let mut item: Map<String, Value> =
                 granted.map(|operation| (operation.method.to_owned(), describe(operation, kind, names))).collect();

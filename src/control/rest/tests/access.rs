@@ -8,7 +8,6 @@ use super::*;
 use crate::control::kinds::Kind;
 use crate::control::rbac::{AUTHENTICATED, Attributes, Resource};
 use crate::control::rest::auth::authorize;
-use crate::control::rest::router;
 use crate::control::user_tokens;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1";
@@ -22,8 +21,8 @@ fn known(name: &str) -> User {
 impl Harness {
     fn as_user(&self, user: User) -> Self {
         let (store, objects, router) = (self.store.clone(), self.objects.clone(), self.router.clone());
-        let keeper = tokio::spawn(async {});
-        Self { store, objects, router, policy_rx: self.policy_rx.clone(), keeper, user }
+        let (bearer, keeper) = (self.bearer.clone(), tokio::spawn(async {}));
+        Self { store, objects, bearer, router, policy_rx: self.policy_rx.clone(), keeper, user }
     }
 
     /// Binds a ClusterRole to a user, in the namespace `default` or in all.
@@ -201,18 +200,10 @@ async fn a_patch_by_apply_makes_nothing_that_may_not_be_made() {
 #[tokio::test]
 async fn a_bearer_token_is_good_until_it_is_revoked() {
     let api = Harness::new().await;
-    let state = Api { objects: api.objects.clone(), streams: Arc::new(EchoNode), policy_rx: api.policy_rx.clone() };
-    let router = router(state);
     let expires_at = jiff::Timestamp::now() + SignedDuration::from_hours(1);
     let (token, id, record) = user_tokens::mint("ops", &[MASTERS.to_owned()], expires_at, [41; 48]);
     api.objects.put_user_token(&id, &record).await.unwrap();
-    let ask = async |headers: &[(&str, &str)], path: &str| {
-        let mut request = Request::builder().uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
-    };
+    let ask = async |headers: &[(&str, &str)], path: &str| api.by_credentials(headers, path).await.0;
     let bearer = format!("Bearer {token}");
     assert_eq!(ask(&[("authorization", &bearer)], CONFIG_MAPS).await, 200);
     let review = json!({"spec": {"token": token}});
