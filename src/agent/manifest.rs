@@ -253,8 +253,8 @@ stringData: {password: hunter2}
                 "line 1: DaemonSet \"web\" is invalid: spec.template.metadata.labels: Invalid value",
             ),
             (
-                &GOOD.replace("containers:", "initContainers: [{name: i, image: 'x:1'}]\n      containers:"),
-                "spec.template.spec.initContainers",
+                &GOOD.replace("containers:", "resourceClaims: [{name: c, resourceClaimName: c}]\n      containers:"),
+                "spec.template.spec.resourceClaims",
             ),
         ];
         for (text, expected) in cases {

@@ -149,7 +149,7 @@ fn the_same_revision_in_another_bundle_replaces_no_pod() {
 #[test]
 fn a_refused_revision_leaves_what_is_held_and_is_not_asked_for_again() {
     let (good, other) = (content("web", "one"), content("web", "two"));
-    let unknown: Bytes = bundle("web", "new", &json!({ "initContainers": [{ "name": "i" }] })).encode().into();
+    let unknown: Bytes = bundle("web", "new", &json!({ "resourceClaims": [{ "name": "c" }] })).encode().into();
     let mut later: Value = serde_json::from_slice(&content("log", "new")).unwrap();
     later["teleport"] = json!(true);
     let later = Bytes::from(later.to_string());
@@ -161,7 +161,7 @@ fn a_refused_revision_leaves_what_is_held_and_is_not_asked_for_again() {
     let refused: BTreeMap<_, _> = node.desired.refused().collect();
     let said: Vec<_> = refused.iter().map(|(uid, refused)| (uid.as_str(), refused.revision.as_str())).collect();
     assert_eq!(said, [("log", "new"), ("web", "new")]);
-    assert_eq!(refused[&Uid::from("web")].reasons[0].field, "spec.initContainers");
+    assert_eq!(refused[&Uid::from("web")].reasons[0].field, "spec.resourceClaims");
     assert!(refused[&Uid::from("log")].reasons[0].message.contains("teleport"));
 
     node.desired.manifest(manifest(3, &[("web", &unknown), ("log", &later)]));

@@ -264,11 +264,11 @@ async fn a_revision_this_agent_cannot_realize_is_refused_in_words() {
     agent.connect().await;
     agent.apply(1, &[set("web", "one")]).await;
     let pod = host.runs("web", "one").await;
-    let unknown = json!({ "initContainers": [{ "name": "i", "image": "x" }] });
+    let unknown = json!({ "resourceClaims": [{ "name": "c" }] });
     agent.apply(2, &[set_with("web", "two", &unknown), set_with("log", "two", &unknown)]).await;
     for set in ["web", "log"] {
         let verdict = agent.verdict(set, Standing::Refused).await;
-        assert_eq!((verdict.seq, verdict.reasons[0].field.as_str()), (2, "spec.initContainers"), "{set}");
+        assert_eq!((verdict.seq, verdict.reasons[0].field.as_str()), (2, "spec.resourceClaims"), "{set}");
     }
     assert_eq!(host.runs("web", "one").await, pod);
 
