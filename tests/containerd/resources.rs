@@ -27,6 +27,19 @@ spec:
     )
 }
 
+/// A class of the default runtime that takes `overhead` beside the containers of each pod.
+fn class(name: &str, overhead: &str) -> String {
+    format!(
+        "apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {{name: {name}}}
+handler: runc
+overhead: {{podFixed: {overhead}}}
+---
+"
+    )
+}
+
 /// What the node has in a file of the pod's own cgroup, in the version it has.
 fn pod_cgroup(node: &Node, name: &str, class: &str, [v1, v2]: [&str; 2]) -> String {
     let uid = node.kubectl(&["get", "pods", "-l", &format!("app={name}"), "-o", "jsonpath={.items[0].metadata.uid}"]);
@@ -43,13 +56,10 @@ fn limits_hold_for_containers_and_for_the_pod_as_a_whole() {
     node.garrison_up();
     let resources = |resources: &str| format!("          resources: {resources}\n");
     let manifests = [
+        class("taxed", "{cpu: 100m, memory: 8Mi}"),
         manifest("bare", "", ""),
         manifest("some", &resources("{requests: {cpu: 250m, memory: 64Mi}, limits: {memory: 128Mi}}"), ""),
-        manifest(
-            "fixed",
-            &resources("{limits: {cpu: 500m, memory: 64Mi}}"),
-            "      overhead: {cpu: 100m, memory: 8Mi}\n",
-        ),
+        manifest("fixed", &resources("{limits: {cpu: 500m, memory: 64Mi}}"), "      runtimeClassName: taxed\n"),
         manifest("whole", "", "      resources: {requests: {cpu: 100m}, limits: {cpu: 200m, memory: 96Mi}}\n"),
     ];
     let file = node.write("all.yaml", &manifests.concat());
@@ -112,7 +122,8 @@ fn overhead_and_what_a_pod_asks_for_as_a_whole_count_when_it_is_admitted() {
     let mut node = Node::up("overhead");
     node.garrison_up();
     let manifests = [
-        manifest("heavy", "", "      overhead: {cpu: \"4000\"}\n"),
+        class("taxed", "{cpu: \"4000\"}"),
+        manifest("heavy", "", "      runtimeClassName: taxed\n"),
         manifest("large", "", "      resources: {limits: {memory: 4000Gi}}\n"),
     ];
     let file = node.write("all.yaml", &manifests.concat());
