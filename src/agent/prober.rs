@@ -207,7 +207,7 @@ impl PodProbes {
             watched.end(now);
         }
         watched.publish();
-        let soonest = agenda.first().cloned();
+        let soonest = agenda.first().copied();
         agenda.extend(watched.due().map(|(due, container, kind)| (due, self.id, container, kind)));
         if agenda.first() != soonest.as_ref() {
             self.prober.news.notify_one();

@@ -240,7 +240,7 @@ impl Roster {
             match ledger.blob(&record.blob) {
                 Ok(text) => self.tokens.loaded(record, &text, now, wall),
                 Err(error) => {
-                    tracing::error!(pod = %record.pod, error = %Chain(&error), "a token in the ledger is lost")
+                    tracing::error!(pod = %record.pod, error = %Chain(&error), "a token in the ledger is lost");
                 }
             }
         }

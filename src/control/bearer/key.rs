@@ -150,7 +150,7 @@ mod tests {
             "x".repeat(1 << 20),
         ];
         for token in forged {
-            assert_eq!(key.open_token(&token), Err(BadToken::Invalid), "{:.60}", token);
+            assert_eq!(key.open_token(&token), Err(BadToken::Invalid), "{token:.60}");
         }
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -10,11 +12,11 @@ fn write<'a>(kind: &'static Kind, manager: &'a str) -> Write<'a> {
     Write { kind, part: Part::Main, manager, now: NOW.parse().unwrap() }
 }
 
-fn map(data: Value) -> Value {
+fn map(data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}, "data": data})
 }
 
-fn set(containers: Value) -> Value {
+fn set(containers: &Value) -> Value {
     let spec = json!({"template": {"spec": {"containers": containers}}});
     json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d", "namespace": "n"}, "spec": spec})
 }
@@ -92,7 +94,7 @@ fn a_set_that_somebody_else_wrote_is_read_in_one_form() {
 
 #[test]
 fn whoever_changes_a_field_owns_it_from_then_on() {
-    let mut object = map(json!({"a": "1", "b": "1"}));
+    let mut object = map(&json!({"a": "1", "b": "1"}));
     note_update(&write(&CONFIG_MAP, "one"), None, &mut object);
     assert_eq!(owned(&object, "one"), [".data.a", ".data.b", ".data"]);
     let mut changed = object.clone();
@@ -111,7 +113,7 @@ fn whoever_changes_a_field_owns_it_from_then_on() {
 
 #[test]
 fn a_write_of_nothing_is_none_and_each_half_has_its_own_manager() {
-    let mut object = set(json!([{"name": "c", "image": "i"}]));
+    let mut object = set(&json!([{"name": "c", "image": "i"}]));
     object["status"] = json!({"numberReady": 0});
     note_update(&write(&DAEMON_SET, "one"), None, &mut object);
     assert!(!owned(&object, "one").iter().any(|path| path.starts_with(".status")));
@@ -131,7 +133,7 @@ fn a_write_of_nothing_is_none_and_each_half_has_its_own_manager() {
 
 #[test]
 fn a_request_may_say_itself_who_owns_what() {
-    let mut object = map(json!({"a": "1"}));
+    let mut object = map(&json!({"a": "1"}));
     note_update(&write(&CONFIG_MAP, "one"), None, &mut object);
     let ask = |entries: Value| {
         let mut asked = object.clone();
@@ -157,7 +159,7 @@ fn a_request_may_say_itself_who_owns_what() {
 
 #[test]
 fn old_updaters_become_one() {
-    let mut object = map(json!({}));
+    let mut object = map(&json!({}));
     for number in 0..15 {
         let before = (number > 0).then(|| object.clone());
         object["data"][format!("k{number}")] = "x".into();
@@ -173,12 +175,12 @@ fn old_updaters_become_one() {
 
 #[test]
 fn what_is_applied_no_more_goes_unless_somebody_else_has_it() {
-    let live = applied(&CONFIG_MAP, "one", None, &map(json!({"a": "1", "b": "1", "c": "1"})));
-    let live = applied(&CONFIG_MAP, "two", Some(&live), &map(json!({"b": "1"})));
+    let live = applied(&CONFIG_MAP, "one", None, &map(&json!({"a": "1", "b": "1", "c": "1"})));
+    let live = applied(&CONFIG_MAP, "two", Some(&live), &map(&json!({"b": "1"})));
     let mut labelled = live.clone();
     labelled["data"]["d"] = "by nobody in particular".into();
     note_update(&write(&CONFIG_MAP, "three"), Some(&live), &mut labelled);
-    let live = applied(&CONFIG_MAP, "one", Some(&labelled), &map(json!({"a": "1"})));
+    let live = applied(&CONFIG_MAP, "one", Some(&labelled), &map(&json!({"a": "1"})));
     assert_eq!(live["data"], json!({"a": "1", "b": "1", "d": "by nobody in particular"}));
     assert_eq!((owned(&live, "one"), owned(&live, "two")), (vec![".data.a".to_owned()], vec![".data.b".to_owned()]));
 }
@@ -186,15 +188,15 @@ fn what_is_applied_no_more_goes_unless_somebody_else_has_it() {
 #[test]
 fn lists_are_merged_by_their_keys() {
     let live =
-        applied(&DAEMON_SET, "one", None, &set(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}])));
-    let two = set(json!([{"name": "c", "image": "1"}, {"name": "a", "args": ["x"]}]));
+        applied(&DAEMON_SET, "one", None, &set(&json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}])));
+    let two = set(&json!([{"name": "c", "image": "1"}, {"name": "a", "args": ["x"]}]));
     let live = applied(&DAEMON_SET, "two", Some(&live), &two);
     let containers = |object: &Value| object["spec"]["template"]["spec"]["containers"].clone();
     assert_eq!(
         containers(&live),
         json!([{"name": "c", "image": "1"}, {"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "1"}])
     );
-    let live = applied(&DAEMON_SET, "one", Some(&live), &set(json!([{"name": "b", "image": "2"}])));
+    let live = applied(&DAEMON_SET, "one", Some(&live), &set(&json!([{"name": "b", "image": "2"}])));
     assert_eq!(
         containers(&live),
         json!([{"name": "c", "image": "1"}, {"name": "a", "args": ["x"]}, {"name": "b", "image": "2"}])
@@ -203,10 +205,10 @@ fn lists_are_merged_by_their_keys() {
 
 #[test]
 fn what_another_owns_is_a_conflict_unless_forced() {
-    let mut live = set(json!([{"name": "a", "image": "1"}]));
+    let mut live = set(&json!([{"name": "a", "image": "1"}]));
     note_update(&write(&DAEMON_SET, "kubectl-create"), None, &mut live);
-    live = applied(&DAEMON_SET, "one", Some(&live), &set(json!([{"name": "a", "image": "1"}])));
-    let config = set(json!([{"name": "a", "image": "2"}]));
+    live = applied(&DAEMON_SET, "one", Some(&live), &set(&json!([{"name": "a", "image": "1"}])));
+    let config = set(&json!([{"name": "a", "image": "2"}]));
     let refused =
         |manager: &str| apply(&write(&DAEMON_SET, manager), Some(&live), &config, false).unwrap_err().to_string();
     let field = ".spec.template.spec.containers[name=\"a\"].image";
@@ -232,7 +234,7 @@ fn what_another_owns_is_a_conflict_unless_forced() {
 #[test]
 fn elements_that_cannot_be_told_apart_are_refused() {
     let problem =
-        |containers: Value| apply(&write(&DAEMON_SET, "m"), None, &set(containers), true).unwrap_err().to_string();
+        |containers: Value| apply(&write(&DAEMON_SET, "m"), None, &set(&containers), true).unwrap_err().to_string();
     let start = "failed to create typed patch object (n/d; apps/v1, Kind=DaemonSet): .spec.template.spec.containers: ";
     assert_eq!(
         problem(json!([{"name": "a"}, {"name": "a"}])),
@@ -249,11 +251,11 @@ fn elements_that_cannot_be_told_apart_are_refused() {
 
 #[test]
 fn kubectl_takes_over_what_it_applied_on_its_own() {
-    let client_side = map(json!({"a": "1"}));
+    let client_side = map(&json!({"a": "1"}));
     let mut live = client_side.clone();
     live["metadata"]["annotations"] = json!({LAST_APPLIED: client_side.to_string()});
     note_update(&write(&CONFIG_MAP, "kubectl-client-side-apply"), None, &mut live);
-    let config = map(json!({"a": "2"}));
+    let config = map(&json!({"a": "2"}));
     let applied = applied(&CONFIG_MAP, "kubectl", Some(&live), &config);
     assert_eq!(applied["data"]["a"], "2");
     assert_eq!(applied["metadata"]["annotations"][LAST_APPLIED], format!("{config}\n"));
@@ -266,15 +268,18 @@ fn kubectl_takes_over_what_it_applied_on_its_own() {
 
 #[test]
 fn what_was_there_before_the_first_apply_has_an_owner_too() {
-    let live = map(json!({"a": "1", "b": "1"}));
-    let refused = apply(&write(&CONFIG_MAP, "one"), Some(&live), &map(json!({"a": "2"})), false);
+    let live = map(&json!({"a": "1", "b": "1"}));
+    let refused = apply(&write(&CONFIG_MAP, "one"), Some(&live), &map(&json!({"a": "2"})), false);
     let conflict = Conflict { manager: "\"before-first-apply\" using v1".into(), field: ".data.a".into() };
     assert_eq!(refused, Err(Conflicts(vec![conflict]).into()));
-    let live = applied(&CONFIG_MAP, "one", Some(&live), &map(json!({"a": "1"})));
+    let live = applied(&CONFIG_MAP, "one", Some(&live), &map(&json!({"a": "1"})));
     assert_eq!(owned(&live, BEFORE_FIRST_APPLY), [".data.a", ".data.b", ".data"]);
 }
 
 // === properties ===
+
+/// Image, environment and arguments.
+type Container = (Option<&'static str>, BTreeMap<&'static str, &'static str>, Option<Vec<&'static str>>);
 
 /// A DaemonSet with some labels, containers, environment, ports and arguments.
 fn any_set() -> impl Strategy<Value = Value> {
@@ -284,10 +289,7 @@ fn any_set() -> impl Strategy<Value = Value> {
     let container = (prop::option::of(word()), env, prop::option::of(prop::collection::vec(word(), 0..2)));
     let containers = prop::collection::btree_map(word(), container, 0..3);
     (words(), containers, prop::option::of(words())).prop_map(|(labels, containers, selector)| {
-        let container = |(name, (image, env, args)): (
-            &str,
-            (Option<&str>, std::collections::BTreeMap<&str, &str>, Option<Vec<&str>>),
-        )| {
+        let container = |(name, (image, env, args)): (&str, Container)| {
             let env: Value = env.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
             let mut container = json!({"name": name, "env": env});
             if let Some(image) = image {
@@ -298,7 +300,7 @@ fn any_set() -> impl Strategy<Value = Value> {
             }
             container
         };
-        let mut set = set(containers.into_iter().map(container).collect());
+        let mut set = set(&containers.into_iter().map(container).collect());
         if !labels.is_empty() {
             set["metadata"]["labels"] = json!(labels);
         }
@@ -334,7 +336,7 @@ proptest! {
         let alone = applied(&DAEMON_SET, "two", None, &others);
         let both = apply(&write(&DAEMON_SET, "one"), Some(&alone), &own, true).unwrap();
         let kept = Managed::of(&both).unwrap().find(&write(&DAEMON_SET, "two").manager(Operation::Apply)).cloned();
-        let nothing = set(json!([]));
+        let nothing = set(&json!([]));
         let left = apply(&write(&DAEMON_SET, "one"), Some(&both), &nothing, false).unwrap();
         let fields = walk::fields_of(shape, &bare(&left));
         if let Some(kept) = kept {

@@ -51,7 +51,7 @@ impl Structure {
 
     /// What `value` consists of, in its order, each part with its element and rule. Elements of a list without their
     /// keys are left out.
-    fn parts<'v>(self, value: Option<&'v Value>) -> Vec<(String, RuleOf, &'v Value)> {
+    fn parts(self, value: Option<&Value>) -> Vec<(String, RuleOf, &Value)> {
         let fields = value.and_then(Value::as_object).into_iter().flatten();
         let items = value.and_then(Value::as_array).into_iter().flatten();
         match self {

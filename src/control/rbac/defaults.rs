@@ -155,7 +155,7 @@ fn metadata(name: &str, more_labels: &[&str]) -> ObjectMeta {
 }
 
 fn role<const N: usize>(name: &str, labels: &[&str], rules: [PolicyRule; N]) -> ClusterRole {
-    ClusterRole { metadata: metadata(name, labels), rules: Some(rules.to_vec()), aggregation_rule: None }
+    ClusterRole { metadata: metadata(name, labels), rules: Some(rules.into()), aggregation_rule: None }
 }
 
 fn aggregated(name: &str, labels: &[&str], of: &str) -> ClusterRole {

@@ -126,7 +126,7 @@ fn refusal(user: &User, Attributes { verb, about }: &Attributes) -> ApiError {
         "{subject} is forbidden: User {user:?} cannot {verb} resource \"{}{part}\" in API group {:?}{place}",
         resource.resource, resource.group
     );
-    ApiError::Forbidden { message, about: Some(resource.clone()) }
+    ApiError::Forbidden { message, about: Some(Box::new(resource.clone())) }
 }
 
 #[cfg(test)]

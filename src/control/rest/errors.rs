@@ -95,7 +95,7 @@ pub enum ApiError {
         /// In Kubernetes' words.
         message: String,
         /// To what; none for a path.
-        about: Option<Resource>,
+        about: Option<Box<Resource>>,
     },
     /// The path is below a known group and names nothing.
     #[error("the server could not find the requested resource")]
@@ -188,7 +188,7 @@ impl ApiError {
             Self::Node { .. } => bare(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Self::TooMany(_) => bare(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unauthorized => bare(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_ref()))),
+            Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_deref()))),
             Self::NoResource => (StatusCode::NOT_FOUND, "NotFound", Some(StatusDetails::default())),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", Some(StatusDetails::default()))

@@ -1,6 +1,6 @@
 //! Event objects: from what a node saw, and from what control learns of nodes.
 //!
-//! Pure but for [`write`]. One event that happens again is one object whose count rises: its name follows from what it says.
+//! Pure but for [`write()`]. One event that happens again is one object whose count rises: its name follows from what it says.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

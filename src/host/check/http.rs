@@ -146,7 +146,8 @@ fn headers(get: &HttpGet, url: &Uri, user_agent: &str) -> Result<HeaderMap, Http
         let bad = || HttpError::Request(format!("net/http: invalid header field value for \"{name}\""));
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad())?;
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-        let counts = !OF_BODY.contains(&name) && !(FIRST_COUNTS.contains(&name) && headers.contains_key(&name));
+        let is_known = FIRST_COUNTS.contains(&name) && headers.contains_key(&name);
+        let counts = !is_known && !OF_BODY.contains(&name);
         if counts {
             headers.append(name, value);
         }

@@ -66,7 +66,7 @@ fn container(role: Role) -> impl Strategy<Value = Container> {
     (policy(), any::<[bool; 3]>(), prop::bool::weighted(0.2)).prop_map(
         move |(policy, [greets, parts, probed], resets)| {
             let lasts = matches!(role, Role::Sidecar | Role::Regular);
-            let hook = |has: bool| (has && lasts).then(|| Handler::Sleep(Duration::ZERO));
+            let hook = |has: bool| (has && lasts).then_some(Handler::Sleep(Duration::ZERO));
             let probe = Probe {
                 handler: Handler::Sleep(Duration::ZERO),
                 initial_delay: Duration::ZERO,
