@@ -1,8 +1,15 @@
 //! Where logs go: standard error, one line an event, filtered by `--log` or `GARRISON_LOG`.
+//!
+//! Under systemd each line begins with its priority as sd-daemon(3) has it, so that `journalctl -p warning` finds what matters.
 
+use std::fmt;
 use std::io::IsTerminal;
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 /// A filter that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +36,34 @@ pub fn init(filter: &str) -> Result<(), BadFilter> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        logs.without_time().init();
+        logs.event_format(WithPriority(tracing_subscriber::fmt::format().without_time())).init();
     } else {
         logs.init();
     }
     Ok(())
+}
+
+/// Puts the priority before what another format writes.
+struct WithPriority<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithPriority<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// A level as syslog(3) numbers it.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
