@@ -305,10 +305,7 @@ fn start_link(
             let input = match incoming {
                 Incoming::Dialling(hello_tx) => Input::Hello(hello_tx),
                 Incoming::Down(down) => Input::Down(Box::new(down)),
-                Incoming::Lost(why) => {
-                    tracing::info!(why, "no session with control");
-                    Input::Disconnected(why)
-                }
+                Incoming::Lost(why) => Input::Disconnected(why),
             };
             if inputs_tx.send(input).await.is_err() {
                 return;
