@@ -143,9 +143,10 @@ fn conflist(subnet: (Ipv4Addr, u8)) -> Value {
     })
 }
 
-/// Every IPv4 address of the host with its netmask. A host that does not tell is taken to have none.
+/// Every IPv4 address of the host with its netmask, but for those of the bridge: it outlives its configuration, and takes no
+/// other network than it had. A host that does not tell is taken to have none.
 fn host_addresses() -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let interfaces = getifaddrs().into_iter().flatten();
+    let interfaces = getifaddrs().into_iter().flatten().filter(|interface| interface.interface_name != BRIDGE);
     let ipv4 = |address: Option<nix::sys::socket::SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
     interfaces.filter_map(|interface| Some((ipv4(interface.address)?, ipv4(interface.netmask)?))).collect()
 }
