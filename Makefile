@@ -1,6 +1,6 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test demo demo-down bench-idle bench-start ci
+.PHONY: help build test demo demo-down bench-idle bench-start packages test-system ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
@@ -8,6 +8,8 @@ help:
 	@echo 'make test          the whole test suite; the tests on real containerd take root'
 	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
 	@echo 'make bench-start   what the agent adds to the bare CRI calls when a pod starts; takes root; RUNS=50 for more'
+	@echo 'make packages      the .deb and .rpm in target/packages; ARCH="amd64 arm64" cross-builds, too'
+	@echo 'make test-system   installs them on nodes with systemd (in Docker) and tries everything; root'
 	@echo 'make build         the release binary, target/release/garrison'
 	@echo 'make ci            everything a change has to pass'
 
@@ -32,6 +34,14 @@ bench-start:
 	@tests/env/packages.sh run
 	@tests/env/images.sh
 	@cargo bench --bench start
+
+packages: ARCH = $(shell dpkg --print-architecture)
+packages:
+	tests/env/packages.sh packages
+	packaging/build.sh $(ARCH)
+
+test-system:
+	tests/system/run.sh
 
 ci:
 	.ci/run

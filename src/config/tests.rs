@@ -5,6 +5,8 @@ use clap::Parser;
 use super::*;
 use crate::cli::{Cli, Command};
 
+mod reference;
+
 fn file(text: &str) -> File {
     parse_file(Path::new("test.yaml"), text).unwrap()
 }

@@ -3,6 +3,8 @@
 #
 #   packages.sh build    to compile
 #   packages.sh run      and to run the tests and the demo
+#   packages.sh packages to build packages
+#   packages.sh system   and to test them on nodes with systemd
 #   packages.sh ci       and to check the sources
 source "$(dirname "$0")/lib.sh"
 
@@ -31,6 +33,21 @@ need_for_run() {
   need curl curl "loads images into the local registry, reads metrics"
   need jq jq "reads what containerd says about its containers"
   need kubectl kubernetes-client "the client; Debian's is 1.20: a newer one in PATH is better"
+}
+
+need_for_packages() {
+  need dpkg-deb dpkg "packs the .deb"
+  need rpmbuild rpm "packs the .rpm"
+  need file file "tells programs of one architecture from another's"
+  need objdump binutils "tells which C library a program needs"
+}
+
+need_for_system() {
+  need dockerd docker.io "holds the nodes; its system service is not started"
+  need mmdebstrap mmdebstrap "makes the nodes' file system from Debian packages"
+  need lintian lintian "checks the .deb"
+  need rpmlint rpmlint "checks the .rpm"
+  need systemd-analyze systemd "checks the units"
 }
 
 need_for_ci() {
@@ -69,8 +86,10 @@ main() {
   case ${1:-} in
     build) need_for_build ;;
     run) need_for_build; need_for_run ;;
+    packages) need_for_build; need_for_packages ;;
+    system) need_for_build; need_for_run; need_for_packages; need_for_system ;;
     ci) need_for_build; need_for_run; need_for_ci ;;
-    *) die "usage: packages.sh build|run|ci" ;;
+    *) die "usage: packages.sh build|run|packages|system|ci" ;;
   esac
   ((${#missing[@]})) || return 0
   have apt-get || die "this machine has no apt-get; install these by other means: ${missing[*]}"
