@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use jiff::Timestamp;
 
@@ -15,7 +15,7 @@ use super::query::Query;
 use super::resources::Request;
 use super::streams::{Subject, container};
 use crate::api::field::{FieldError, Path};
-use crate::control::streams::{LogOptions, Piece, TunnelKind};
+use crate::control::streams::{LogOptions, NodeStream, Piece, TunnelKind};
 
 /// Answers with a container's log.
 pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
@@ -26,11 +26,16 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let body = match &subject.node {
         None => Body::empty(),
         Some(node) => {
-            let stream = api.streams.open(node, &subject.key, TunnelKind::Logs(options)).await?;
-            let chunks = stream.output.filter_map(async |piece| match piece {
-                Ok(Piece::Data(_, data)) => Some(Ok(data)),
-                Ok(Piece::End(_)) => None,
-                Err(error) => Some(Err(error)),
+            let NodeStream { input, output } =
+                api.streams.open(node, &subject.key, TunnelKind::Logs(options)).await?;
+            let chunks = output.filter_map(move |piece| {
+                // Nothing is sent, but without it the node would let go.
+                let _held = &input;
+                future::ready(match piece {
+                    Ok(Piece::Data(_, data)) => Some(Ok(data)),
+                    Ok(Piece::End(_)) => None,
+                    Err(error) => Some(Err(error)),
+                })
             });
             Body::from_stream(chunks)
         }

@@ -250,6 +250,19 @@ async fn a_terminal_is_held_over_spdy() {
 }
 
 #[tokio::test]
+async fn a_log_is_held_until_it_is_read() {
+    let mut api = Api::new(&["main"]).await;
+    let mut body = api.ask("GET", "log?follow=true", &[]).await.into_body();
+    let mut node = api.asked().await;
+    assert!(node.input_rx.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
+    node.says(TunnelStream::Main, "one\n").await;
+    let frame = soon(body.frame()).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "one\n");
+    drop(body);
+    node.hears_of_the_users_leaving().await;
+}
+
+#[tokio::test]
 async fn old_clients_are_told_of_failures_in_words() {
     let mut api = Api::new(&["main"]).await;
     let part = "exec?command=ls&stdout=true";
