@@ -47,6 +47,7 @@ mod blobs;
 mod check;
 mod clock;
 mod configure;
+mod credentials;
 mod desired;
 mod execute;
 mod explain;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub mod cgroups;
 pub mod check;
 pub mod cni;
+pub mod credentials;
 pub mod dirs;
 pub mod facts;
 pub mod ledger;

@@ -17,7 +17,7 @@ pub use self::container::{
     Mount, Probe, Probes, Profile, Propagation, PullPolicy, RecursiveReadOnly, RestartAction, RestartPolicy,
     RestartRule, Role, Security, SelinuxOptions, SubPath, SubPathText, TerminationMessagePolicy,
 };
-pub use self::credentials::{BadCredentials, Credentials, Keyring};
+pub use self::credentials::{BadCredentials, Credentials, Keyring, PullSecrets, pull_secrets};
 pub use self::downward::Field;
 pub use self::network::kernel_hostname;
 pub use self::objects::{ObjectKind, Reference, references};

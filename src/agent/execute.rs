@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::agent::credentials::credentials;
 use crate::agent::images::Pulled;
 use crate::agent::{Shared, configure, hooks};
 use crate::cri::{CriError, NewContainer};
@@ -31,10 +32,7 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
         },
         Step::PullImage { container } => match &pod.containers[*container].image_reference {
             Err(error) => Outcome::Failed(error.clone()),
-            Ok(reference) => match shared.images.pull(reference, Vec::new()).await {
-                Ok(Pulled { id, size_bytes, took }) => Outcome::Pulled { id, size_bytes, took },
-                Err(error) => Outcome::Failed(error),
-            },
+            Ok(reference) => pull(shared, pod, reference).await,
         },
         Step::CreateContainer { container, attempt, sandbox, image_ref } => {
             create(shared, pod, (*container, *attempt), (observed, sandbox), image_ref).await
@@ -99,6 +97,17 @@ async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
         cgroups.make_pod(pod).map_err(|error| format!("unable to ensure pod container exists: {}", Chain(&error)))
     })
     .await
+}
+
+async fn pull(shared: &Shared, pod: &Pod, reference: &str) -> Outcome {
+    let pulled = match credentials(shared, pod, reference).await {
+        Ok(credentials) => shared.images.pull(reference, credentials).await,
+        Err(why) => Err(why),
+    };
+    match pulled {
+        Ok(Pulled { id, size_bytes, took }) => Outcome::Pulled { id, size_bytes, took },
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
 async fn create_sandbox(shared: &Shared, pod: &Arc<Pod>, attempt: u32) -> Outcome {

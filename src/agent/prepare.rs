@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::Shared;
+use crate::agent::credentials::credentials;
 use crate::api::bundle::Bundle;
 use crate::error::Chain;
 use crate::link::Reason;
@@ -40,7 +41,8 @@ pub(super) async fn prepare(shared: &Shared, bundle: &Bundle) -> Result<(), Reas
             }
         }
         let failed = |error| reason("ErrImagePull", format!("Failed to pull image \"{}\": {error}", container.image));
-        shared.images.pull(reference, Vec::new()).await.map_err(failed)?;
+        let credentials = credentials(shared, &pod, reference).await.map_err(failed)?;
+        shared.images.pull(reference, credentials).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -36,8 +36,8 @@ use crate::plan::memory::{Outcome, PodMemory};
 use crate::plan::probe::Healths;
 use crate::plan::status::{Situation, status};
 use crate::plan::{Plan, Step, Wanted, finish, plan};
-use crate::podspec::Pod;
 use crate::podspec::objects::Objects;
+use crate::podspec::{Pod, pull_secrets};
 
 /// How soon the runtime is looked at again after it did not answer, should the observer's hint get lost.
 const OBSERVE_RETRY: Duration = Duration::from_secs(10);
@@ -351,6 +351,14 @@ impl Worker {
         self.memory.begin(step);
         if let Some(event) = events::begun(&self.pod, step) {
             self.tell_event(event).await;
+        }
+        if let Step::PullImage { .. } = step {
+            let objects = self.shared.objects.borrow().clone();
+            // A secret that cannot be read fails the pull, which is told then.
+            let missing = pull_secrets(&self.pod, &objects).map(|secrets| secrets.missing).unwrap_or_default();
+            if !missing.is_empty() {
+                self.tell_event(events::no_pull_secrets(&missing)).await;
+            }
         }
     }
 

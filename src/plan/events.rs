@@ -41,6 +41,15 @@ impl PodEvent {
     }
 }
 
+/// What is told before images are pulled for a pod some of whose pull secrets are not there.
+pub fn no_pull_secrets(names: &[String]) -> PodEvent {
+    let message = format!(
+        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+        names.join(", ")
+    );
+    PodEvent::of_pod(true, "FailedToRetrieveImagePullSecret", message)
+}
+
 /// What is told when a step begins.
 pub fn begun(pod: &Pod, step: &Step) -> Option<PodEvent> {
     match step {
@@ -258,12 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_resolver_does_not_take_is_told_with_each_sandbox() {
+    fn what_a_pod_has_to_do_without_is_told() {
         let mut pod = pods::pod("web", Path::new("/"));
         pod.dns_omitted = vec!["too many".to_owned()];
         let create = Step::CreateSandbox { attempt: 0 };
         let told = |outcome| shown(&ended(&pod, &create, &outcome, Duration::ZERO));
         let warning = "Warning DNSConfigForming too many ".to_owned();
+        let names = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(
+            shown(&[no_pull_secrets(&names)]),
+            [
+                "Warning FailedToRetrieveImagePullSecret Unable to retrieve some image pull secrets (a, b); attempting to pull the image may not succeed. "
+            ]
+        );
         assert_eq!(told(Outcome::Done), std::slice::from_ref(&warning));
         assert_eq!(told(Outcome::Failed("no".to_owned())).len(), 2);
     }

@@ -11,7 +11,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
 use serde::Deserialize;
 
-use super::image;
+use super::objects::{Found, Objects};
+use super::{Pod, image};
 
 /// The type of a Secret with a `~/.docker/config.json`, and the key it is under.
 const CONFIG_JSON: (&str, &str) = ("kubernetes.io/dockerconfigjson", ".dockerconfigjson");
@@ -140,6 +141,37 @@ impl Keyring {
     }
 }
 
+/// What the pod's `imagePullSecrets` come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullSecrets {
+    /// What they hold.
+    pub keyring: Keyring,
+    /// The names of those that are not there; the pull goes on without them.
+    pub missing: Vec<String>,
+}
+
+/// Takes together what the pod's pull secrets hold. As upstream, one of another type holds nothing.
+///
+/// # Errors
+/// The first Secret whose content is not of its type's format, and why.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/kubelet_pods.go`, `getPullSecretsForPod`, and
+/// `pkg/credentialprovider/secrets/secrets.go`, `MakeDockerKeyring`.
+pub fn pull_secrets(pod: &Pod, objects: &Objects) -> Result<PullSecrets, String> {
+    let mut secrets = PullSecrets::default();
+    for name in &pod.pull_secrets {
+        let Found::Present(secret) = objects.secret(pod, name) else {
+            secrets.missing.push(name.clone());
+            continue;
+        };
+        match secrets.keyring.add_secret(&secret.type_, &secret.data) {
+            Ok(()) | Err(BadCredentials::Kind) => {}
+            Err(error) => return Err(format!("unable to use image pull secret \"{name}\": {error}")),
+        }
+    }
+    Ok(secrets)
+}
+
 fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, BadCredentials> {
     // The error's own text may quote what it found.
     serde_json::from_slice(text).map_err(|error| BadCredentials::Format { line: error.line(), column: error.column() })
@@ -216,6 +248,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::{ObjectKey, Source};
+    use crate::podspec::ObjectKind;
+    use crate::podspec::objects::{Held, Object, ObjectId};
+    use crate::testing::pods;
 
     fn secret(type_: &str, key: &str, content: &Value) -> Result<Keyring, BadCredentials> {
         let mut keyring = Keyring::default();
@@ -282,6 +318,31 @@ mod tests {
                 (expected.to_vec(), expected.to_vec())
             );
         }
+    }
+
+    #[test]
+    fn a_pods_secrets_are_taken_together_and_missing_ones_are_named() {
+        let mut pod = pods::pod("web", std::path::Path::new("/"));
+        pod.pull_secrets = ["gone", "a", "other", "b"].map(str::to_owned).into();
+        let mut objects = Objects::default();
+        let mut put = |name: &str, type_: &str, content: &str| {
+            let data = [(CONFIG_JSON.1.to_owned(), content.as_bytes().to_vec())].into();
+            let object = Object { data, type_: type_.to_owned(), ..Object::default() };
+            let key = ObjectKey::new("default", name);
+            let id = ObjectId { source: Source::Link, kind: ObjectKind::Secret, key };
+            objects.held.insert(id, Held { object: object.into(), kept_for: [].into() });
+            objects.clone()
+        };
+        put("a", CONFIG_JSON.0, r#"{"auths": {"a.example": {"username": "a"}}}"#);
+        put("other", "Opaque", "{}");
+        let objects = put("b", CONFIG_JSON.0, r#"{"auths": {"a.example": {"username": "b"}}}"#);
+        let secrets = pull_secrets(&pod, &objects).unwrap();
+        assert_eq!(users(&secrets.keyring, "a.example/x"), ["a", "b"]);
+        assert_eq!(secrets.missing, ["gone"]);
+        let objects = put("b", CONFIG_JSON.0, "[");
+        let error = pull_secrets(&pod, &objects).unwrap_err();
+        let why = "it is no docker configuration: wrong at line 1 column 1";
+        assert_eq!(error, format!("unable to use image pull secret \"b\": {why}"));
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// A command inside the node.
-    fn inside(&self, program: &str) -> Command {
+    pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new(SCRIPT);
         command.arg("exec").arg(&self.name).arg(self.dir.path()).arg(program);
         command
@@ -134,6 +134,13 @@ impl Node {
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder for test files");
         fs::write(&path, content).expect("the node's folder is writable");
         path.to_str().expect("test paths are UTF-8").to_owned()
+    }
+
+    /// Writes a file inside the node, where `write` would write one beside it.
+    pub fn write_inside(&self, path: &str, content: &str) {
+        let script = "mkdir -p \"${1%/*}\" && printf %s \"$2\" >\"$1\"";
+        let written = self.inside("sh").args(["-c", script, "sh", path, content]).status().expect("sh can be run");
+        assert!(written.success());
     }
 
     /// The content of a file inside the node, if it can be read.
