@@ -70,8 +70,8 @@ pub fn status(situation: &Situation<'_>, previous: Option<&k8s::PodStatus>) -> k
     let sandbox = run::usable_sandbox(situation.pod, situation.observed);
     let host_network = situation.pod.namespaces.host_network;
     let pod_ips = match sandbox {
-        _ if host_network => addresses(situation.host_ips),
-        Some(sandbox) => addresses(&sandbox.ips),
+        _ if host_network => addresses(situation.host_ips, situation.host_ips),
+        Some(sandbox) => addresses(&sandbox.ips, situation.host_ips),
         // They stay when the sandbox is gone, until there is another.
         None => previous.and_then(|previous| previous.pod_ips.clone()).unwrap_or_default(),
     };
@@ -111,11 +111,16 @@ fn sorted(mut statuses: Vec<k8s::ContainerStatus>) -> Option<Vec<k8s::ContainerS
     unless_empty(statuses)
 }
 
-/// The first address of each family.
-fn addresses(ips: &[IpAddr]) -> Vec<k8s::PodIP> {
+/// The first address of each family, that of the node's own first address before the other.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/kubelet_pods.go`, `sortPodIPs`.
+fn addresses(ips: &[IpAddr], host_ips: &[IpAddr]) -> Vec<k8s::PodIP> {
     let is_first =
         |(index, ip): &(usize, &IpAddr)| !ips[..*index].iter().any(|before| before.is_ipv4() == ip.is_ipv4());
-    ips.iter().enumerate().filter(is_first).map(|(_, ip)| k8s::PodIP { ip: ip.to_string() }).collect()
+    let is_other = |ip: &IpAddr| host_ips.first().is_some_and(|first| first.is_ipv4() != ip.is_ipv4());
+    let mut firsts: Vec<_> = ips.iter().enumerate().filter(is_first).map(|(_, ip)| ip).collect();
+    firsts.sort_by_key(|ip| is_other(ip));
+    firsts.into_iter().map(|ip| k8s::PodIP { ip: ip.to_string() }).collect()
 }
 
 /// A time as the API has it: whole seconds.
