@@ -5,8 +5,10 @@
 
 mod alone;
 mod configuration;
+mod corpus;
 mod daemonsets;
 mod harness;
+mod images;
 mod resources;
 mod restarts;
 mod security;
