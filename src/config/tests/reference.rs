@@ -52,7 +52,8 @@ fn camel_case(flag: &str) -> String {
 #[test]
 fn the_page_is_as_the_flags_are() {
     let line = |(key, (flag, row)): (String, (String, Row))| {
-        let default = if row.default.is_empty() { String::new() } else { format!("`{}`", row.default) };
+        // A value is code, words are not.
+        let default = if row.default.is_empty() || row.default.contains(' ') { row.default } else { format!("`{}`", row.default) };
         format!("| `{key}` | `--{flag}` | {} | {default} | {} |\n", row.roles.join(", "), row.meaning)
     };
     let lines: String = rows().into_iter().map(line).collect();
