@@ -53,7 +53,11 @@ fn camel_case(flag: &str) -> String {
 fn the_page_is_as_the_flags_are() {
     let line = |(key, (flag, row)): (String, (String, Row))| {
         // A value is code, words are not.
-        let default = if row.default.is_empty() || row.default.contains(' ') { row.default } else { format!("`{}`", row.default) };
+        let default = if row.default.is_empty() || row.default.contains(' ') {
+            row.default
+        } else {
+            format!("`{}`", row.default)
+        };
         format!("| `{key}` | `--{flag}` | {} | {default} | {} |\n", row.roles.join(", "), row.meaning)
     };
     let lines: String = rows().into_iter().map(line).collect();
