@@ -428,7 +428,7 @@ fn what_the_runtime_takes_counts_beside_the_containers() {
             cpu_quota: 25_000,
             cpu_period: 100_000,
             memory_limit_bytes: 1 << 20,
-            unified: pod.resources.unified.clone(),
+            unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
             ..LinuxResources::default()
         };
         pod.cgroup.cpu_shares = 1280;

@@ -5,10 +5,8 @@
 
 mod alone;
 mod configuration;
-mod corpus;
 mod daemonsets;
 mod harness;
-mod images;
 mod resources;
 mod restarts;
 mod security;

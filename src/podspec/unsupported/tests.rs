@@ -198,8 +198,7 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
 
 #[test]
 fn everything_refused_is_listed_at_once() {
-    let spec =
-        json!({ "containers": [{ "name": "a", "volumeDevices": [device()], "tty": true }], "schedulerName": "s" });
+    let spec = json!({ "containers": [{ "name": "a", "volumeDevices": [device()], "tty": true }], "resourceClaims": [{ "name": "c" }] });
     assert_eq!(refused(&Value::Null, &spec).len(), 2);
 }
 
