@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
     let mut cli = Cli::command().disable_help_subcommand(true);
     cli.build();
     fs::create_dir_all(&man_dir)?;
-    let names: Vec<_> = pages(&cli).iter().map(|page| name(page)).collect();
+    let names: Vec<_> = pages(&cli).iter().map(name).collect();
     for page in pages(&cli) {
         write_page(&man_dir, &page, &names)?;
     }

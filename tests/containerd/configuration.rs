@@ -141,7 +141,7 @@ fn a_container_finds_everything_it_is_told() {
     node.kubectl(&["delete", "daemonset", "web"]);
     node.eventually("no volume is left", |node| {
         let mounts = node.read("/proc/mounts").unwrap_or_default();
-        let left: Vec<_> = mounts.lines().filter(|line| line.contains("/kubelet/pods/")).collect();
+        let left: Vec<_> = mounts.lines().filter(|line| line.contains(" /var/lib/kubelet/pods/")).collect();
         if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
     });
     assert!(host.join("logs/debug/found").is_dir(), "what the host has stays");

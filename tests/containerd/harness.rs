@@ -136,13 +136,6 @@ impl Node {
         path.to_str().expect("test paths are UTF-8").to_owned()
     }
 
-    /// Writes a file inside the node, where `write` would write one beside it.
-    pub fn write_inside(&self, path: &str, content: &str) {
-        let script = "mkdir -p \"${1%/*}\" && printf %s \"$2\" >\"$1\"";
-        let written = self.inside("sh").args(["-c", script, "sh", path, content]).status().expect("sh can be run");
-        assert!(written.success());
-    }
-
     /// The content of a file inside the node, if it can be read.
     pub fn read(&self, path: &str) -> Option<String> {
         let output = self.inside("cat").arg(path).output().expect("cat can be run");

@@ -26,8 +26,7 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let body = match &subject.node {
         None => Body::empty(),
         Some(node) => {
-            let NodeStream { input, output } =
-                api.streams.open(node, &subject.key, TunnelKind::Logs(options)).await?;
+            let NodeStream { input, output } = api.streams.open(node, &subject.key, TunnelKind::Logs(options)).await?;
             let chunks = output.filter_map(move |piece| {
                 // Nothing is sent, but without it the node would let go.
                 let _held = &input;
