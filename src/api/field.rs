@@ -214,6 +214,10 @@ pub fn go_quoted(text: &str) -> String {
         match c {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
@@ -241,7 +245,7 @@ mod tests {
             (FieldError::required(&path, "say why"), "Required value: say why"),
             (FieldError::duplicate(&path, "TCP//80"), r#"Duplicate value: "TCP//80""#),
             (FieldError::invalid(&path, -1, "must be positive"), "Invalid value: -1: must be positive"),
-            (FieldError::invalid(&path, "a\"\n\u{1}", ""), r#"Invalid value: "a\"\n\x01""#),
+            (FieldError::invalid(&path, "a\"\n\u{1}\u{7}\u{8}\u{b}\u{c}", ""), r#"Invalid value: "a\"\n\x01\a\b\v\f""#),
             (FieldError::invalid(&path, json!({"b": 1, "a": "x"}), "no"), r#"Invalid value: {"a":"x","b":1}: no"#),
             (
                 FieldError::not_supported(&path, "Never", &["Always", "Maybe"]),
