@@ -34,12 +34,13 @@
 //! Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_manager.go` (`computePodActions`, `SyncPod`, `doBackOff`),
 //! `pkg/kubelet/images/image_manager.go` and `pkg/kubelet/kuberuntime/kuberuntime_gc.go`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{ContainerId, ContainerPhase, Moment, ObservedContainer, ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::PodMemory;
 use crate::plan::probe::Healths;
-use crate::podspec::{Container, Pod, RestartPolicy, Role};
+use crate::podspec::{Container, ImageUse, Pod, RestartPolicy, Role};
 
 pub mod availability;
 mod container;
@@ -108,13 +109,13 @@ pub enum Step {
     },
     /// CRI `ImageStatus`: is the image on the host, and under which id?
     InspectImage {
-        /// Whose image.
-        container: usize,
+        /// Which image.
+        image: ImageUse,
     },
     /// CRI `PullImage`.
     PullImage {
-        /// Whose image.
-        container: usize,
+        /// Which image.
+        image: ImageUse,
     },
     /// Write `/etc/hosts`, make an empty termination log, then CRI `CreateContainer`.
     CreateContainer {
@@ -126,6 +127,8 @@ pub enum Step {
         sandbox: SandboxId,
         /// The image's id, from inspecting or pulling it.
         image_ref: String,
+        /// The same of the images it mounts, by the volumes' names.
+        volume_images: BTreeMap<String, String>,
     },
     /// CRI `StartContainer`.
     StartContainer {

@@ -22,8 +22,9 @@ pub use self::downward::Field;
 pub use self::network::kernel_hostname;
 pub use self::objects::{ObjectKind, Reference, references};
 pub use self::pod::{
-    CgroupLimits, Dns, FileSource, HostAlias, HostPathKind, IdRange, Item, LinuxResources, Namespaces, Origin,
-    PidNamespace, Pod, PodSecurity, PortMapping, Protocol, QosClass, Requests, Volume, VolumeSource,
+    CgroupLimits, Dns, FileSource, HostAlias, HostPathKind, IdRange, ImageUse, Item, LinuxResources, NamedImage,
+    Namespaces, Origin, PidNamespace, Pod, PodSecurity, PortMapping, Protocol, QosClass, Requests, Volume,
+    VolumeSource,
 };
 pub use self::resolve::resolve;
 pub use self::security::verify_non_root;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::agent::Shared;
+use crate::cri::RuntimeVersion;
 use crate::error::Chain;
 use crate::host::volumes::{self, parts};
 use crate::plan::memory::Outcome;
@@ -37,7 +38,8 @@ fn set_up_volume(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<(), St
     volumes::fill(pod, path, &payload).map_err(|error| Chain(&error).to_string())
 }
 
-/// Binds one of the pod's containers, and the parts of volumes it mounts.
+/// Binds one of the pod's containers, and the parts of volumes it mounts. `images` are the ids of the images it mounts, by
+/// their volumes' names.
 ///
 /// # Errors
 /// [`Outcome::Misconfigured`] with the reason why its configuration cannot be had, in the kubelet's words;
@@ -47,19 +49,33 @@ pub(super) async fn bind_container(
     pod: &Arc<Pod>,
     container: usize,
     pod_ips: &[IpAddr],
+    images: &BTreeMap<String, String>,
 ) -> Result<Bound, Outcome> {
+    if !images.is_empty() {
+        can_mount_images(shared).await?;
+    }
     let can_be_recursive = can_be_recursive(shared, pod, &pod.containers[container]).await?;
-    let (pod, pod_ips, objects) = (pod.clone(), pod_ips.to_vec(), shared.objects.borrow().clone());
+    let (pod, pod_ips, images) = (pod.clone(), pod_ips.to_vec(), images.clone());
+    let objects = shared.objects.borrow().clone();
     let bound = tokio::task::spawn_blocking(move || {
         let container = &pod.containers[container];
         let files = read_env_files(&pod, container)?;
-        let given =
-            Given { objects: &objects, pod_ips: &pod_ips, files: &files, images: &BTreeMap::new(), can_be_recursive };
+        let given = Given { objects: &objects, pod_ips: &pod_ips, files: &files, images: &images, can_be_recursive };
         let bound = bind(&pod, container, &given).map_err(|error| error.to_string())?;
         bind_parts(&pod, container, &bound)?;
         Ok(bound)
     });
     bound.await.expect("binding does not panic").map_err(Outcome::Misconfigured)
+}
+
+/// A runtime that does not know of images in volumes takes such a mount for one of the host.
+async fn can_mount_images(shared: &Shared) -> Result<(), Outcome> {
+    let version = shared.runtime.version().await.map_err(|error| Outcome::Failed(Chain(&error).to_string()))?;
+    if version.mounts_images() {
+        return Ok(());
+    }
+    let RuntimeVersion { name, version } = version;
+    Err(Outcome::Misconfigured(format!("{name} {version} does not support image volumes; containerd does since 2.1")))
 }
 
 /// Whether the pod's runtime can make a mount read-only with all below it. Asked each time it matters: the runtime may have

@@ -1,5 +1,6 @@
 //! Carrying out one step of a pod's plan. Dull on purpose: what to do was decided, what came of it is handed back.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,20 +23,20 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
         Step::CreateSandbox { attempt } => create_sandbox(shared, pod, *attempt).await,
         Step::StopSandbox { id } => done(runtime.stop_sandbox(id).await),
         Step::RemoveSandbox { id } => done(runtime.remove_sandbox(id).await),
-        Step::InspectImage { container } => match &pod.containers[*container].image_reference {
-            Err(error) => Outcome::Failed(error.clone()),
+        Step::InspectImage { image } => match pod.image(*image).reference {
+            Err(error) => Outcome::Failed(error.to_owned()),
             Ok(reference) => match shared.images.inspect(reference).await {
                 Ok(Some(id)) => Outcome::Image(id),
                 Ok(None) => Outcome::NoImage,
                 Err(error) => failed(&error),
             },
         },
-        Step::PullImage { container } => match &pod.containers[*container].image_reference {
-            Err(error) => Outcome::Failed(error.clone()),
+        Step::PullImage { image } => match pod.image(*image).reference {
+            Err(error) => Outcome::Failed(error.to_owned()),
             Ok(reference) => pull(shared, pod, reference).await,
         },
-        Step::CreateContainer { container, attempt, sandbox, image_ref } => {
-            create(shared, pod, (*container, *attempt), (observed, sandbox), image_ref).await
+        Step::CreateContainer { container, attempt, sandbox, image_ref, volume_images } => {
+            create(shared, pod, (*container, *attempt), (observed, sandbox), (image_ref, volume_images)).await
         }
         Step::StartContainer { container, id } => {
             let outcome = done(runtime.start_container(id).await);
@@ -151,7 +152,7 @@ async fn create(
     pod: &Arc<Pod>,
     (container, attempt): (usize, u32),
     (observed, sandbox): (&ObservedPod, &SandboxId),
-    image_ref: &str,
+    (image_ref, volume_images): (&str, &BTreeMap<String, String>),
 ) -> Outcome {
     let Some(sandbox) = observed.sandboxes.iter().find(|other| other.id == *sandbox) else {
         return Outcome::Failed("the pod's sandbox is gone".to_owned());
@@ -170,7 +171,7 @@ async fn create(
     if prepared != Outcome::Done {
         return prepared;
     }
-    let bound = match configure::bind_container(shared, pod, container, &pod_ips).await {
+    let bound = match configure::bind_container(shared, pod, container, &pod_ips, volume_images).await {
         Ok(bound) => bound,
         Err(outcome) => return outcome,
     };

@@ -1,5 +1,5 @@
-//! Preparing a newer revision: its configuration is looked at and its images are pulled while the old pod still runs, so that
-//! what cannot work takes no slot.
+//! Preparing a newer revision: its configuration is looked at and its images are pulled while the old pod still runs, so
+//! that what cannot work takes no slot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use crate::error::Chain;
 use crate::link::Reason;
 use crate::podspec::bind::check;
 use crate::podspec::objects::Objects;
-use crate::podspec::{Pod, PullPolicy};
+use crate::podspec::{NamedImage, Pod, PullPolicy};
 
 /// For so long control's answer about ConfigMaps and Secrets is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes sure that the revision's configuration is there, and pulls what its containers need. Whether its pod fits is the roster's to say.
+/// Makes sure that the revision's configuration is there, and pulls the images its containers need. Whether its pod fits is
+/// the roster's to say.
 ///
 /// # Errors
 /// The first reason why it would not work here, as control and the user get it.
@@ -24,26 +25,31 @@ pub(super) async fn prepare(shared: &Shared, bundle: &Bundle) -> Result<(), Reas
     let pod = shared.sample(bundle).map_err(|message| reason("Unrealizable", message))?;
     check(&pod, &*heard(shared, &pod).await)
         .map_err(|error| reason("CreateContainerConfigError", error.to_string()))?;
-    for container in &pod.containers {
-        let reference = container.image_reference.as_ref();
-        let reference = reference.map_err(|error| reason("InvalidImageName", error.clone()))?;
-        if container.pull_policy != PullPolicy::Always {
-            let present = shared.images.inspect(reference).await;
-            let present = present.map_err(|error| reason("ImageInspectError", Chain(&error).to_string()))?;
-            match (present, container.pull_policy) {
-                (Some(_), _) => continue,
-                (None, PullPolicy::Never) => {
-                    let message =
-                        format!("Container image \"{}\" is not present with pull policy of Never", container.image);
-                    return Err(reason("ErrImageNeverPull", message));
-                }
-                (None, _) => {}
-            }
-        }
-        let failed = |error| reason("ErrImagePull", format!("Failed to pull image \"{}\": {error}", container.image));
-        let credentials = credentials(shared, &pod, reference).await.map_err(failed)?;
-        shared.images.pull(reference, credentials).await.map_err(failed)?;
+    for image in (0..pod.containers.len()).flat_map(|container| pod.images(container)) {
+        bring(shared, &pod, pod.image(image)).await?;
     }
+    Ok(())
+}
+
+/// Has an image of the pod on the host, as its policy says.
+async fn bring(shared: &Shared, pod: &Pod, image: NamedImage<'_>) -> Result<(), Reason> {
+    let NamedImage { written, reference, pull_policy } = image;
+    let reference = reference.map_err(|error| reason("InvalidImageName", error.to_owned()))?;
+    if pull_policy != PullPolicy::Always {
+        let present = shared.images.inspect(reference).await;
+        let present = present.map_err(|error| reason("ImageInspectError", Chain(&error).to_string()))?;
+        match (present, pull_policy) {
+            (Some(_), _) => return Ok(()),
+            (None, PullPolicy::Never) => {
+                let message = format!("Container image \"{written}\" is not present with pull policy of Never");
+                return Err(reason("ErrImageNeverPull", message));
+            }
+            (None, _) => {}
+        }
+    }
+    let failed = |error| reason("ErrImagePull", format!("Failed to pull image \"{written}\": {error}"));
+    let credentials = credentials(shared, pod, reference).await.map_err(failed)?;
+    shared.images.pull(reference, credentials).await.map_err(failed)?;
     Ok(())
 }
 

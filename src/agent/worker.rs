@@ -384,7 +384,7 @@ impl Worker {
         for (index, waiting) in plan.waiting.iter().enumerate() {
             let reason = waiting.as_ref().map(|waiting| waiting.reason);
             if self.waiting.get(index).copied().flatten() != reason {
-                for event in events::waits(&self.pod, index, reason) {
+                for event in events::waits(&self.pod, index, waiting.as_ref()) {
                     self.tell_event(event).await;
                 }
             }

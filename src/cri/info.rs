@@ -21,6 +21,18 @@ pub struct RuntimeVersion {
     pub version: String,
 }
 
+impl RuntimeVersion {
+    /// Whether it mounts images as volumes. Nothing else tells: containerd has no feature for it.
+    pub fn mounts_images(&self) -> bool {
+        if self.name != "containerd" {
+            return true;
+        }
+        let mut numbers = self.version.trim_start_matches('v').split(['.', '-', '+', '~']).map(str::parse::<u32>);
+        let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
+        (next(), next()) >= (2, 1)
+    }
+}
+
 /// Whether the runtime is well, and what it can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeStatus {
@@ -211,6 +223,24 @@ mod tests {
             (json!({ "another": "runtime" }), RuntimeSettings::default()),
         ] {
             assert_eq!(shown_settings(&shown), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn images_are_mounted_by_containerd_since_2_1() {
+        let rows = [
+            ("containerd", "1.6.20~ds1", false),
+            ("containerd", "1.7.24", false),
+            ("containerd", "v2.0.4", false),
+            ("containerd", "2.1.0-rc.0", true),
+            ("containerd", "v2.1.9", true),
+            ("containerd", "3.0.0", true),
+            ("containerd", "unknown", false),
+            ("cri-o", "1.33.0", true),
+        ];
+        for (name, version, expected) in rows {
+            let version = RuntimeVersion { name: name.to_owned(), version: version.to_owned() };
+            assert_eq!(version.mounts_images(), expected, "{version:?}");
         }
     }
 

@@ -99,10 +99,10 @@ pub(super) fn begin(draft: &mut Draft<'_>, index: usize, sandbox: Option<&Observ
         if may_run { draft.offer(step) } else { Offer::Taken }
     } else {
         match (restart::start(draft, index), sandbox.filter(|_| may_run)) {
-            (Start::Now { image_ref }, Some(sandbox)) => {
+            (Start::Now { image_ref, volume_images }, Some(sandbox)) => {
                 let attempt = draft.memory.containers[index].next_attempt;
                 let sandbox = sandbox.id.clone();
-                draft.offer(Step::CreateContainer { container: index, attempt, sandbox, image_ref })
+                draft.offer(Step::CreateContainer { container: index, attempt, sandbox, image_ref, volume_images })
             }
             (Start::Now { .. } | Start::Soon, _) => Offer::Taken,
             (Start::Later, _) => Offer::Later,

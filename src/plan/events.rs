@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::model::{Finished, NodeName, PodKey};
 use crate::plan::memory::Outcome;
-use crate::plan::{Step, StopReason, go_duration};
-use crate::podspec::{Container, Pod, Role};
+use crate::plan::{Step, StopReason, Waiting, go_duration};
+use crate::podspec::{Container, ImageUse, Pod, Role};
 
 /// One event about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,14 @@ impl PodEvent {
         };
         Self { warning, reason, message, field_path: format!("spec.{list}{{{}}}", container.name) }
     }
+
+    /// About an image: that of a volume is the pod's.
+    fn of_image(pod: &Pod, image: ImageUse, warning: bool, reason: &'static str, message: String) -> Self {
+        match image.volume {
+            Some(_) => Self::of_pod(warning, reason, message),
+            None => Self::of_container(&pod.containers[image.container], warning, reason, message),
+        }
+    }
 }
 
 /// What is told before images are pulled for a pod some of whose pull secrets are not there.
@@ -57,10 +65,9 @@ pub fn begun(pod: &Pod, step: &Step) -> Option<PodEvent> {
             let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
             Some(PodEvent::of_pod(false, "SandboxChanged", message))
         }
-        Step::PullImage { container } => {
-            let container = &pod.containers[*container];
-            let message = format!("Pulling image \"{}\"", container.image);
-            Some(PodEvent::of_container(container, false, "Pulling", message))
+        Step::PullImage { image } => {
+            let message = format!("Pulling image \"{}\"", pod.image(*image).written);
+            Some(PodEvent::of_image(pod, *image, false, "Pulling", message))
         }
         Step::PreStop { container, why, .. } => Some(killing(&pod.containers[*container], *why)),
         Step::StopContainer { name, why, announced: false, .. } => {
@@ -113,8 +120,8 @@ pub fn ended(pod: &Pod, step: &Step, outcome: &Outcome, took: Duration) -> Vec<P
         ) => {
             vec![PodEvent::of_pod(true, "FailedKillPod", format!("error killing pod: {error}"))]
         }
-        (Step::InspectImage { container }, outcome) => inspected(pod, *container, outcome),
-        (Step::PullImage { container }, outcome) => pulled(pod, *container, outcome, took),
+        (Step::InspectImage { image }, outcome) => inspected(pod, *image, outcome),
+        (Step::PullImage { image }, outcome) => pulled(pod, *image, outcome, took),
         (Step::CreateContainer { container, .. }, outcome) => {
             made(pod, *container, outcome, "Created", "Container created")
         }
@@ -134,60 +141,60 @@ pub fn ended(pod: &Pod, step: &Step, outcome: &Outcome, took: Duration) -> Vec<P
     }
 }
 
-/// What is told when the reason for which a container waits has changed to `reason`.
-pub fn waits(pod: &Pod, container: usize, reason: Option<&str>) -> Vec<PodEvent> {
-    let Some(container) = pod.containers.get(container) else { return Vec::new() };
+/// What is told when the reason for which a container waits has changed.
+pub fn waits(pod: &Pod, container: usize, waiting: Option<&Waiting>) -> Vec<PodEvent> {
+    let (Some(container), Some(Waiting { reason, message })) = (pod.containers.get(container), waiting) else {
+        return Vec::new();
+    };
     let event = |warning, reason, message| PodEvent::of_container(container, warning, reason, message);
-    match reason {
-        Some("CrashLoopBackOff") => {
+    match *reason {
+        "CrashLoopBackOff" => {
             let pod = format!("{}_{}({})", pod.key.name, pod.key.namespace, pod.key.uid);
             let message = format!("Back-off restarting failed container {} in pod {pod}", container.name);
             vec![event(true, "BackOff", message)]
         }
-        Some("ImagePullBackOff") => vec![
-            event(false, "BackOff", format!("Back-off pulling image \"{}\"", container.image)),
-            event(true, "Failed", "Error: ImagePullBackOff".to_owned()),
-        ],
-        Some("ErrImageNeverPull") => {
-            let message = format!("Container image \"{}\" is not present with pull policy of Never", container.image);
-            vec![event(true, "ErrImageNeverPull", message)]
+        "ImagePullBackOff" => {
+            // Behind the image's name it goes on with why.
+            let image = message.split_once(": ").map_or(message.as_str(), |(image, _)| image);
+            vec![event(false, "BackOff", image.to_owned()), event(true, "Failed", "Error: ImagePullBackOff".to_owned())]
         }
+        "ErrImageNeverPull" => vec![event(true, "ErrImageNeverPull", message.clone())],
         _ => Vec::new(),
     }
 }
 
-fn inspected(pod: &Pod, container: usize, outcome: &Outcome) -> Vec<PodEvent> {
-    let container = &pod.containers[container];
-    let event = |warning, reason, message| vec![PodEvent::of_container(container, warning, reason, message)];
+fn inspected(pod: &Pod, image: ImageUse, outcome: &Outcome) -> Vec<PodEvent> {
+    let written = pod.image(image).written;
+    let event = |warning, reason, message| vec![PodEvent::of_image(pod, image, warning, reason, message)];
     match outcome {
         Outcome::Image(_) => {
-            let message = format!(
-                "Container image \"{}\" already present on machine and can be accessed by the pod",
-                container.image
-            );
+            let message =
+                format!("Container image \"{written}\" already present on machine and can be accessed by the pod");
             event(false, "Pulled", message)
         }
         Outcome::Failed(error) => {
-            event(true, "InspectFailed", format!("Failed to inspect image \"{}\": {error}", container.image))
+            event(true, "InspectFailed", format!("Failed to inspect image \"{written}\": {error}"))
         }
         _ => Vec::new(),
     }
 }
 
-fn pulled(pod: &Pod, container: usize, outcome: &Outcome, took: Duration) -> Vec<PodEvent> {
-    let container = &pod.containers[container];
-    let event = |warning, reason, message| PodEvent::of_container(container, warning, reason, message);
+fn pulled(pod: &Pod, image: ImageUse, outcome: &Outcome, took: Duration) -> Vec<PodEvent> {
+    let written = pod.image(image).written;
+    let event = |warning, reason, message| PodEvent::of_image(pod, image, warning, reason, message);
     match outcome {
-        Outcome::Failed(error) => vec![
-            event(true, "Failed", format!("Failed to pull image \"{}\": {error}", container.image)),
-            event(true, "Failed", "Error: ErrImagePull".to_owned()),
-        ],
+        Outcome::Failed(error) => {
+            let (container, why) = (&pod.containers[image.container], "Error: ErrImagePull".to_owned());
+            vec![
+                event(true, "Failed", format!("Failed to pull image \"{written}\": {error}")),
+                PodEvent::of_container(container, true, "Failed", why),
+            ]
+        }
         Outcome::Pulled { size_bytes, took: pulling, .. } => {
+            let (pulling, took) = (go_duration(*pulling), go_duration(took));
             let message = format!(
-                "Successfully pulled image \"{}\" in {} ({} including waiting). Image size: {size_bytes} bytes.",
-                container.image,
-                go_duration(*pulling),
-                go_duration(took)
+                "Successfully pulled image \"{written}\" in {pulling} ({took} including waiting). Image size: \
+                 {size_bytes} bytes."
             );
             vec![event(false, "Pulled", message)]
         }
@@ -205,11 +212,15 @@ fn made(pod: &Pod, container: usize, outcome: &Outcome, reason: &'static str, me
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;
     use crate::plan::StopReason;
+    use crate::podspec::{Volume, VolumeSource};
     use crate::testing::pods;
+
+    const OWN: ImageUse = ImageUse { container: 0, volume: None };
 
     /// Type, reason, message and container of each event.
     fn shown(events: &[PodEvent]) -> Vec<String> {
@@ -226,8 +237,13 @@ mod tests {
         pod.containers = vec![pods::container("main", "web:1", &[])];
         let took = Duration::from_micros(1_234_567);
         let failed = || Outcome::Failed("no".to_owned());
-        let create =
-            || Step::CreateContainer { container: 0, attempt: 0, sandbox: "s".into(), image_ref: String::new() };
+        let create = || Step::CreateContainer {
+            container: 0,
+            attempt: 0,
+            sandbox: "s".into(),
+            image_ref: String::new(),
+            volume_images: BTreeMap::new(),
+        };
         let cases = [
             (Step::PrepareVolumes, failed(), vec!["Warning FailedMount no "]),
             (
@@ -236,22 +252,22 @@ mod tests {
                 vec!["Warning FailedCreatePodSandBox Failed to create pod sandbox: no "],
             ),
             (
-                Step::InspectImage { container: 0 },
+                Step::InspectImage { image: OWN },
                 Outcome::Image("i".to_owned()),
                 vec![
                     "Normal Pulled Container image \"web:1\" already present on machine and can be accessed by the pod spec.containers{main}",
                 ],
             ),
-            (Step::InspectImage { container: 0 }, Outcome::NoImage, vec![]),
+            (Step::InspectImage { image: OWN }, Outcome::NoImage, vec![]),
             (
-                Step::PullImage { container: 0 },
+                Step::PullImage { image: OWN },
                 Outcome::Pulled { id: "i".to_owned(), size_bytes: 2048, took: Duration::from_millis(200) },
                 vec![
                     "Normal Pulled Successfully pulled image \"web:1\" in 200ms (1.234s including waiting). Image size: 2048 bytes. spec.containers{main}",
                 ],
             ),
             (
-                Step::PullImage { container: 0 },
+                Step::PullImage { image: OWN },
                 failed(),
                 vec![
                     "Warning Failed Failed to pull image \"web:1\": no spec.containers{main}",
@@ -282,6 +298,26 @@ mod tests {
         );
         assert_eq!(told(Outcome::Done), std::slice::from_ref(&warning));
         assert_eq!(told(Outcome::Failed("no".to_owned())).len(), 2);
+    }
+
+    #[test]
+    fn an_image_in_a_volume_is_the_pods() {
+        let mut pod = pods::pod("web", Path::new("/"));
+        pod.containers = vec![pods::container("main", "web:1", &[])];
+        let (image, pull_policy) = ("models:1".to_owned(), crate::podspec::PullPolicy::Always);
+        let source = VolumeSource::Image { image_reference: Ok(image.clone()), image, pull_policy };
+        pod.volumes = vec![Volume { name: "models".to_owned(), source }];
+        let pull = Step::PullImage { image: ImageUse { container: 0, volume: Some(0) } };
+        let mut events: Vec<_> = begun(&pod, &pull).into_iter().collect();
+        events.extend(ended(&pod, &pull, &Outcome::Failed("no".to_owned()), Duration::ZERO));
+        assert_eq!(
+            shown(&events),
+            [
+                "Normal Pulling Pulling image \"models:1\" ",
+                "Warning Failed Failed to pull image \"models:1\": no ",
+                "Warning Failed Error: ErrImagePull spec.containers{main}",
+            ]
+        );
     }
 
     #[test]
@@ -319,7 +355,13 @@ mod tests {
                 "Warning FailedPreStopHook PreStopHook failed spec.initContainers{s}",
             ]
         );
-        let make = Step::CreateContainer { container: 0, attempt: 0, sandbox: "s".into(), image_ref: String::new() };
+        let make = Step::CreateContainer {
+            container: 0,
+            attempt: 0,
+            sandbox: "s".into(),
+            image_ref: String::new(),
+            volume_images: BTreeMap::new(),
+        };
         let misconfigured = Outcome::Misconfigured("configmap \"c\" not found".to_owned());
         assert_eq!(
             shown(&ended(&pod, &make, &misconfigured, Duration::ZERO)),
@@ -362,9 +404,18 @@ mod tests {
             "Warning BackOff Back-off restarting failed container main in pod {}_{}({}) {main}",
             key.name, key.namespace, key.uid
         );
-        assert_eq!(shown(&waits(&pod, 0, Some("CrashLoopBackOff"))), [crash]);
-        assert_eq!(shown(&waits(&pod, 0, Some("ImagePullBackOff"))).len(), 2);
+        let waiting = |reason, message: &str| Waiting { reason, message: message.to_owned() };
+        let crashed = waiting("CrashLoopBackOff", "");
+        assert_eq!(shown(&waits(&pod, 0, Some(&crashed))), [crash]);
+        let pulled = waiting("ImagePullBackOff", "Back-off pulling image \"a:1\": ErrImagePull: no");
+        assert_eq!(
+            shown(&waits(&pod, 0, Some(&pulled))),
+            [
+                format!("Normal BackOff Back-off pulling image \"a:1\" {main}"),
+                format!("Warning Failed Error: ImagePullBackOff {main}")
+            ]
+        );
         assert_eq!(waits(&pod, 0, None), []);
-        assert_eq!(waits(&pod, 7, Some("CrashLoopBackOff")), []);
+        assert_eq!(waits(&pod, 7, Some(&crashed)), []);
     }
 }

@@ -12,7 +12,7 @@ use super::{StopReason, instances, is_live};
 use crate::backoff::{Backoff, Limits};
 use crate::model::{ContainerId, ContainerPhase, Moment, ObservedPod, SandboxId};
 use crate::plan::{Step, Waiting};
-use crate::podspec::Pod;
+use crate::podspec::{ImageUse, Pod};
 
 /// Delays of the crash back-off.
 ///
@@ -59,8 +59,8 @@ pub struct PodMemory {
 /// What is remembered of one container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ContainerMemory {
-    /// What is known of its image; forgotten when an instance has been made of it.
-    pub(super) image: Image,
+    /// What is known of its images by [`ImageUse::volume`]; forgotten when an instance has been made of them.
+    images: BTreeMap<Option<usize>, Image>,
     /// Restarts after an end.
     pub(super) crash: Option<Backoff>,
     /// The newest instance if it has ended, and when that was first seen; also after it was removed.
@@ -92,10 +92,9 @@ pub(super) struct Farewell {
 }
 
 /// What is known of an image.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Image {
     /// Nothing.
-    #[default]
     Unknown,
     /// It is not on the host.
     Absent,
@@ -110,8 +109,8 @@ pub(super) enum Subject {
     NewSandbox,
     StopSandbox(SandboxId),
     RemoveSandbox(SandboxId),
-    InspectImage(usize),
-    PullImage(usize),
+    InspectImage(ImageUse),
+    PullImage(ImageUse),
     /// To have a new instance of a container running.
     Start(usize),
     PostStart(ContainerId),
@@ -257,19 +256,19 @@ impl PodMemory {
             (Step::PrepareVolumes, _) => self.stale = true,
             (Step::CleanUp, Outcome::Done) => self.cleaned = true,
             (Step::StopSandbox { id }, Outcome::Done) => drop(self.stopped.insert(id.clone())),
-            (Step::InspectImage { container }, Outcome::Image(id))
-            | (Step::PullImage { container }, Outcome::Pulled { id, .. }) => {
-                self.containers[*container].image = Image::Present(id.clone());
-                self.attempts.remove(&Subject::InspectImage(*container));
-                self.attempts.remove(&Subject::PullImage(*container));
+            (Step::InspectImage { image }, Outcome::Image(id))
+            | (Step::PullImage { image }, Outcome::Pulled { id, .. }) => {
+                self.know_image(*image, Image::Present(id.clone()));
+                self.attempts.remove(&Subject::InspectImage(*image));
+                self.attempts.remove(&Subject::PullImage(*image));
                 return;
             }
-            (Step::InspectImage { container }, Outcome::NoImage) => self.containers[*container].image = Image::Absent,
+            (Step::InspectImage { image }, Outcome::NoImage) => self.know_image(*image, Image::Absent),
             // Before the next pull it is looked for again: somebody may have brought it.
-            (Step::PullImage { container }, _) => self.containers[*container].image = Image::Unknown,
+            (Step::PullImage { image }, _) => self.know_image(*image, Image::Unknown),
             (Step::CreateContainer { container, .. }, outcome) => {
                 let memory = &mut self.containers[*container];
-                memory.image = Image::Unknown;
+                memory.images.clear();
                 if let (Outcome::Done, Some((_, ended_at))) = (outcome, &memory.ended) {
                     memory.crash = Some(Backoff::next(memory.crash, *ended_at, now, CRASH));
                 }
@@ -291,6 +290,15 @@ impl PodMemory {
             _ => {}
         }
         self.count(step, outcome, now);
+    }
+
+    /// What is known of an image.
+    pub(super) fn image(&self, of: ImageUse) -> &Image {
+        self.containers[of.container].images.get(&of.volume).unwrap_or(&Image::Unknown)
+    }
+
+    fn know_image(&mut self, of: ImageUse, image: Image) {
+        self.containers[of.container].images.insert(of.volume, image);
     }
 
     /// How far the `postStart` hook of this instance is; none if it is over, or another process started the instance.
@@ -360,8 +368,8 @@ impl Step {
             Self::CreateSandbox { .. } => Subject::NewSandbox,
             Self::StopSandbox { id } => Subject::StopSandbox(id.clone()),
             Self::RemoveSandbox { id } => Subject::RemoveSandbox(id.clone()),
-            Self::InspectImage { container } => Subject::InspectImage(*container),
-            Self::PullImage { container } => Subject::PullImage(*container),
+            Self::InspectImage { image } => Subject::InspectImage(*image),
+            Self::PullImage { image } => Subject::PullImage(*image),
             Self::CreateContainer { container, .. } | Self::StartContainer { container, .. } => {
                 Subject::Start(*container)
             }

@@ -102,7 +102,7 @@ impl Case {
     }
 
     fn has_image(&mut self) {
-        self.done(&Step::InspectImage { container: WEB }, &Outcome::Image("sha256:1".to_owned()));
+        self.done(&inspect(), &Outcome::Image("sha256:1".to_owned()));
     }
 
     fn plan(&mut self) -> Plan {
@@ -124,8 +124,12 @@ fn check(what: &str, change: impl FnOnce(&mut Case), steps: &[Step]) {
     assert_eq!(plan.steps, steps, "{what}");
 }
 
+/// The image that the container runs from.
+const OWN: ImageUse = ImageUse { container: WEB, volume: None };
+
 fn create(attempt: u32, sandbox: &str) -> Step {
-    Step::CreateContainer { container: WEB, attempt, sandbox: sandbox.into(), image_ref: "sha256:1".to_owned() }
+    let (sandbox, image_ref) = (sandbox.into(), "sha256:1".to_owned());
+    Step::CreateContainer { container: WEB, attempt, sandbox, image_ref, volume_images: BTreeMap::new() }
 }
 
 fn stop(id: &str, deadline: Moment, why: StopReason) -> Step {
@@ -133,11 +137,11 @@ fn stop(id: &str, deadline: Moment, why: StopReason) -> Step {
 }
 
 fn inspect() -> Step {
-    Step::InspectImage { container: WEB }
+    Step::InspectImage { image: OWN }
 }
 
 fn pull() -> Step {
-    Step::PullImage { container: WEB }
+    Step::PullImage { image: OWN }
 }
 
 fn pulled() -> Outcome {
@@ -552,6 +556,51 @@ fn every_way_of_not_starting_has_its_reason() {
         }),
         (vec![], Some(("RunContainerError", why())))
     );
+}
+
+/// The pod's container mounts an image.
+fn with_image_volume(pull_policy: &str) -> (Case, ImageUse) {
+    let source = json!({ "reference": "models:1", "pullPolicy": pull_policy });
+    let volumes = json!([{ "name": "other", "emptyDir": {} }, { "name": "models", "image": source }]);
+    let mounts = json!([{ "name": "models", "mountPath": "/a" }, { "name": "models", "mountPath": "/b" }]);
+    let mut case = fresh(&json!({ "volumes": volumes }), &json!({ "volumeMounts": mounts }));
+    case.done(&Step::PrepareVolumes, &Outcome::Done);
+    case.observed.sandboxes.push(sandbox("s0", 0, true));
+    (case, ImageUse { container: WEB, volume: Some(1) })
+}
+
+#[test]
+fn a_container_starts_when_the_images_it_mounts_are_there_too() {
+    let (mut case, image) = with_image_volume("IfNotPresent");
+    let (look, pull) = (Step::InspectImage { image }, Step::PullImage { image });
+    assert_eq!(case.plan().steps, [inspect()]);
+    case.has_image();
+    assert_eq!(case.plan().steps, std::slice::from_ref(&look));
+    case.done(&look, &Outcome::NoImage);
+    assert_eq!(case.plan().steps, std::slice::from_ref(&pull));
+    case.done(&pull, &Outcome::Failed("no such host".to_owned()));
+    assert_eq!(case.waiting(), Some(("ErrImagePull", "no such host".to_owned())));
+    case.now = case.plan().wake_at.unwrap();
+    let message = "Back-off pulling image \"models:1\": ErrImagePull: no such host".to_owned();
+    assert_eq!(case.waiting(), Some(("ImagePullBackOff", message)));
+    case.now = case.plan().wake_at.unwrap();
+    assert_eq!(case.plan().steps, std::slice::from_ref(&look));
+    case.done(&look, &Outcome::NoImage);
+    case.done(&pull, &Outcome::Pulled { id: "sha256:2".to_owned(), size_bytes: 1, took: Duration::ZERO });
+    let Step::CreateContainer { container, attempt, sandbox, image_ref, .. } = create(0, "s0") else { unreachable!() };
+    let volume_images = BTreeMap::from([("models".to_owned(), "sha256:2".to_owned())]);
+    let make = Step::CreateContainer { container, attempt, sandbox, image_ref, volume_images };
+    assert_eq!(case.plan().steps, std::slice::from_ref(&make));
+    case.done(&make, &Outcome::Failed("gone".to_owned()));
+    case.has_image();
+    case.now = case.now + Duration::from_secs(60);
+    assert_eq!(case.plan().steps, [look], "all images are looked for before each start");
+
+    let (mut case, image) = with_image_volume("Never");
+    case.has_image();
+    case.done(&Step::InspectImage { image }, &Outcome::NoImage);
+    let message = "Container image \"models:1\" is not present with pull policy of Never".to_owned();
+    assert_eq!(case.waiting(), Some(("ErrImageNeverPull", message)));
 }
 
 #[test]

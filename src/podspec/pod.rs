@@ -323,7 +323,7 @@ pub enum VolumeSource {
         /// A later file replaces an earlier one at the same path.
         sources: Vec<FileSource>,
     },
-    /// The content of an image.
+    /// The content of an image; the runtime mounts it.
     Image {
         /// As written, for events.
         image: String,
@@ -332,6 +332,26 @@ pub enum VolumeSource {
         /// When to pull.
         pull_policy: PullPolicy,
     },
+}
+
+/// An image that has to be on the host before a container is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageUse {
+    /// Position in [`Pod::containers`].
+    pub container: usize,
+    /// Position in [`Pod::volumes`] of the one it is the content of; none for what the container runs from.
+    pub volume: Option<usize>,
+}
+
+/// An image as the pod names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedImage<'a> {
+    /// As written, for events.
+    pub written: &'a str,
+    /// As the runtime is asked for it. `Err` holds why `written` is no reference at all.
+    pub reference: Result<&'a str, &'a str>,
+    /// When to pull.
+    pub pull_policy: PullPolicy,
 }
 
 /// Where files of a volume come from.
@@ -430,5 +450,26 @@ impl Pod {
     /// The pod's `/etc/hosts`, written before a container is made.
     pub fn etc_hosts(&self) -> PathBuf {
         self.dir.join("etc-hosts")
+    }
+
+    /// The images that a container needs: its own, then those of the volumes it mounts.
+    pub fn images(&self, container: usize) -> impl Iterator<Item = ImageUse> + '_ {
+        let mounts = &self.containers[container].mounts;
+        let is_mounted = |volume: &Volume| mounts.iter().any(|mount| mount.volume.as_ref() == Some(&volume.name));
+        let is_used = move |volume: &Volume| matches!(volume.source, VolumeSource::Image { .. }) && is_mounted(volume);
+        let volumes = self.volumes.iter().enumerate().filter(move |(_, volume)| is_used(volume));
+        let own = ImageUse { container, volume: None };
+        std::iter::once(own).chain(volumes.map(move |(volume, _)| ImageUse { container, volume: Some(volume) }))
+    }
+
+    /// The image behind a use.
+    pub fn image(&self, of: ImageUse) -> NamedImage<'_> {
+        let own = &self.containers[of.container];
+        let (written, reference, pull_policy) = match of.volume.map(|volume| &self.volumes[volume].source) {
+            Some(VolumeSource::Image { image, image_reference, pull_policy }) => (image, image_reference, *pull_policy),
+            _ => (&own.image, &own.image_reference, own.pull_policy),
+        };
+        let reference = reference.as_deref().map_err(String::as_str);
+        NamedImage { written, reference, pull_policy }
     }
 }

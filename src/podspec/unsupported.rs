@@ -192,6 +192,7 @@ impl Refusals {
         for (index, constraint) in topology_spread_constraints.iter().flatten().enumerate() {
             self.spread(constraint, &at.child("topologySpreadConstraints").index(index));
         }
+        self.image_parts(spec, at);
         for (index, volume) in volumes.iter().flatten().enumerate() {
             self.volume(volume, &at.child("volumes").index(index));
         }

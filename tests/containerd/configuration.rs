@@ -272,3 +272,29 @@ fn a_folder_of_manifests_brings_its_own_configuration() {
     });
     file_is(&node, &again, "/config/level", "info");
 }
+
+#[test]
+fn an_image_is_a_volume_where_the_runtime_can_mount_it() {
+    let mut node = Node::up("image-volume");
+    node.garrison_up();
+    let look = "ls /image/bin/busybox; touch /image/x; echo end";
+    let container = "          volumeMounts: [{name: image, mountPath: /image}]\n";
+    let pod = "      volumes: [{name: image, image: {reference: 'busybox:1.35'}}]\n";
+    apply(&node, &manifest("web", look, container, pod));
+    if mounts_images() {
+        let said = node.sees(&["logs", "daemonset/web"], &["/image/bin/busybox", "end"]);
+        assert!(said.contains("touch: /image/x: Read-only file system"), "{said}");
+        return;
+    }
+    node.sees(&["get", "pods", "-l", "app=web"], &["0/1", "CreateContainerConfigError"]);
+    node.sees(&["describe", "pods", "-l", "app=web"], &["does not support image volumes; containerd does since 2.1"]);
+}
+
+/// Whether the machine's containerd is 2.1 or later.
+fn mounts_images() -> bool {
+    let shown = std::process::Command::new("containerd").arg("--version").output().expect("containerd is installed");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let version = shown.split_whitespace().nth(2).expect("it says its version").trim_start_matches('v').to_owned();
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default()) >= (2, 1)
+}

@@ -175,6 +175,34 @@ async fn a_key_that_is_missing_is_a_reason_of_the_container() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_is_pulled_for_a_volume_before_its_pod_starts_or_takes_a_permit() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let mounting = |name: &str, image: &str, content: &str| {
+        let source = json!({ "reference": reference(content), "pullPolicy": "IfNotPresent" });
+        let mut set = set_with(name, image, &json!({ "volumes": [{ "name": "models", "image": source }] }));
+        let container = &mut set.template.spec.as_mut().unwrap().containers[0];
+        container.volume_mounts =
+            serde_json::from_value(json!([{ "name": "models", "mountPath": "/models" }])).unwrap();
+        set
+    };
+    agent.apply(1, &[mounting("web", "one", "missing")]).await;
+    let status = agent.waits("web", "ErrImagePull").await;
+    assert!(status.to_string().contains(&reference("missing")), "{status}");
+    host.cri.serve_image(&reference("missing"));
+    host.runs("web", "one").await;
+    let calls = host.cri.calls();
+    let made = calls.iter().rfind(|call| call.method == "CreateContainer").unwrap();
+    let mount = &made.request["config"]["mounts"][0];
+    assert_eq!(mount["image"]["user_specified_image"], reference("missing").as_str());
+    assert_eq!((&mount["host_path"], &mount["readonly"]), (&json!(""), &json!(true)));
+
+    agent.apply(2, &[mounting("web", "two", "gone")]).await;
+    assert_eq!(agent.asks("two").await.unwrap_err().reason, "ErrImagePull");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revision_whose_configuration_is_missing_takes_no_permit() {
     let host = Host::new();
     let mut agent = host.start();

@@ -210,7 +210,8 @@ fn a_rule_begins_everything_again_in_the_same_sandbox() {
     assert_eq!(case.steps(), ["remove proxy-0", "remove aux-0"], "the one that asked goes last");
     case.look(&["web 42", "debug runs"]);
     let aux = case.index("aux");
-    let make = Step::CreateContainer { container: aux, attempt: 1, sandbox: "s0".into(), image_ref: String::new() };
+    let (sandbox, image_ref) = ("s0".into(), String::new());
+    let make = Step::CreateContainer { container: aux, attempt: 1, sandbox, image_ref, volume_images: BTreeMap::new() };
     case.memory.begin(&make);
     assert_eq!(case.steps(), NONE, "not while one is still being made");
     case.end(&make, &Outcome::Failed("gone".to_owned()));

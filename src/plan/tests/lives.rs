@@ -83,7 +83,8 @@ impl Case {
     /// Every image is there, as if it had just been looked for.
     pub(super) fn has_images(&mut self) {
         for container in 0..self.pod.containers.len() {
-            self.done(&Step::InspectImage { container }, &Outcome::Image("image".to_owned()));
+            let image = ImageUse { container, volume: None };
+            self.done(&Step::InspectImage { image }, &Outcome::Image("image".to_owned()));
         }
     }
 
@@ -101,8 +102,8 @@ impl Case {
             Step::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Step::StopSandbox { id } => format!("stop {id}"),
             Step::RemoveSandbox { id } => format!("remove {id}"),
-            Step::InspectImage { container } => format!("look for {}", name(container)),
-            Step::PullImage { container } => format!("pull {}", name(container)),
+            Step::InspectImage { image } => format!("look for {}", name(&image.container)),
+            Step::PullImage { image } => format!("pull {}", name(&image.container)),
             Step::CreateContainer { container, attempt, .. } => format!("make {}-{attempt}", name(container)),
             Step::StartContainer { id, .. } => format!("start {id}"),
             Step::PostStart { id, .. } => format!("greet {id}"),

@@ -284,10 +284,10 @@ impl World {
                 observed.sandboxes.retain(|old| old.id != *id);
                 observed.containers.retain(|instance| instance.sandbox != *id);
             }
-            Step::InspectImage { container } if !self.has_image[*container] => return Outcome::NoImage,
+            Step::InspectImage { image } if !self.has_image[image.container] => return Outcome::NoImage,
             Step::InspectImage { .. } => return Outcome::Image("sha256:1".to_owned()),
-            Step::PullImage { container } => {
-                self.has_image[*container] = true;
+            Step::PullImage { image } => {
+                self.has_image[image.container] = true;
                 return Outcome::Pulled { id: "sha256:1".to_owned(), size_bytes: 1, took: Duration::ZERO };
             }
             Step::CreateContainer { container, attempt, sandbox, .. } => {

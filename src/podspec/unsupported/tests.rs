@@ -48,7 +48,7 @@ fn the_examples_and_all_that_is_realized_pass() {
             { "name": "m", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
             { "name": "p", "emptyDir": { "medium": "HugePages" } }, { "name": "q", "emptyDir": { "medium": "HugePages-2Mi" } },
             { "name": "c", "configMap": { "name": "c" } }, { "name": "s", "secret": { "secretName": "s" } },
-            { "name": "d", "downwardAPI": {} }, { "name": "o", "projected": { "sources": [{ "secret": { "name": "s" } },
+            { "name": "i", "image": { "reference": "a", "pullPolicy": "Never" } }, { "name": "d", "downwardAPI": {} }, { "name": "o", "projected": { "sources": [{ "secret": { "name": "s" } },
                 { "serviceAccountToken": { "path": "t" } }] } }],
     });
     assert_eq!(refused_in_pod(&pod), Vec::<String>::new());
@@ -143,6 +143,15 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
             json!({ "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }] }),
             "volumes[0].persistentVolumeClaim",
             volume,
+        ),
+        (
+            json!({
+                "volumes": [{ "name": "v", "image": { "reference": "a" } }],
+                "initContainers": [{ "name": "i", "volumeMounts":
+                    [{ "name": "v", "mountPath": "/a" }, { "name": "v", "mountPath": "/b", "subPath": "c" }] }],
+            }),
+            "initContainers[0].volumeMounts[1].subPath",
+            forbidden("not supported yet for an image; mount all of it"),
         ),
         (
             projected(json!({ "clusterTrustBundle": { "path": "p", "name": "b" } })),

@@ -1,13 +1,16 @@
 //! Volumes and their mounts.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1 as k8s;
 
-use super::{Refusals, configuration};
+use super::{IsGiven, Refusals, configuration};
 use crate::api::field::Path;
 use crate::api::quantity::Quantity;
 
-pub(super) const NO_SOURCE: &str = "not supported yet; this version has configMap, downwardAPI, emptyDir, hostPath, projected and \
-                         secret volumes";
+pub(super) const NO_SOURCE: &str = "not supported yet; this version has configMap, downwardAPI, emptyDir, hostPath, \
+                                    image, projected and secret volumes";
+const NO_PART: &str = "not supported yet for an image; mount all of it";
 const HUGE_PAGES: &str = "HugePages";
 
 impl Refusals {
@@ -60,7 +63,6 @@ impl Refusals {
             (gce_persistent_disk.is_some(), "gcePersistentDisk"),
             (git_repo.is_some(), "gitRepo"),
             (glusterfs.is_some(), "glusterfs"),
-            (image.is_some(), "image"),
             (iscsi.is_some(), "iscsi"),
             (nfs.is_some(), "nfs"),
             (persistent_volume_claim.is_some(), "persistentVolumeClaim"),
@@ -100,6 +102,29 @@ impl Refusals {
         {
             let relative = !path.is_empty() && !path.starts_with('/');
             self.refuse(relative, &at.child("hostPath"), "path", "must be an absolute path");
+        }
+        if let Some(k8s::ImageVolumeSource {
+            // Realized.
+            pull_policy: _,
+            reference: _,
+        }) = image
+        {}
+    }
+
+    /// Parts of images are the runtime's to mount.
+    pub(super) fn image_parts(&mut self, spec: &k8s::PodSpec, at: &Path) {
+        let images = spec.volumes.iter().flatten().filter(|volume| volume.image.is_some());
+        let images: BTreeSet<_> = images.map(|volume| volume.name.as_str()).collect();
+        let init_containers = spec.init_containers.as_deref().unwrap_or_default();
+        for (list, containers) in [("containers", spec.containers.as_slice()), ("initContainers", init_containers)] {
+            for (index, container) in containers.iter().enumerate() {
+                let at = at.child(list).index(index).child("volumeMounts");
+                for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+                    let (is_image, at) = (images.contains(mount.name.as_str()), at.index(index));
+                    self.refuse(is_image && mount.sub_path.is_given(), &at, "subPath", NO_PART);
+                    self.refuse(is_image && mount.sub_path_expr.is_given(), &at, "subPathExpr", NO_PART);
+                }
+            }
         }
     }
 
