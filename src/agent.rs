@@ -11,7 +11,8 @@
 //! - `worker` owns one pod; `execute` carries out its steps, `configure` those about volumes; `images` shares pulls;
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
-//! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests, `streams` sends logs.
+//! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
+//! - `streams` carries logs, processes and connections to users, `rotation` keeps logs from filling the disk.
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
 
@@ -63,6 +64,7 @@ mod prepare;
 mod prober;
 mod purge;
 mod roster;
+mod rotation;
 mod session;
 mod status;
 mod streams;
@@ -82,6 +84,7 @@ use images::Images;
 use join::Joined;
 use prober::Prober;
 use roster::{Input, LinkEnd, Roster};
+use rotation::Rotation;
 
 /// How many inputs may wait for the roster; senders wait beyond that.
 const INPUTS: usize = 256;
@@ -156,6 +159,7 @@ struct Shared {
     runtime: Runtime,
     images: Images,
     prober: Prober,
+    rotation: Rotation,
     users: Arc<Users>,
     clock: Clock,
     /// ConfigMaps, Secrets and tokens as the ledger has them; the roster publishes.
@@ -234,6 +238,7 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
     tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
     tasks.spawn(prober::run(shared.clone()));
+    tasks.spawn(rotation::run(shared.clone()));
     if let Some(folder) = shared.settings.manifests.clone() {
         let inputs_tx = inputs_tx.clone();
         tasks.spawn(async move {
@@ -355,6 +360,7 @@ fn share(
     Ok(Shared {
         images: Images::new(runtime.clone()),
         prober: Prober::new(clock),
+        rotation: Rotation::default(),
         users: Arc::new(Users::new(&settings.root_dir)),
         clock,
         objects: watch::channel(Arc::default()).0,

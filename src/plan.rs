@@ -28,8 +28,8 @@
 //!   when the next start may be, `reset` begins everything again; `stop` ends containers, and pods.
 //! - `memory` is what is remembered, `status` what users see, `events` what they are told.
 //!
-//! It must not name CRI's or Kubernetes' types (but for `status` and `availability`, which speak of the API's `PodStatus`),
-//! and must not read a clock.
+//! It must not name CRI's or Kubernetes' types (but for `status`, `availability` and `finish`, which speak of the API's
+//! `PodStatus`), and must not read a clock.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_manager.go` (`computePodActions`, `SyncPod`, `doBackOff`),
 //! `pkg/kubelet/images/image_manager.go` and `pkg/kubelet/kuberuntime/kuberuntime_gc.go`.
@@ -168,7 +168,7 @@ pub enum Step {
         /// An earlier step has told of its end.
         announced: bool,
     },
-    /// CRI `RemoveContainer`; its log file stays.
+    /// CRI `RemoveContainer`; with it goes its log, but for the newest, by which restarts are counted over a reboot.
     RemoveContainer {
         /// The instance.
         id: ContainerId,

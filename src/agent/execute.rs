@@ -59,7 +59,13 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
         Step::StopContainer { id, deadline, .. } => {
             done(runtime.stop_container(id, grace_left(*deadline, shared.clock.now())).await)
         }
-        Step::RemoveContainer { id } => done(runtime.remove_container(id).await),
+        Step::RemoveContainer { id } => {
+            let outcome = done(runtime.remove_container(id).await);
+            if outcome == Outcome::Done {
+                remove_log(pod, id, observed).await;
+            }
+            outcome
+        }
         Step::Release => release(shared, pod).await,
         Step::CleanUp => clean_up(shared, pod).await,
     }
@@ -214,6 +220,24 @@ async fn link_log(pod: &Arc<Pod>, container: usize, id: &ContainerId, observed: 
     .await;
     if let Outcome::Failed(error) = linked {
         tracing::warn!(pod = %pod.key, error, "the log is not linked for collectors");
+    }
+}
+
+/// Source: kubernetes v1.36 `pkg/kubelet/kuberuntime/kuberuntime_container.go`, `removeContainerLog`.
+async fn remove_log(pod: &Arc<Pod>, id: &ContainerId, observed: &ObservedPod) {
+    let Some(instance) = observed.containers.iter().find(|instance| instance.id == *id).cloned() else { return };
+    let is_newer = |other: &ObservedContainer| other.name == instance.name && other.attempt > instance.attempt;
+    if !observed.containers.iter().any(is_newer) {
+        return;
+    }
+    let removed = blocking(pod, move |pod| {
+        let container = pod.containers.iter().find(|container| container.name == instance.name);
+        let removed = container.map(|container| dirs::remove_log(pod, container, instance.attempt, &instance.id));
+        removed.unwrap_or(Ok(())).map_err(|error| Chain(&error).to_string())
+    })
+    .await;
+    if let Outcome::Failed(error) = removed {
+        tracing::warn!(pod = %pod.key, error, "the log of a container that was removed stays");
     }
 }
 

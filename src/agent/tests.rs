@@ -28,6 +28,8 @@ mod crash;
 mod disk;
 mod hooks;
 mod intent;
+mod lives;
+mod logs;
 mod probes;
 mod purge;
 mod status;
@@ -87,6 +89,7 @@ impl Host {
         tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
         tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
         tasks.spawn(prober::run(shared.clone()));
+        tasks.spawn(rotation::run(shared.clone()));
         let (tunnels, wishes_rx) = Tunnels::new();
         let link = LinkEnd { up_tx, tunnels };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
@@ -142,6 +145,7 @@ impl Host {
         Shared {
             images: Images::new(runtime.clone()),
             prober: Prober::new(clock),
+            rotation: Rotation::default(),
             users: Arc::new(Users::new(&settings.root_dir)),
             clock,
             objects: watch::channel(Arc::default()).0,
@@ -357,16 +361,20 @@ fn set(name: &str, image: &str) -> Bundle {
 /// The same with fields laid over its pods' spec.
 fn set_with(name: &str, image: &str, spec: &Value) -> Bundle {
     let container = json!({ "name": "main", "image": reference(image), "imagePullPolicy": "IfNotPresent" });
-    let mut whole = json!({ "containers": [container], "terminationGracePeriodSeconds": 5 });
-    for (field, value) in spec.as_object().unwrap() {
-        whole[field] = value.clone();
-    }
+    let whole = laid_over(json!({ "containers": [container], "terminationGracePeriodSeconds": 5 }), spec);
     serde_json::from_value(json!({
         "format": 1, "uid": name, "namespace": "default", "name": name, "generation": 1, "revision": image,
         "templateGeneration": 1, "template": { "metadata": { "labels": { "app": name } }, "spec": whole },
         "minReadySeconds": 0, "updateStrategy": "rollingUpdate", "priority": 0,
     }))
     .unwrap()
+}
+
+fn laid_over(mut whole: Value, fields: &Value) -> Value {
+    for (field, value) in fields.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    whole
 }
 
 /// The same with port 8080 of the host.

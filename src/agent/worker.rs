@@ -142,6 +142,7 @@ pub(super) fn spawn(
     let seen = objects.borrow().clone();
     let hint = Arc::new(Notify::new());
     let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
+    shared.rotation.keep(pod.clone(), observed_rx.clone());
     let active_until = finish::active_until(&pod, created_at, Timestamp::now(), shared.clock.now());
     let worker = Worker {
         memory: PodMemory::new(&[]),

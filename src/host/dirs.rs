@@ -23,7 +23,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::mounts::mounts;
 use super::tree::remove_tree;
-use super::{FileError, failed};
+use super::{FileError, failed, logs, remove};
 use crate::model::ContainerId;
 use crate::podspec::{Container, Pod, hosts};
 
@@ -115,16 +115,28 @@ pub fn termination_message(path: &Path) -> Result<String, FileError> {
 /// # Errors
 /// [`FileError`] naming the link.
 pub fn link_log(pod: &Pod, container: &Container, attempt: u32, id: &ContainerId) -> Result<(), FileError> {
-    let Some(dir) = links_dir(&pod.log_dir) else { return Ok(()) };
-    make_dir(&dir, 0o755)?;
-    let mut name = format!("{}_{}_{}-{id}", pod.key.name, pod.key.namespace, container.name);
-    // Names and ids are ASCII: any place is one to cut at.
-    name.truncate(LINK_NAME_MAX);
-    let link = dir.join(name + ".log");
+    let Some(link) = log_link(pod, container, id) else { return Ok(()) };
+    make_dir(link.parent().unwrap_or(Path::new("/")), 0o755)?;
     match symlink(pod.log_dir.join(container.log_path(attempt)), &link) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make link", &link)(error)),
         _ => Ok(()),
     }
+}
+
+/// Removes the log of one instance, what was moved aside of it and the link to it. Repeatable.
+///
+/// # Errors
+/// [`FileError`] naming what could not be removed.
+pub fn remove_log(pod: &Pod, container: &Container, attempt: u32, id: &ContainerId) -> Result<(), FileError> {
+    logs::remove(&pod.log_dir.join(container.log_path(attempt)))?;
+    log_link(pod, container, id).map_or(Ok(()), |link| remove(&link))
+}
+
+fn log_link(pod: &Pod, container: &Container, id: &ContainerId) -> Option<PathBuf> {
+    let mut name = format!("{}_{}_{}-{id}", pod.key.name, pod.key.namespace, container.name);
+    // Names and ids are ASCII: any place is one to cut at.
+    name.truncate(LINK_NAME_MAX);
+    Some(links_dir(&pod.log_dir)?.join(name + ".log"))
 }
 
 /// Removes the volumes of a pod that has come to its end, and what is in them. Goes on after a failure. Repeatable.
@@ -223,6 +235,19 @@ mod tests {
         assert_eq!(mode(&logs.join("pods/default_web_uid-web/main")), 0o755);
         let link = logs.join("containers/web_default_main-c1.log");
         assert_eq!(fs::read_link(&link).unwrap(), logs.join("pods/default_web_uid-web/main/17.log"));
+
+        make_container(&web, &main, 18).unwrap();
+        link_log(&web, &main, 18, &"c2".into()).unwrap();
+        for name in ["17.log", "17.log.20260131-120000", "17.log.20260130-120000.gz", "18.log"] {
+            fs::write(logs.join("pods/default_web_uid-web/main").join(name), "").unwrap();
+        }
+        remove_log(&web, &main, 17, &"c1".into()).unwrap();
+        assert!(fs::symlink_metadata(&link).is_err());
+        let link = logs.join("containers/web_default_main-c2.log");
+        assert!(fs::metadata(&link).is_ok());
+        let left = fs::read_dir(logs.join("pods/default_web_uid-web/main")).unwrap();
+        assert_eq!(left.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["18.log"]);
+        remove_log(&web, &main, 17, &"c1".into()).expect("removing what is gone succeeds");
 
         let other = logs.join("containers/other.log");
         symlink(logs.join("pods/default_web_uid-web2/main/0.log"), &other).unwrap();

@@ -1,4 +1,5 @@
-//! Logs of containers, as the runtime writes them: numbering them, reading a line, and [`stream`] for `kubectl logs`.
+//! Logs of containers, as the runtime writes them: numbering them, reading a line, [`stream`] for `kubectl logs`, and
+//! [`rotate`] for those that get too large.
 //!
 //! One file for each instance of a container, `<container>/<attempt>.log` in the pod's log directory, in CRI's format.
 //! Which file is a container's is said by [`Pod`].
@@ -10,8 +11,10 @@ use jiff::Timestamp;
 use crate::podspec::Pod;
 
 mod reader;
+mod rotation;
 
 pub use reader::{LogError, LogOptions, stream};
+pub use rotation::{Due, Rotated, due, remove, rotate};
 
 /// One line of a log file.
 ///

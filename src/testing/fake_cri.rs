@@ -177,6 +177,11 @@ impl FakeCri {
         id.into()
     }
 
+    /// Has containers of this name end as soon as they start.
+    pub fn end_at_start(&self, name: &str, exit_code: i32) {
+        self.state().model.short_lived.insert(name.to_owned(), exit_code);
+    }
+
     /// Ends the pod's ready sandbox and all its containers, as after a reboot.
     ///
     /// # Panics
@@ -274,7 +279,7 @@ impl State {
 
 /// Whether a call of this method changes what the runtime holds.
 fn is_change(method: &str) -> bool {
-    let reads = ["Version", "RuntimeConfig", "ImageFsInfo", "GetContainerEvents"];
+    let reads = ["Version", "RuntimeConfig", "ImageFsInfo", "GetContainerEvents", "ReopenContainerLog"];
     !method.starts_with("List") && !method.ends_with("Status") && !reads.contains(&method)
 }
 

@@ -1,9 +1,10 @@
 //! What people at the host are told of this node.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, NodeStatus, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, NodeStatus, PodCondition, PodStatus};
 
 use super::{NodeState, Roster};
 use crate::agent::status::{SeenPod, Status};
+use crate::podspec::{Pod, Role};
 
 impl Roster {
     /// The node as it is now: what the ledger holds, and what is seen beside it.
@@ -26,7 +27,10 @@ impl Roster {
         }
         for line in &mut status.pods {
             let record = self.contents.pods.values().find(|record| record.key.name == line.name);
-            line.seen = record.and_then(|record| self.views.get(&record.key.uid)).map(|view| seen(&view.status));
+            line.seen = record.and_then(|record| {
+                let (worker, view) = (self.workers.get(&record.key.uid)?, self.views.get(&record.key.uid)?);
+                Some(seen(&worker.pod, &view.status))
+            });
         }
         status
     }
@@ -44,9 +48,11 @@ fn not_ready(node: &NodeState) -> Option<String> {
 }
 
 /// As `kubectl get pods` shows it: why a container waits or ended says more than the phase.
-fn seen(status: &PodStatus) -> SeenPod {
-    let containers = status.container_statuses.as_deref().unwrap_or_default();
-    let (reason, message) = containers.iter().find_map(trouble).unwrap_or_else(|| {
+fn seen(pod: &Pod, status: &PodStatus) -> SeenPod {
+    let sidecars = status.init_container_statuses.iter().flatten().filter(|container| is_sidecar(pod, container));
+    let containers: Vec<_> = sidecars.chain(status.container_statuses.iter().flatten()).collect();
+    let said = initializing(pod, status).or_else(|| status.container_statuses.iter().flatten().find_map(trouble));
+    let (reason, message) = said.unwrap_or_else(|| {
         let phase = || status.phase.clone().unwrap_or_default();
         (status.reason.clone().unwrap_or_else(phase), status.message.clone().unwrap_or_default())
     });
@@ -57,6 +63,28 @@ fn seen(status: &PodStatus) -> SeenPod {
         containers: containers.len(),
         restarts: containers.iter().map(|container| container.restart_count).sum(),
     }
+}
+
+fn is_sidecar(pod: &Pod, container: &ContainerStatus) -> bool {
+    pod.containers.iter().any(|spec| spec.role == Role::Sidecar && spec.name == container.name)
+}
+
+/// The init container that the pod waits for, if it was not initialized yet.
+fn initializing(pod: &Pod, status: &PodStatus) -> Option<(String, String)> {
+    let is_initialized = |condition: &PodCondition| condition.type_ == "Initialized" && condition.status == "True";
+    if status.conditions.iter().flatten().any(is_initialized) {
+        return None;
+    }
+    let containers = status.init_container_statuses.as_deref().unwrap_or_default();
+    let is_done = |container: &ContainerStatus| {
+        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let has_started = || is_sidecar(pod, container) && container.started == Some(true);
+        ended.is_some_and(|ended| ended.exit_code == 0) || has_started()
+    };
+    let (index, first) = containers.iter().enumerate().find(|(_, container)| !is_done(container))?;
+    let trouble = trouble(first).filter(|(reason, _)| reason != "PodInitializing");
+    let (what, message) = trouble.unwrap_or_else(|| (format!("{index}/{}", containers.len()), String::new()));
+    Some((format!("Init:{what}"), message))
 }
 
 /// Why a container does not run, with what there is to say of it.

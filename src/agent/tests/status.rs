@@ -16,16 +16,19 @@ async fn link_holds_and_pods_show() {
     let mut agent = host.start();
     assert!(!status(&agent).await.in_session);
     agent.connect().await;
-    agent.apply(1, &[set("web", "one"), set("lost", "three")]).await;
+    let setup = json!({ "name": "setup", "image": reference("two"), "imagePullPolicy": "IfNotPresent" });
+    let slow = set_with("slow", "one", &json!({ "initContainers": [setup] }));
+    agent.apply(1, &[set("web", "one"), set("lost", "three"), slow]).await;
     let pod = host.runs("web", "one").await;
     agent.settle().await;
 
     let now = status(&agent).await;
     assert_eq!((now.node.as_str(), now.fleet.as_str(), now.position), ("node-1", FLEET, position(1)));
     assert_eq!((now.in_session, &now.link_lost, &now.hold), (true, &None, &None));
-    let [lost, web] = now.pods.as_slice() else { panic!("{:?}", now.pods) };
+    let [lost, slow, web] = now.pods.as_slice() else { panic!("{:?}", now.pods) };
     let seen = web.seen.as_ref().unwrap();
     assert_eq!((seen.status.as_str(), seen.ready, seen.containers, seen.restarts), ("Running", 1, 1, 0));
+    assert_eq!(slow.seen.as_ref().unwrap().status, "Init:0/1");
     let seen = lost.seen.as_ref().unwrap();
     assert!(
         ["ErrImagePull", "ImagePullBackOff"].contains(&seen.status.as_str()) && !seen.message.is_empty(),
@@ -43,8 +46,8 @@ async fn link_holds_and_pods_show() {
 
     agent.stop().await;
     let offline = Status::of(None, &host.ledger());
-    assert_eq!((offline.version, offline.pods.len()), (None, 2));
-    assert!(offline.pods.iter().all(|line| line.seen.is_none()) && offline.pods[1].name.starts_with("web-"));
+    assert_eq!((offline.version, offline.pods.len()), (None, 3));
+    assert!(offline.pods.iter().all(|line| line.seen.is_none()) && offline.pods[2].name.starts_with("web-"));
     assert_eq!(host.runs("web", "one").await, pod);
 }
 

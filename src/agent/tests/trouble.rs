@@ -21,7 +21,7 @@ impl Agent {
         serde_json::from_slice(&report.status).unwrap()
     }
 
-    async fn event(&mut self, reason: &str) -> String {
+    pub(super) async fn event(&mut self, reason: &str) -> String {
         self.hears(&format!("an event {reason}"), |up| {
             let Up::Events(events) = up else { return None };
             events.iter().find(|event| event.reason == reason).map(|event| event.message.clone())

@@ -15,6 +15,8 @@ pub(super) struct Model {
     pub(super) network_ready: bool,
     /// References that can be pulled.
     pub(super) registry: BTreeSet<String>,
+    /// Exit codes of containers that end as soon as they start, by name.
+    pub(super) short_lived: HashMap<String, i32>,
     images: BTreeMap<String, v1::Image>,
     sandboxes: BTreeMap<String, v1::PodSandboxStatus>,
     containers: BTreeMap<String, Container>,
@@ -35,6 +37,7 @@ impl Default for Model {
         Self {
             network_ready: true,
             registry: BTreeSet::new(),
+            short_lived: HashMap::new(),
             images: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -154,7 +157,9 @@ impl Model {
             return Err(Status::unknown("failed to reserve container name"));
         }
         let created_at = self.tick();
-        let id = format!("container-{}", self.changes);
+        // Whose it is shows where a call names it.
+        let name = config.metadata.as_ref().map_or("", |metadata| &metadata.name);
+        let id = format!("{name}-{}", self.changes);
         let status = v1::ContainerStatus {
             id: id.clone(),
             metadata: config.metadata,
@@ -184,6 +189,13 @@ impl Model {
         status.state = v1::ContainerState::ContainerRunning.into();
         status.started_at = started_at;
         Ok(())
+    }
+
+    /// Ends one whose process does not last; true if it is one.
+    pub(super) fn end_at_start(&mut self, id: &str) -> bool {
+        let metadata = self.containers.get(id).and_then(|container| container.status.metadata.as_ref());
+        let exit_code = metadata.and_then(|metadata| self.short_lived.get(&metadata.name)).copied();
+        exit_code.is_some_and(|exit_code| self.end_container(id, exit_code))
     }
 
     /// Nothing if it has ended or was never started; false if there is none.

@@ -150,6 +150,9 @@ with_unused! { RuntimeService {
         let mut state = self.state();
         state.model.start_container(&id)?;
         self.emit(&state.model, &id, Event::ContainerStartedEvent);
+        if state.model.end_at_start(&id) {
+            self.emit(&state.model, &id, Event::ContainerStoppedEvent);
+        }
         Ok(Response::new(v1::StartContainerResponse {}))
     }
 
