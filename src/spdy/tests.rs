@@ -104,6 +104,34 @@ proptest! {
     }
 }
 
+/// What kubectl sent to a server that recorded it: 1.36 for `exec -i`, with a line typed and the end of the input; 1.27 for
+/// a request to a forwarded port.
+#[test]
+fn kubectls_own_frames_are_read() {
+    let syn = |id, pairs: &[(&str, &str)]| Frame::SynStream { id, headers: headers(pairs), fin: false };
+    let exec = include_bytes!("../../tests/data/spdy/exec.bin");
+    let streams = [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")];
+    let mut expected: Vec<_> = streams.iter().map(|(id, kind)| syn(*id, &[("streamtype", kind)])).collect();
+    expected.extend([data(3, b"typed\n", false), data(3, b"", true)]);
+    assert_eq!(decode(exec, &[]), Ok(expected));
+
+    let forward = decode(include_bytes!("../../tests/data/spdy/port-forward.bin"), &[1; 60]).map(whole).unwrap();
+    let named = |frame: &Frame| match frame {
+        Frame::SynStream { id, headers, .. } => {
+            let mut headers = headers.clone();
+            headers.sort();
+            format!("{id} {headers:?}")
+        }
+        other => format!("{other:?}"),
+    };
+    let pair = |kind: &str| headers(&[("port", "80"), ("requestid", "0"), ("streamtype", kind)]);
+    assert_eq!(named(&forward[0]), format!("1 {:?}", pair("error")));
+    assert_eq!(forward[1], data(1, b"", true));
+    assert_eq!(named(&forward[2]), format!("3 {:?}", pair("data")));
+    let Frame::Data { id: 3, data: request, fin: true } = &forward[3] else { panic!("{:?}", forward[3]) };
+    assert!(request.starts_with(b"GET /x HTTP/1.1\r\n"));
+}
+
 #[test]
 fn what_is_against_the_protocol_is_refused_whole() {
     let control = |kind: u8, payload: &[u8]| {

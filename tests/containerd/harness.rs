@@ -122,10 +122,33 @@ impl Node {
     }
 
     fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.kubectl_command(args).output().expect("kubectl is installed");
+        if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+    }
+
+    /// kubectl, to be run by the caller.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = self.inside("kubectl");
         command.arg("--kubeconfig").arg(self.path("state/admin.kubeconfig")).arg("--cache-dir").arg(self.path("cache"));
-        let output = command.args(args).output().expect("kubectl is installed");
-        if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+        command.args(args);
+        command
+    }
+
+    /// kubectl as one line for a shell, with what its output or input is to be.
+    pub fn kubectl_line(&self, args: &str) -> String {
+        let (dir, script) = (self.dir.path().display(), SCRIPT);
+        let name = &self.name;
+        format!(
+            "{script} exec {name} {dir} kubectl --kubeconfig {dir}/state/admin.kubeconfig --cache-dir {dir}/cache {args}"
+        )
+    }
+
+    /// `kill -9` of a program that a command has become or started, and waits for the command.
+    pub fn kill_child(&self, mut child: Child, program: &str) {
+        let pid = self.eventually(&format!("{program} runs"), |_| descendant(child.id(), program));
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill can be run");
+        assert!(killed.success());
+        child.wait().expect("it is our child");
     }
 
     /// Writes a file of the test and answers with its path.
@@ -134,6 +157,13 @@ impl Node {
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder for test files");
         fs::write(&path, content).expect("the node's folder is writable");
         path.to_str().expect("test paths are UTF-8").to_owned()
+    }
+
+    /// Writes a file inside the node, where `write` would write one beside it.
+    pub fn write_inside(&self, path: &str, content: &str) {
+        let script = "mkdir -p \"${1%/*}\" && printf %s \"$2\" >\"$1\"";
+        let written = self.inside("sh").args(["-c", script, "sh", path, content]).status().expect("sh can be run");
+        assert!(written.success());
     }
 
     /// The content of a file inside the node, if it can be read.

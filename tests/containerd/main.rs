@@ -5,9 +5,12 @@
 
 mod alone;
 mod configuration;
+mod corpus;
 mod daemonsets;
 mod harness;
+mod lifecycle;
 mod resources;
 mod restarts;
 mod security;
+mod streams;
 mod trouble;

@@ -8,6 +8,7 @@
 #   docker.io/library/fluentd:v1.16           a stand-in that says so
 #   docker.io/nvidia/dcgm-exporter:latest     a stand-in that says so
 #   registry.k8s.io/pause:3.6                 the sandbox container
+#   whatever tests/data/corpus names          a stand-in that waits
 source "$(dirname "$0")/lib.sh"
 source "$env_dir/runtime.sh"
 
@@ -91,6 +92,31 @@ stand_in() { # NAME: the `config` object of a stand-in
     "A stand-in for $1 made by Garrison's demo; not the real program"
 }
 
+# The images of the tests' manifests, each once.
+corpus_images() {
+  grep -hoE 'image: *[^ ,}]+' "$top"/tests/data/corpus/*.yaml | sed -E 's/image: *"?//; s/"$//' | sort -u
+}
+
+# A registry is asked for a repository without the registry's own name, and Docker Hub's have one part more than is written.
+push_corpus() {
+  local root image name repository tag user
+  root=$(new_busybox_root corpus)
+  install -m 755 "$env_dir/images/stand-in.sh" "$root/stand-in"
+  while read -r image; do
+    name=${image%%:*} tag=${image#*:}
+    [[ $image == *:* ]] || tag=latest
+    case $name in
+      *.*/*) repository=${name#*/} ;;
+      */*) repository=$name ;;
+      *) repository=library/$name ;;
+    esac
+    # As the real one, where a manifest counts on it.
+    user=
+    [[ $repository != nfd/* ]] || user=65534:65534
+    push_image "$repository" "$tag" "$root" "$(printf '{"Entrypoint":["/stand-in"],"Env":["PATH=/bin"],"User":"%s"}' "$user")"
+  done < <(corpus_images)
+}
+
 build() {
   local root port
   fetch_packages
@@ -116,6 +142,8 @@ build() {
   install -m 755 "$env_dir/images/dcgm-exporter.sh" "$root/stand-in"
   push_image nvidia/dcgm-exporter latest "$root" "$(stand_in nvidia/dcgm-exporter:latest)"
 
+  push_corpus
+
   root=$work/roots/pause
   mkdir -p "$root"
   cp "$work/bin/pause" "$root/pause"
@@ -126,7 +154,7 @@ build() {
 }
 
 # The images are as new as what they are made from.
-recipe() { cat "$env_dir/images.sh" "$env_dir"/images/* | sha256sum; }
+recipe() { { cat "$env_dir/images.sh" "$env_dir"/images/*; corpus_images; } | sha256sum; }
 
 main() {
   mkdir -p "$target"

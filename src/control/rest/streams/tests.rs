@@ -175,7 +175,7 @@ async fn all(stream: &mut Stream) -> Result<String, Reset> {
 async fn message(socket: &mut WebSocketStream<Io>) -> Vec<u8> {
     loop {
         match soon(socket.next()).await.unwrap().unwrap() {
-            Message::Ping(_) => {}
+            Message::Pong(_) => {}
             Message::Binary(bytes) => return bytes.to_vec(),
             Message::Text(text) => return text.as_bytes().to_vec(),
             other => panic!("{other:?}"),

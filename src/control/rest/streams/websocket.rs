@@ -83,7 +83,8 @@ fn message(protocol: &Protocol, told: ToClient) -> Option<Message> {
     match told {
         ToClient::Output(data) => Some(protocol.message(channel::STDOUT, &data)),
         ToClient::Error(data) => Some(protocol.message(channel::STDERR, &data)),
-        ToClient::Alive => Some(Message::Ping(Bytes::new())),
+        // `kubectl` gives its pings a minute to be answered, and they wait behind input that a process does not read.
+        ToClient::Alive => Some(Message::Pong(Bytes::new())),
         ToClient::End(end) => {
             let last = status::last_message(protocol, &end)?;
             Some(protocol.message(channel::ERROR, last.as_bytes()))
