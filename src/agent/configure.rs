@@ -35,7 +35,7 @@ fn set_up_volume(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<(), St
     };
     let payload = payload(pod, sources, objects).map_err(|error| error.to_string())?;
     volumes::set_up(pod, volume).map_err(|error| Chain(&error).to_string())?;
-    volumes::fill(pod, path, &payload).map_err(|error| Chain(&error).to_string())
+    volumes::fill(pod, &volume.name, path, &payload).map_err(|error| Chain(&error).to_string())
 }
 
 /// Binds one of the pod's containers, and the parts of volumes it mounts. `images` are the ids of the images it mounts, by

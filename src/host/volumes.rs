@@ -76,12 +76,19 @@ pub fn set_up(pod: &Pod, volume: &Volume) -> Result<(), VolumeError> {
     .map_err(VolumeError::File)
 }
 
-/// Writes the files of a volume that is made of files and was set up at `path`.
+/// Writes the files of a volume that is made of files and was set up at `path`, and makes the places where containers mount
+/// something else within it.
 ///
 /// # Errors
 /// As [`files::write`].
-pub fn fill(pod: &Pod, path: &Path, payload: &Payload) -> Result<(), FileError> {
-    files::write(path, payload, group(pod))
+pub fn fill(pod: &Pod, volume: &str, path: &Path, payload: &Payload) -> Result<(), FileError> {
+    files::write(path, payload, group(pod))?;
+    for place in pod.nested_mounts(volume) {
+        let place = path.join(place);
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&place);
+        made.map_err(failed("make directory", &place))?;
+    }
+    Ok(())
 }
 
 /// Makes an empty directory the pod's, the first time only: from then on its mode and group are the containers' to change.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::container::{Container, PullPolicy, RestartPolicy, SelinuxOptions};
@@ -450,6 +450,24 @@ impl Pod {
     /// The pod's `/etc/hosts`, written before a container is made.
     pub fn etc_hosts(&self) -> PathBuf {
         self.dir.join("etc-hosts")
+    }
+
+    /// Where containers mount something else within a volume, as paths below it. Each needs a place there, which no runtime
+    /// can make in a volume that is mounted for reading only. A path with `..` has none.
+    ///
+    /// Source: kubernetes v1.36 `pkg/volume/util/nested_volumes.go`.
+    pub fn nested_mounts(&self, volume: &str) -> BTreeSet<PathBuf> {
+        let mut nested = BTreeSet::new();
+        for container in &self.containers {
+            let roots = container.mounts.iter().filter(|mount| mount.volume.as_deref() == Some(volume));
+            for root in roots {
+                let paths = container.mounts.iter().map(|mount| Path::new(&mount.container_path));
+                nested
+                    .extend(paths.filter_map(|path| path.strip_prefix(&root.container_path).ok()).map(Path::to_owned));
+            }
+        }
+        let is_below = |path: &PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
+        nested.into_iter().filter(|path| !path.as_os_str().is_empty() && is_below(path)).collect()
     }
 
     /// The images that a container needs: its own, then those of the volumes it mounts.

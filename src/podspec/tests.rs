@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -581,6 +582,17 @@ fn parts_of_volumes_have_a_place_of_their_own_and_files_are_not_written_to() {
             },
         ]
     );
+}
+
+#[test]
+fn what_is_mounted_within_a_volume_needs_a_place_there() {
+    let volumes = json!([{ "name": "conf", "configMap": { "name": "c" } }, { "name": "x", "emptyDir": {} }]);
+    let mount = |volume: &str, path: &str| json!({ "name": volume, "mountPath": path });
+    let within = ["/etc/nfd", "/etc/nfd/features.d/", "/etc/nfd//a/./b", "/etc/nfdx", "/etc/nfd/../c", "/etc"];
+    let mounts: Vec<_> = within.iter().skip(1).map(|path| mount("x", path)).chain([mount("conf", within[0])]).collect();
+    let pod = resolved(&json!({ "volumes": volumes }), &json!({ "volumeMounts": mounts }));
+    assert_eq!(pod.nested_mounts("conf"), ["a/b", "features.d"].map(PathBuf::from).into());
+    assert!(pod.nested_mounts("none").is_empty());
 }
 
 /// The only volume of a pod with these fields and its container's.
