@@ -98,6 +98,8 @@ pub(super) enum Image {
     Unknown,
     /// It is not on the host.
     Absent,
+    /// Its registry does not answer: what was pulled before will do.
+    Unreached,
     /// It is on the host under this id.
     Present(String),
 }
@@ -264,6 +266,9 @@ impl PodMemory {
                 return;
             }
             (Step::InspectImage { image }, Outcome::NoImage) => self.know_image(*image, Image::Absent),
+            (Step::PullImage { image }, Outcome::Failed(error)) if is_silence(error) => {
+                self.know_image(*image, Image::Unreached);
+            }
             // Before the next pull it is looked for again: somebody may have brought it.
             (Step::PullImage { image }, _) => self.know_image(*image, Image::Unknown),
             (Step::CreateContainer { container, .. }, outcome) => {
@@ -398,6 +403,25 @@ fn failure(step: &Step, outcome: &Outcome) -> Option<Waiting> {
         _ => return None,
     };
     Some(Waiting { reason, message: message.to_owned() })
+}
+
+/// Whether the runtime failed to pull because nobody answered, as after a reboot without network; an answer that refuses is
+/// no silence. There are no codes for this in CRI: the words are those of Go's network code, on which the runtimes are built.
+fn is_silence(error: &str) -> bool {
+    const SILENCE: [&str; 9] = [
+        "dial tcp",
+        "no such host",
+        "connection reset",
+        "i/o timeout",
+        "TLS handshake timeout",
+        "deadline exceeded",
+        "502 Bad Gateway",
+        "503 Service Unavailable",
+        "504 Gateway Timeout",
+    ];
+    const REFUSALS: [&str; 3] = ["401 Unauthorized", "403 Forbidden", "denied"];
+    let has_any = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    has_any(&SILENCE) && !has_any(&REFUSALS)
 }
 
 /// The runtime tells a more exact reason by beginning its message with it.

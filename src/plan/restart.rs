@@ -60,7 +60,8 @@ fn now(draft: &Draft<'_>, index: usize) -> Start {
     Start::Now { image_ref, volume_images }
 }
 
-/// What brings an image that is not known to be there.
+/// What brings an image that is not known to be there. A registry that does not answer stops no pod whose image is on the
+/// host, also where upstream would wait for it (`imagePullPolicy: Always`): a host has to come back without a network.
 fn search(known: &Image, image: ImageUse, pull_policy: PullPolicy) -> Step {
     match (known, pull_policy) {
         (Image::Unknown, PullPolicy::Always) | (Image::Absent, PullPolicy::Always | PullPolicy::IfNotPresent) => {

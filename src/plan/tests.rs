@@ -478,11 +478,11 @@ fn a_failed_pull_is_told_and_tried_again_later_each_time() {
     let mut delays = Vec::new();
     for _ in 0..7 {
         assert_eq!(case.plan().steps, [pull()]);
-        case.done(&pull(), &Outcome::Failed("no such host".to_owned()));
+        case.done(&pull(), &Outcome::Failed("not found".to_owned()));
         let failed_at = case.now;
-        assert_eq!(case.waiting(), Some(("ErrImagePull", "no such host".to_owned())));
+        assert_eq!(case.waiting(), Some(("ErrImagePull", "not found".to_owned())));
         case.now = case.plan().wake_at.unwrap();
-        let message = "Back-off pulling image \"nginx:1\": ErrImagePull: no such host".to_owned();
+        let message = "Back-off pulling image \"nginx:1\": ErrImagePull: not found".to_owned();
         assert_eq!(case.waiting(), Some(("ImagePullBackOff", message)));
         case.now = case.plan().wake_at.unwrap();
         delays.push(case.now.since(failed_at).as_secs());
@@ -490,6 +490,36 @@ fn a_failed_pull_is_told_and_tried_again_later_each_time() {
     assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
     case.done(&pull(), &pulled());
     assert_eq!(case.plan(), Plan { steps: vec![create(0, "s0")], waiting: vec![None], ..Plan::default() });
+}
+
+#[test]
+fn an_image_that_is_there_will_do_while_its_registry_does_not_answer() {
+    let pull_fails = |error: &str| {
+        let mut case = with_sandbox(&json!({ "imagePullPolicy": "Always" }));
+        case.done(&pull(), &Outcome::Failed(error.to_owned()));
+        case
+    };
+    let silence = "failed to resolve reference \"docker.io/library/nginx:1\": failed to do request: Head \
+                   \"https://registry.example/v2/\": dial tcp: lookup registry.example: no such host";
+    let mut case = pull_fails(silence);
+    assert_eq!(case.plan().steps, [inspect()]);
+    case.has_image();
+    assert_eq!(case.plan(), Plan { steps: vec![create(0, "s0")], waiting: vec![None], ..Plan::default() });
+
+    let mut case = pull_fails(silence);
+    case.done(&inspect(), &Outcome::NoImage);
+    assert_eq!(case.waiting(), Some(("ErrImagePull", silence.to_owned())));
+    case.now = at(1010);
+    assert_eq!(case.plan().steps, [pull()]);
+    case.done(&pull(), &Outcome::Failed(silence.to_owned()));
+    assert_eq!(case.plan().steps, [inspect()]);
+
+    // Whoever answers is believed.
+    for refusal in
+        ["not found", "unexpected status: 401 Unauthorized", "[dial tcp: i/o timeout, insufficient_scope: denied]"]
+    {
+        assert_eq!(pull_fails(refusal).plan().steps, [], "{refusal}");
+    }
 }
 
 #[test]
