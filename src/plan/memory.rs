@@ -234,6 +234,14 @@ impl PodMemory {
         });
     }
 
+    /// Takes in that the pod itself is another one now: what its containers read of it follows, and their images may be
+    /// others. `next_attempts` is as in [`Self::extend`].
+    pub fn pod_changed(&mut self, next_attempts: &[u32]) {
+        self.extend(next_attempts);
+        self.containers.iter_mut().for_each(|container| container.images.clear());
+        self.configuration_changed();
+    }
+
     /// Notes that a step is being carried out.
     pub fn begin(&mut self, step: &Step) {
         if let Step::PreStop { id, deadline, why, .. } | Step::StopContainer { id, deadline, why, .. } = step {

@@ -698,6 +698,16 @@ fn changed_configuration_is_seen_to_at_once_and_holds_up_nothing() {
 }
 
 #[test]
+fn another_image_of_a_pod_is_looked_for_before_it_is_used() {
+    let mut case = with_sandbox(&json!({}));
+    case.has_image();
+    assert_eq!(case.plan().steps, [create(0, "s0")]);
+    case.memory.pod_changed(&[0]);
+    case.done(&Step::PrepareVolumes, &Outcome::Done);
+    assert_eq!(case.plan().steps, [inspect()]);
+}
+
+#[test]
 fn what_failed_for_want_of_configuration_is_tried_at_once_when_it_changes() {
     let mut case = with_sandbox(&json!({}));
     case.has_image();

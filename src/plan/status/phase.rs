@@ -4,7 +4,9 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use super::containers::RESTARTING_ALL;
 use super::{Situation, ended, has_begun, has_failed, has_initialized, is_running, last_end, with_statuses};
+use crate::model::ContainerPhase;
 use crate::plan::policy::{self, Next};
+use crate::plan::{instances, is_as_defined};
 use crate::podspec::{Container, Role};
 
 /// The phase. A final one is given only once no container lives: until then others may still need what the pod holds.
@@ -63,11 +65,15 @@ impl Tally {
         let initialized = has_initialized(situation);
         let mut tally = Self::default();
         for (container, status) in with_statuses(situation.pod, statuses) {
+            // One of another definition is followed by one of this, whatever the policy.
+            let is_followed = (instances(situation.observed, container).next())
+                .is_some_and(|newest| newest.phase == ContainerPhase::Created || !is_as_defined(newest, container));
+            let is_last = |end: &k8s::ContainerStateTerminated| !is_followed && is_last(container, end);
             match (container.role, status) {
-                (Role::Init, Some(status)) => tally.init(container, status),
+                (Role::Init, Some(status)) => tally.init(status, is_last),
                 (Role::Init, None) => tally.pending_init += 1,
                 (Role::Sidecar, Some(status)) => tally.sidecar(status, initialized),
-                (Role::Regular, Some(status)) => tally.regular(container, status),
+                (Role::Regular, Some(status)) => tally.regular(status, is_last),
                 (Role::Sidecar | Role::Regular, None) => tally.waiting += 1,
                 (Role::Ephemeral, _) => {}
             }
@@ -75,10 +81,10 @@ impl Tally {
         tally
     }
 
-    fn init(&mut self, container: &Container, status: &k8s::ContainerStatus) {
+    fn init(&mut self, status: &k8s::ContainerStatus, is_last: impl Fn(&k8s::ContainerStateTerminated) -> bool) {
         match last_end(status) {
             Some(end) if !has_failed(end) => {}
-            Some(end) => self.failed_init += usize::from(is_last(container, end)),
+            Some(end) => self.failed_init += usize::from(is_last(end)),
             None => self.pending_init += 1,
         }
     }
@@ -93,12 +99,12 @@ impl Tally {
         self.pending_sidecars += usize::from(!initialized && !is_started);
     }
 
-    fn regular(&mut self, container: &Container, status: &k8s::ContainerStatus) {
+    fn regular(&mut self, status: &k8s::ContainerStatus, is_last: impl Fn(&k8s::ContainerStateTerminated) -> bool) {
         if is_running(status.state.as_ref()) {
             self.running += 1;
         } else if let Some(end) = last_end(status) {
             self.stopped += 1;
-            self.last += usize::from(is_last(container, end));
+            self.last += usize::from(is_last(end));
             self.succeeded += usize::from(end.exit_code == 0);
         } else {
             self.waiting += 1;

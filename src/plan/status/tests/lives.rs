@@ -94,6 +94,9 @@ fn every_mixture_of_containers_has_its_phase() {
     for (policy, states, phase) in rows {
         assert_eq!(under(policy, states).phase(), phase, "{policy:?} {states:?}");
     }
+    let mut row = under(Never, &["web 1"]);
+    row.case.observed.containers[0].spec_hash.clear();
+    assert_eq!(row.phase(), "Running", "one whose definition was changed");
     let mut row = of(&["proxy runs", "web runs"]);
     row.case.of("proxy").probes.startup = probe(None);
     assert_eq!(row.phase(), "Running", "a sidecar that was restarted");
