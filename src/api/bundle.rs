@@ -1,7 +1,10 @@
-//! What a node gets of one revision of a DaemonSet: on the wire and in the ledger, named by the hash of its bytes.
+//! What a node gets of one revision of a DaemonSet, or of a pod that was posted to it: on the wire and in the ledger, named by
+//! the hash of its bytes.
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::daemonset::{leading_number, template_generation};
@@ -46,7 +49,25 @@ pub struct Bundle {
     /// CRI's runtime handler, from the RuntimeClass; `None` is the runtime's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_handler: Option<String>,
+    /// It is a pod that was posted with the node's name: `uid`, `namespace` and `name` are its own, and its template is all
+    /// of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posted: Option<Posted>,
 }
+
+/// What a pod that was posted has beyond a template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Posted {
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// `spec.ephemeralContainers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<EphemeralContainer>,
+}
+
+/// The revision of every pod that was posted: there is none that another could take the place of.
+pub const POSTED_REVISION: &str = "posted";
 
 /// `spec.updateStrategy` as far as one node is concerned; the budget is control's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,10 +121,37 @@ impl Bundle {
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
             priority: 0,
             runtime_handler: None,
+            posted: None,
         }
     }
 
-    /// Namespace and name of the DaemonSet.
+    /// A pod that was posted, defaulted, admitted and found valid. `runtime_handler` is what its RuntimeClass came to.
+    pub fn from_pod(pod: Pod, runtime_handler: Option<String>) -> Self {
+        let metadata = pod.metadata;
+        let mut spec = pod.spec.unwrap_or_default();
+        let posted = Posted {
+            created_at: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            ephemeral_containers: spec.ephemeral_containers.take().unwrap_or_default(),
+        };
+        let own = ObjectMeta { labels: metadata.labels, annotations: metadata.annotations, ..ObjectMeta::default() };
+        Self {
+            format: FORMAT,
+            uid: metadata.uid.unwrap_or_default().into(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            generation: metadata.generation.unwrap_or(1),
+            revision: POSTED_REVISION.into(),
+            template_generation: 0,
+            update_strategy: UpdateStrategy::OnDelete,
+            min_ready_seconds: 0,
+            priority: spec.priority.unwrap_or(0),
+            template: PodTemplateSpec { metadata: Some(own), spec: Some(spec) },
+            runtime_handler,
+            posted: Some(posted),
+        }
+    }
+
+    /// Namespace and name of the DaemonSet, or of the pod.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(&self.namespace, &self.name)
     }
@@ -184,6 +232,33 @@ mod tests {
                 r#"{"format":1,"uid":"u","namespace":"default","name":"web","generation":7,"revision":"abc","#,
                 r#""templateGeneration":3,"template":{"spec":{"containers":[{"image":"nginx","name":"web"}]}},"#,
                 r#""minReadySeconds":5,"updateStrategy":"rollingUpdateWithSurge","priority":10}"#,
+            )
+        );
+        assert_eq!(Bundle::decode(&bytes).expect("a bundle"), bundle);
+    }
+
+    #[test]
+    fn a_posted_pod_is_these_bytes() {
+        let pod = json!({
+            "metadata": {
+                "name": "probe", "namespace": "default", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {"a": "b"}, "finalizers": ["x/y"],
+            },
+            "spec": {
+                "nodeName": "edge-1", "priority": 7, "restartPolicy": "Never", "containers": [{"name": "main"}],
+                "ephemeralContainers": [{"name": "debug"}],
+            },
+        });
+        let bundle = Bundle::from_pod(serde_json::from_value(pod).expect("a pod"), Some("runsc".to_owned()));
+        let bytes = bundle.encode();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            concat!(
+                r#"{"format":1,"uid":"u","namespace":"default","name":"probe","generation":1,"revision":"posted","#,
+                r#""templateGeneration":0,"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"main"}],"#,
+                r#""nodeName":"edge-1","priority":7,"restartPolicy":"Never"}},"minReadySeconds":0,"updateStrategy":"onDelete","#,
+                r#""priority":7,"runtimeHandler":"runsc","posted":{"createdAt":"2026-01-01T00:00:00Z","#,
+                r#""ephemeralContainers":[{"name":"debug"}]}}"#,
             )
         );
         assert_eq!(Bundle::decode(&bytes).expect("a bundle"), bundle);

@@ -101,6 +101,28 @@ fn validate_parts(pod: &Pod, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// Everything wrong with containers that are added to a pod while it runs.
+///
+/// Source: kubernetes v1.36, `ValidatePodEphemeralContainersUpdate`.
+pub fn validate_ephemeral_update(new: &Pod, old: &Pod) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    metadata::validate_update(&new.metadata, &old.metadata, &mut errors);
+    let path = Path::new("spec.ephemeralContainers");
+    let nothing = PodSpec::default();
+    let (new, old) = (new.spec.as_ref().unwrap_or(&nothing), old.spec.as_ref().unwrap_or(&nothing));
+    pod_template::validate_ephemeral(new, &path, &mut errors);
+    for old in old.ephemeral_containers.iter().flatten() {
+        let verb = match new.ephemeral_containers.iter().flatten().find(|new| new.name == old.name) {
+            Some(new) if new == old => continue,
+            Some(_) => "changed",
+            None => "removed",
+        };
+        let detail = format!("existing ephemeral containers {:?} may not be {verb}", old.name);
+        errors.push(FieldError::forbidden(&path, detail));
+    }
+    errors
+}
+
 /// Everything wrong with a user's change of a pod. Ephemeral containers are not changed this way; status is not looked at.
 pub fn validate_update(new: &Pod, old: &Pod) -> Vec<FieldError> {
     let mut errors = Vec::new();

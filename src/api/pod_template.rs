@@ -59,6 +59,16 @@ pub fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut Vec<FieldE
     }
 }
 
+/// Checks the defaulted ephemeral containers of a pod's spec. `path` is where they are.
+///
+/// Source: kubernetes v1.36, `validateEphemeralContainers`.
+pub(super) fn validate_ephemeral(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+    let written = spec.volumes.as_deref().unwrap_or_default();
+    // What is wrong with volumes was said when the pod was made.
+    let volumes = volumes::validate(written, Owner::Pod, &Path::default(), &mut Vec::new());
+    containers::validate_ephemeral(&Spec { spec, volumes, owner: Owner::Pod }, path, errors);
+}
+
 /// Checks a defaulted spec at `path`.
 pub(super) fn validate_spec(spec: &PodSpec, owner: Owner, path: &Path, errors: &mut Vec<FieldError>) {
     let volumes = volumes::validate(spec.volumes.as_deref().unwrap_or_default(), owner, &path.child("volumes"), errors);

@@ -57,8 +57,10 @@ fn pod(
     let spec = &bundle.template.spec.clone().ok_or_else(|| FieldError::required(&at, ""))?;
     let metadata = bundle.template.metadata.clone().unwrap_or_default();
     let mut labels = metadata.labels.unwrap_or_default();
-    labels.insert(REVISION_LABEL.to_owned(), bundle.revision.0.clone());
-    labels.insert(GENERATION_LABEL.to_owned(), bundle.template_generation.to_string());
+    if bundle.posted.is_none() {
+        labels.insert(REVISION_LABEL.to_owned(), bundle.revision.0.clone());
+        labels.insert(GENERATION_LABEL.to_owned(), bundle.template_generation.to_string());
+    }
     let annotations = metadata.annotations.unwrap_or_default();
 
     let listed = lifecycle::containers(spec, ephemeral);
@@ -86,7 +88,7 @@ fn pod(
         origin: Origin {
             fleet: host.fleet.clone(),
             node: host.node_uid.clone(),
-            daemonset: Some(bundle.uid.clone()),
+            daemonset: bundle.posted.is_none().then(|| bundle.uid.clone()),
             revision: bundle.revision.clone(),
         },
         labels,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EphemeralContainer};
 
 use super::{Owner, Spec, choice, env, probes, resources, security, text, volumes};
 use crate::api::field::{FieldError, Path};
@@ -47,6 +47,59 @@ pub(super) fn validate_init(spec: &Spec<'_>, path: &Path, errors: &mut Vec<Field
             probes::validate(container, spec, &item, errors);
         } else {
             forbid_long_running_fields(container, &item, errors);
+        }
+    }
+}
+
+pub(super) fn validate_ephemeral(spec: &Spec<'_>, path: &Path, errors: &mut Vec<FieldError>) {
+    let others = spec.spec.containers.iter().chain(spec.spec.init_containers.iter().flatten());
+    let others: BTreeSet<&str> = others.map(|container| container.name.as_str()).collect();
+    let mut names = others.clone();
+    for (index, ephemeral) in spec.spec.ephemeral_containers.iter().flatten().enumerate() {
+        let path = path.index(index);
+        let container = as_container(ephemeral);
+        validate_common(&container, spec, &path, errors);
+        if !names.insert(&ephemeral.name) {
+            errors.push(FieldError::duplicate(&path.child("name"), ephemeral.name.as_str()));
+        }
+        let target = text(ephemeral.target_container_name.as_ref());
+        if !target.is_empty() && !others.contains(target) {
+            errors.push(FieldError::not_found(&path.child("targetContainerName"), target));
+        }
+        forbid_daemon_fields(&container, &path, errors);
+    }
+}
+
+/// The two types have the same fields but for the target.
+fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    let container = serde_json::to_value(ephemeral).and_then(serde_json::from_value);
+    container.expect("whatever an ephemeral container has, a container has, too")
+}
+
+/// An ephemeral container is for looking: it claims nothing, and nothing depends on it.
+fn forbid_daemon_fields(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+    const DETAIL: &str = "cannot be set for an Ephemeral Container";
+    for (name, given) in [
+        ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
+        ("resources", container.resources.as_ref().is_some_and(|resources| *resources != Default::default())),
+        ("lifecycle", container.lifecycle.is_some()),
+        ("livenessProbe", container.liveness_probe.is_some()),
+        ("readinessProbe", container.readiness_probe.is_some()),
+        ("startupProbe", container.startup_probe.is_some()),
+        ("resizePolicy", container.resize_policy.as_ref().is_some_and(|policies| !policies.is_empty())),
+        ("restartPolicy", container.restart_policy.is_some()),
+        ("restartPolicyRules", container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty())),
+    ] {
+        if given {
+            errors.push(FieldError::forbidden(&path.child(name), DETAIL));
+        }
+    }
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let path = path.child("volumeMounts").index(index);
+        for (name, value) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
+            if value.as_ref().is_some_and(|value| !value.is_empty()) {
+                errors.push(FieldError::forbidden(&path.child(name), DETAIL));
+            }
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, HTTPGetAction, LifecycleHandler, ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, Volume, VolumeProjection,
+    Container, EnvVar, EphemeralContainer, HTTPGetAction, LifecycleHandler, ObjectFieldSelector, PodSpec,
+    PodTemplateSpec, Probe, ResourceRequirements, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 
@@ -45,6 +45,7 @@ pub fn default_spec(spec: &mut PodSpec) {
     spec.volumes.iter_mut().flatten().for_each(default_volume);
     spec.containers.iter_mut().for_each(default_container);
     spec.init_containers.iter_mut().flatten().for_each(default_container);
+    spec.ephemeral_containers.iter_mut().flatten().for_each(default_ephemeral);
     spec.resources.iter_mut().for_each(round_quantities);
     spec.overhead.iter_mut().for_each(round_up);
 }
@@ -131,6 +132,22 @@ fn default_field_ref(field_ref: &mut ObjectFieldSelector) {
 }
 
 // === containers ===
+
+fn default_ephemeral(container: &mut EphemeralContainer) {
+    for flag in [&mut container.stdin, &mut container.stdin_once, &mut container.tty] {
+        unset_zero(flag);
+    }
+    unset_zero(&mut container.working_dir);
+    unset_zero(&mut container.target_container_name);
+    let policy = pull_policy(container.image.as_deref().unwrap_or_default());
+    set(&mut container.image_pull_policy, policy);
+    set(&mut container.termination_message_path, "/dev/termination-log");
+    set(&mut container.termination_message_policy, "File");
+    container.env.iter_mut().flatten().for_each(default_env);
+    if container.resources.as_ref().is_some_and(|resources| *resources == ResourceRequirements::default()) {
+        container.resources = None;
+    }
+}
 
 fn default_container(container: &mut Container) {
     for flag in [&mut container.stdin, &mut container.stdin_once, &mut container.tty] {
