@@ -32,7 +32,7 @@ use crate::cri::{CriError, Runtime, RuntimeSettings};
 use crate::error::Chain;
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
-use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
+use crate::host::ledger::{AmendedMetadata, Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
 use crate::host::userns::Users;
 use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
 use crate::link::BadToken;
@@ -60,6 +60,7 @@ mod manifest;
 mod node;
 mod objects;
 mod observer;
+mod posted;
 mod prepare;
 mod prober;
 mod purge;
@@ -169,8 +170,12 @@ struct Shared {
 impl Shared {
     /// The pod of a record. Only a revision this version cannot realize has none.
     fn resolve(&self, record: &PodRecord, bundle: &Bundle) -> Result<Pod, String> {
-        podspec::resolve(bundle, &record.key, &self.host, &record.ephemeral_containers)
-            .map_err(|invalid| invalid.to_string())
+        let resolved = podspec::resolve(bundle, &record.key, &self.host, &record.ephemeral_containers);
+        let mut pod = resolved.map_err(|invalid| invalid.to_string())?;
+        if let Some(AmendedMetadata { labels, annotations }) = record.amended.clone() {
+            (pod.labels, pod.annotations) = (labels, annotations);
+        }
+        Ok(pod)
     }
 
     /// A pod of the bundle that will never be, to see what it would need.

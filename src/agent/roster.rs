@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use super::desired::{Desired, Folder};
 use super::objects::{self, Book};
+use super::posted::PostedPods;
 use super::session::Session;
 use super::status::Status;
 use super::tokens::Tokens;
@@ -35,7 +36,7 @@ use crate::link::client::Tunnels;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
 use crate::model::{Moment, RevisionHash, Uid};
 use crate::placement::Failures;
-use crate::podspec::{CgroupDriver, Pod, QosClass, Role};
+use crate::podspec::{CgroupDriver, Pod, QosClass};
 
 mod intake;
 mod judge;
@@ -135,6 +136,7 @@ pub(super) struct Roster {
     /// When a commit that failed is tried again.
     commit_retry_at: Option<Moment>,
     desired: Desired,
+    posted: PostedPods,
     objects: Book,
     tokens: Tokens,
     /// The DaemonSets that are to have a pod here, by the last verdicts: what their pods need is asked for.
@@ -188,6 +190,7 @@ impl Roster {
             hello_tx: None,
             commit_retry_at: None,
             desired: Desired::default(),
+            posted: PostedPods::default(),
             objects: Book::default(),
             tokens: Tokens::default(),
             staying: BTreeSet::new(),
@@ -444,10 +447,10 @@ impl Roster {
 
     /// The pod of a record, with what was added to it since; none if its revision was lost and it has to be left as it is.
     fn pod(&self, record: &PodRecord) -> Option<Arc<Pod>> {
-        let known = self.workers.get(&record.key.uid).map(|worker| worker.pod.clone());
-        let added = |pod: &Pod| pod.containers.iter().filter(|container| container.role == Role::Ephemeral).count();
-        if let Some(pod) = known.as_ref().filter(|pod| added(pod) == record.ephemeral_containers.len()) {
-            return Some(pod.clone());
+        let worker = self.workers.get(&record.key.uid);
+        let known = worker.map(|worker| worker.pod.clone());
+        if worker.is_some_and(|worker| is_made_alike(&worker.record, record)) {
+            return known;
         }
         let Some(bundle) = self.desired.bundle(&record.revision.bundle) else { return known };
         match self.shared.resolve(record, bundle) {
@@ -462,21 +465,21 @@ impl Roster {
     fn assign(&mut self, record: &PodRecord, pod: Arc<Pod>, assignment: Assignment) {
         let uid = pod.key.uid.clone();
         if let Some(worker) = self.workers.get_mut(&uid) {
-            worker.assign(pod, assignment);
+            worker.assign(pod, record, assignment);
             return;
         }
         tracing::info!(pod = %pod.key, uid = %uid, ?assignment, "pod taken on");
         let bundle = self.desired.bundle(&record.revision.bundle);
         let min_ready = bundle.and_then(|bundle| u64::try_from(bundle.min_ready_seconds).ok()).unwrap_or(0);
-        let charge = Charge {
-            pod,
-            created_at: record.created_at,
-            min_ready: Duration::from_secs(min_ready),
-            finished: record.finished.clone(),
-        };
+        let charge = Charge { pod, record: record.clone(), min_ready: Duration::from_secs(min_ready) };
         let worker = worker::spawn(self.shared.clone(), charge, assignment, self.inputs_tx.clone());
         self.workers.insert(uid, worker);
     }
+}
+
+/// Whether both records stand for the same pod, containers that were added and metadata included.
+fn is_made_alike(a: &PodRecord, b: &PodRecord) -> bool {
+    a.revision.bundle == b.revision.bundle && a.amended == b.amended && a.ephemeral_containers == b.ephemeral_containers
 }
 
 /// All that was against something, in one line.

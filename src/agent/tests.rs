@@ -30,6 +30,7 @@ mod hooks;
 mod intent;
 mod lives;
 mod logs;
+mod posted;
 mod probes;
 mod purge;
 mod status;
@@ -166,13 +167,14 @@ impl Host {
         Ledger::open(self.dir.path()).unwrap().contents
     }
 
-    /// The pods in the runtime, by name of their DaemonSets.
+    /// The pods in the runtime, by name of their DaemonSets or, of posted ones, of their own.
     async fn pods(&self) -> BTreeMap<String, Vec<Seen>> {
         let mut pods: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (uid, owned) in self.cri.runtime().list(&self.owner()).await.unwrap() {
-            let set = owned.labels.origin.daemonset.unwrap().0;
-            let revision = owned.labels.origin.revision.0;
-            pods.entry(set).or_default().push(Seen { revision, uid, observed: owned.pod });
+            let labels = owned.labels;
+            let name = labels.origin.daemonset.map_or(labels.key.name, |set| set.0);
+            let revision = labels.origin.revision.0;
+            pods.entry(name).or_default().push(Seen { revision, uid, observed: owned.pod });
         }
         pods
     }
@@ -190,7 +192,7 @@ impl Host {
     async fn lacks(&self, set: &str) {
         eventually(&format!("nothing to be left of {set}"), async || {
             let pods = self.ledger().pods;
-            let on_disk = pods.values().any(|pod| pod.daemonset == Some(uid(set)));
+            let on_disk = pods.values().any(|pod| pod.daemonset == Some(uid(set)) || pod.key.name == set);
             (!on_disk && !self.pods().await.contains_key(set)).then_some(())
         })
         .await;

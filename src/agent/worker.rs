@@ -27,7 +27,7 @@ use super::roster::Input;
 use super::words::{self, Words};
 use crate::error::Chain;
 use crate::fit::Rejection;
-use crate::host::ledger::Ending;
+use crate::host::ledger::{Ending, PodRecord};
 use crate::host::logs;
 use crate::model::{ContainerPhase, Finished, Moment, ObservedPod, Uid};
 use crate::plan::availability::ReadySince;
@@ -66,17 +66,18 @@ struct Order {
 /// A pod to be taken on.
 pub(super) struct Charge {
     pub(super) pod: Arc<Pod>,
-    pub(super) created_at: Timestamp,
+    /// What it was made from.
+    pub(super) record: PodRecord,
     /// How long it has to be ready to count as available.
     pub(super) min_ready: Duration,
-    /// How it came to its end before.
-    pub(super) finished: Option<Finished>,
 }
 
 /// The roster's end of a worker. Dropping it stops the task and leaves the pod as it is.
 #[derive(Debug)]
 pub(super) struct WorkerHandle {
     pub(super) pod: Arc<Pod>,
+    /// What `pod` was made from.
+    pub(super) record: PodRecord,
     order: watch::Sender<Order>,
     /// Something about the pod changed in the runtime.
     pub(super) hint: Arc<Notify>,
@@ -92,8 +93,9 @@ impl WorkerHandle {
     }
 
     /// Tells the worker what is wanted now, and of what pod.
-    pub(super) fn assign(&mut self, pod: Arc<Pod>, assignment: Assignment) {
+    pub(super) fn assign(&mut self, pod: Arc<Pod>, record: &PodRecord, assignment: Assignment) {
         self.pod = pod.clone();
+        self.record.clone_from(record);
         self.order.send_if_modified(|order| {
             let changes = order.assignment != assignment || !Arc::ptr_eq(&order.pod, &pod);
             *order = Order { pod, assignment };
@@ -135,7 +137,8 @@ pub(super) fn spawn(
     assignment: Assignment,
     inputs_tx: mpsc::Sender<Input>,
 ) -> WorkerHandle {
-    let Charge { pod, created_at, min_ready, finished } = charge;
+    let Charge { pod, record, min_ready } = charge;
+    let (created_at, finished) = (record.created_at, record.finished.clone());
     let (order_tx, order_rx) = watch::channel(Order { pod: pod.clone(), assignment });
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
     let objects = shared.objects.subscribe();
@@ -168,7 +171,7 @@ pub(super) fn spawn(
         view: None,
         ready: None,
     };
-    WorkerHandle { pod, order: order_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
+    WorkerHandle { pod, record, order: order_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
 }
 
 /// A step that has ended, what came of it, and how long it took.
@@ -211,7 +214,8 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let mut steps: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
-        self.remember_logs().await;
+        let next_attempts = self.next_attempts().await;
+        self.memory.extend(&next_attempts);
         self.observe().await;
         loop {
             self.check_deadline().await;
@@ -246,18 +250,21 @@ impl Worker {
     }
 
     /// Lets restart counts go on where those of an earlier process ended.
-    async fn remember_logs(&mut self) {
+    async fn next_attempts(&self) -> Vec<u32> {
         let pod = self.pod.clone();
         let next_attempts = tokio::task::spawn_blocking(move || logs::next_attempts(&pod)).await;
-        self.memory.extend(&next_attempts.expect("listing logs does not panic"));
+        next_attempts.expect("listing logs does not panic")
     }
 
-    /// Takes on what is wanted now; the pod may have got more containers.
+    /// Takes on what is wanted now; the pod may have got more containers or other images.
     async fn take_order(&mut self) {
         let pod = self.order.borrow_and_update().pod.clone();
         if !Arc::ptr_eq(&self.pod, &pod) {
             self.pod = pod;
-            self.remember_logs().await;
+            let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+            self.active_until = finish::active_until(&self.pod, self.created_at, wall, now);
+            let next_attempts = self.next_attempts().await;
+            self.memory.pod_changed(&next_attempts);
         }
         self.tell_prober();
     }

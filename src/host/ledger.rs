@@ -167,9 +167,22 @@ pub struct PodRecord {
     /// The pod has come to its end by itself, and stays so also when the runtime has forgotten it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Finished>,
+    /// Its labels and annotations, if users changed those it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amended: Option<AmendedMetadata>,
     /// Containers that were added to the pod since (`kubectl debug`), oldest first; none is ever taken away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ephemeral_containers: Vec<EphemeralContainer>,
+}
+
+/// What users may change of a pod's metadata, whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AmendedMetadata {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Why and how a pod ends.

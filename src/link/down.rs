@@ -250,6 +250,19 @@ pub enum PodAction {
         /// A sentence.
         message: String,
     },
+    /// Users changed something of a DaemonSet's pod.
+    Amend(Amendment),
+}
+
+/// What users changed of a pod of a DaemonSet, whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Amendment {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// core/v1 `EphemeralContainer` each, as JSON, oldest first.
+    pub ephemeral_containers: Vec<Bytes>,
 }
 
 /// A token of a ServiceAccount. `Debug` leaves its text out.

@@ -362,6 +362,11 @@ fn pod_command(command: PodCommand) -> pb::PodCommand {
             Action::Delete(pb::DeletePod { grace_period_secs, permit: allowed.map(permit) })
         }
         PodAction::Fail { reason, message } => Action::Fail(pb::FailPod { reason, message }),
+        PodAction::Amend(amendment) => Action::Amend(pb::AmendPod {
+            labels: amendment.labels,
+            annotations: amendment.annotations,
+            ephemeral_containers_json: amendment.ephemeral_containers,
+        }),
     };
     pb::PodCommand { uid: command.uid.0, needs_seq: command.needs_seq, action: Some(action) }
 }

@@ -200,6 +200,7 @@ fn orphaned_pods_stay_without_their_daemonset() {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         ending: None,
         finished: None,
+        amended: None,
         ephemeral_containers: vec![],
     };
     node.contents.pods.insert("pod".into(), record);

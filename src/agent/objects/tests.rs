@@ -74,6 +74,7 @@ impl Node {
             created_at: Timestamp::UNIX_EPOCH,
             ending: None,
             finished: None,
+            amended: None,
             ephemeral_containers: vec![],
         };
         self.contents.pods.insert(record.key.uid.clone(), record);

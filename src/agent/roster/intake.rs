@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::EphemeralContainer;
 
 use super::judge::grace_period_secs;
 use super::{Input, Roster};
 use crate::agent::desired::Folder;
+use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
-use crate::agent::{objects, streams};
-use crate::host::ledger::{Ending, NodeIntent, PodRecord};
+use crate::agent::{event_report, objects, streams};
+use crate::host::ledger::{AmendedMetadata, Ending, NodeIntent, PodRecord};
 use crate::link::{
-    Ack, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason, Reception, Up,
-    Welcome,
+    Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
+    Reception, Up, Welcome,
 };
 use crate::model::{RevisionHash, Source, Uid};
+use crate::plan::events::PodEvent;
 
 /// How long after a preparation failed the next one begins.
 const PREPARE_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -34,6 +37,7 @@ impl Roster {
                 self.link_lost = Some(why);
                 self.session.closed();
                 self.desired.session_ended();
+                self.posted.session_ended();
                 self.objects.session_ended();
                 self.tokens.session_ended();
             }
@@ -99,15 +103,19 @@ impl Roster {
             }
             Down::Blob(chunk) => {
                 self.desired.chunk(chunk.clone());
+                self.posted.chunk(chunk.clone());
                 self.objects.chunk(chunk);
                 self.take_over();
+                self.take_over_posted();
                 self.take_over_objects(|_| {});
             }
             Down::Assigned(assigned) => {
+                self.posted.assigned(assigned.pods);
+                self.take_over_posted();
                 self.take_over_objects(|roster| {
                     roster.objects.answers(&mut roster.contents, &roster.desired, assigned.objects);
                 });
-                if !self.objects.needs().is_empty() {
+                if !self.objects.needs().is_empty() || !self.posted.needs(&self.desired).is_empty() {
                     self.say_needs();
                 }
             }
@@ -164,6 +172,20 @@ impl Roster {
         self.after_commit.extend(taken.whole.map(|position| Up::Ack(Ack::Position(position))));
     }
 
+    /// Takes over the posted pods whose bundle is here.
+    fn take_over_posted(&mut self) {
+        let (mut changed, blobs) = (Vec::new(), self.new_blobs.len());
+        let refusals = self.posted.take(&mut self.contents, &mut self.desired, &mut self.new_blobs, &mut changed);
+        self.dirty |= !changed.is_empty() || self.new_blobs.len() > blobs;
+        changed.iter().for_each(|uid| self.session.pod_changed(uid));
+        for Refusal { key, uid, reasons } in refusals {
+            let message = super::join(&reasons);
+            tracing::warn!(pod = %key, message, "a posted pod cannot be realized");
+            let event = PodEvent { warning: true, reason: "Refused", message, field_path: String::new() };
+            self.session.event(event_report("Pod", &key, &uid, event));
+        }
+    }
+
     /// Takes in what was said of objects, and takes over those whose content is here.
     fn take_over_objects(&mut self, take_in: impl FnOnce(&mut Self)) {
         let before = (self.contents.objects.clone(), self.contents.withheld.clone(), self.new_blobs.len());
@@ -176,7 +198,9 @@ impl Roster {
 
     /// Asks for all that is missing.
     pub(super) fn say_needs(&mut self) {
-        let blobs = self.desired.needs().into_iter().chain(self.objects.needs()).collect::<Vec<_>>();
+        let blobs =
+            self.desired.needs().into_iter().chain(self.posted.needs(&self.desired)).chain(self.objects.needs());
+        let blobs: Vec<_> = blobs.collect();
         let objects = objects::needed(&self.contents, &self.desired, &self.staying);
         let objects: BTreeSet<_> = objects.iter().map(objects::reference).collect();
         if !blobs.is_empty() || !self.session.has_asked_for(&objects) {
@@ -186,19 +210,39 @@ impl Roster {
 
     /// A command about one pod. It is acknowledged once it is on disk; the pod's last report says when it is gone.
     fn command(&mut self, id: CommandId, command: &PodCommand) {
-        let grace_period_secs = match command.action {
-            PodAction::Delete { grace_period_secs, .. } => grace_period_secs,
-            PodAction::Fail { .. } => 0,
+        let outcome = match &command.action {
+            PodAction::Delete { grace_period_secs, .. } => self.end_pod(&command.uid, *grace_period_secs),
+            PodAction::Fail { .. } => self.end_pod(&command.uid, 0),
+            PodAction::Amend(amendment) => self.amend_pod(&command.uid, amendment),
         };
-        if let Some(record) = self.contents.pods.get_mut(&command.uid) {
+        self.dirty = true;
+        self.after_commit.push(Up::Ack(Ack::Command { id, outcome }));
+    }
+
+    fn end_pod(&mut self, uid: &Uid, grace_period_secs: u32) -> Outcome {
+        self.posted.forget(uid);
+        if let Some(record) = self.contents.pods.get_mut(uid) {
             end(record, grace_period_secs);
-            self.session.pod_changed(&command.uid);
+            self.session.pod_changed(uid);
         } else {
             // It is gone already; its last report may have been lost with the session before.
-            tracing::debug!(pod = %command.uid, "told to end a pod that is not here");
+            tracing::debug!(pod = %uid, "told to end a pod that is not here");
         }
-        self.dirty = true;
-        self.after_commit.push(Up::Ack(Ack::Command { id, outcome: Outcome::Done }));
+        Outcome::Done
+    }
+
+    /// Takes over what users changed of a pod. Its worker gets it once it is on disk.
+    fn amend_pod(&mut self, uid: &Uid, amendment: &Amendment) -> Outcome {
+        let Some(record) = self.contents.pods.get_mut(uid) else { return Outcome::Done };
+        let added = amendment.ephemeral_containers.iter().map(|json| serde_json::from_slice(json)).collect();
+        let added: Vec<EphemeralContainer> = match added {
+            Ok(added) => added,
+            Err(error) => return Outcome::Failed(format!("an ephemeral container cannot be read: {error}")),
+        };
+        let (labels, annotations) = (amendment.labels.clone(), amendment.annotations.clone());
+        record.amended = Some(AmendedMetadata { labels, annotations });
+        record.ephemeral_containers = added;
+        Outcome::Done
     }
 
     fn open_tunnel(&mut self, id: CommandId, asked: &OpenTunnel) {
@@ -215,7 +259,8 @@ impl Roster {
         tracing::warn!("this node was removed from its fleet; its daemons end");
         let linked = self.contents.daemonsets.values_mut().filter(|set| set.source == Source::Link);
         linked.for_each(|set| set.deleted = true);
-        // Those whose DaemonSet was taken from over them, too.
+        self.posted.session_ended();
+        // Those whose DaemonSet was taken from over them and those that were posted, too.
         for record in self.contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
             let bundle = self.desired.bundle(&record.revision.bundle);
             end(record, grace_period_secs(bundle));

@@ -238,6 +238,7 @@ impl Roster {
                     created_at: Timestamp::now(),
                     ending: None,
                     finished: None,
+                    amended: None,
                     ephemeral_containers: Vec::new(),
                 };
                 self.session.pod_changed(&key.uid);

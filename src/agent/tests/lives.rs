@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::worker::{self, Assignment, Charge, FromPod};
+use crate::host::ledger::RevisionRecord;
 use crate::link::{CommandId, PodAction, PodCommand};
 use crate::model::Finished;
 use crate::podspec::Role;
@@ -351,8 +352,17 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
     let (inputs_tx, mut inputs_rx) = mpsc::channel(INPUTS);
     let mut pod = pods::pod("web", host.dir.path());
     pod.containers.push(pods::container("main", "image", &[]));
-    let charge =
-        Charge { pod: Arc::new(pod.clone()), created_at: Timestamp::now(), min_ready: Duration::ZERO, finished: None };
+    let record = PodRecord {
+        key: pod.key.clone(),
+        daemonset: None,
+        revision: RevisionRecord { hash: pod.origin.revision.clone(), bundle: blob_hash(b"") },
+        created_at: Timestamp::now(),
+        ending: None,
+        finished: None,
+        amended: None,
+        ephemeral_containers: vec![],
+    };
+    let charge = Charge { pod: Arc::new(pod.clone()), record: record.clone(), min_ready: Duration::ZERO };
     let mut worker = worker::spawn(shared, charge, Assignment::Run, inputs_tx);
     let running = |count: usize| {
         move |observed: &ObservedPod| {
@@ -366,7 +376,7 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
     let mut debug = pods::container("debug", "image", &[]);
     (debug.role, debug.target) = (Role::Ephemeral, Some("main".to_owned()));
     pod.containers.push(debug);
-    worker.assign(Arc::new(pod), Assignment::Run);
+    worker.assign(Arc::new(pod), &record, Assignment::Run);
     until(&mut worker.observed, "the other to run beside it", running(2)).await;
     let calls = host.cri.calls();
     let made: Vec<_> = calls.iter().filter(|call| call.method == "CreateContainer").collect();

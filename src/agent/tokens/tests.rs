@@ -45,6 +45,7 @@ impl Node {
             created_at: Timestamp::UNIX_EPOCH,
             ending: None,
             finished: None,
+            amended: None,
             ephemeral_containers: vec![],
         };
         let set = DaemonSetRecord {

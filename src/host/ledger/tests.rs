@@ -10,6 +10,7 @@ fn pod(name: &str, bundle: &[u8]) -> PodRecord {
         created_at: Timestamp::UNIX_EPOCH,
         ending: None,
         finished: None,
+        amended: None,
         ephemeral_containers: vec![],
     }
 }

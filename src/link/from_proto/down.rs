@@ -3,6 +3,9 @@
 use super::*;
 use crate::model::{FleetId, PermitNumber, Stdio, TerminalSize};
 
+/// All annotations of an object, as the API allows them.
+const ANNOTATION_BYTES: usize = 256 * 1024;
+
 /// Control's message; none for a body that only newer control knows and that asks for nothing.
 pub(in crate::link) fn down(message: pb::SessionDown) -> Result<Option<Down>, Refused> {
     let command = (message.id != 0).then_some(CommandId(message.id));
@@ -150,6 +153,11 @@ fn permit(permit: pb::Permit) -> Checked<Permit> {
     })
 }
 
+fn annotations(annotations: BTreeMap<String, String>) -> Checked<BTreeMap<String, String>> {
+    let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > ANNOTATION_BYTES { Err(malformed("pod.amend.annotations", "are too long")) } else { Ok(annotations) }
+}
+
 fn pod_command(command: pb::PodCommand) -> Checked<PodCommand> {
     use pb::pod_command::Action;
     let action = match command.action {
@@ -161,6 +169,11 @@ fn pod_command(command: pb::PodCommand) -> Checked<PodCommand> {
             reason: word(fail.reason, "pod.fail.reason")?,
             message: sentence(fail.message, "pod.fail.message")?,
         },
+        Some(Action::Amend(amend)) => PodAction::Amend(Amendment {
+            labels: labels(amend.labels)?,
+            annotations: annotations(amend.annotations)?,
+            ephemeral_containers: amend.ephemeral_containers_json,
+        }),
         None => return Err(malformed("pod.action", "is unknown to this agent")),
     };
     Ok(PodCommand { uid: uid(command.uid, "pod.uid")?, needs_seq: command.needs_seq, action })

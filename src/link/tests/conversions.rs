@@ -296,6 +296,9 @@ fn pod_command() -> impl Strategy<Value = PodCommand> {
         (any::<u32>(), option::of(permit()))
             .prop_map(|(grace_period_secs, permit)| PodAction::Delete { grace_period_secs, permit }),
         ("[A-Z][a-z]{0,9}", ".{0,20}").prop_map(|(reason, message)| PodAction::Fail { reason, message }),
+        (labels(), labels(), vec(bytes(), 0..3)).prop_map(|(labels, annotations, ephemeral_containers)| {
+            PodAction::Amend(Amendment { labels, annotations, ephemeral_containers })
+        }),
     ];
     (uid(), any::<u64>(), action).prop_map(|(uid, needs_seq, action)| PodCommand { uid, needs_seq, action })
 }

@@ -1,0 +1,147 @@
+//! Pods that users posted to this node, and what they change of others.
+
+use super::*;
+use crate::link::{Amendment, Assigned, CommandId, Outcome, PodAction, PodCommand};
+
+/// A pod of one container of an image that runs to its end once.
+fn posted(name: &str, image: &str) -> Bundle {
+    let container = json!({
+        "name": "main", "image": reference(image), "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+    });
+    let pod = json!({
+        "metadata": { "name": name, "namespace": "default", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": {
+            "nodeName": "node-1", "restartPolicy": "Never", "containers": [container],
+            "terminationGracePeriodSeconds": 5,
+        },
+    });
+    Bundle::from_pod(serde_json::from_value(pod).unwrap(), None)
+}
+
+impl Agent {
+    /// Says which pods were posted, and sends them as they are asked for.
+    async fn assign(&mut self, pods: &[Bundle]) {
+        let entry = |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod) };
+        let entries = pods.iter().map(entry).collect();
+        self.down(Down::Assigned(Assigned { position: position(1), pods: entries, objects: vec![] })).await;
+        for pod in pods {
+            self.hears("the pod to be asked for", |up| match up {
+                Up::Needs(needs) => needs.blobs.iter().any(|blob| blob.hash == hash(pod)).then_some(()),
+                _ => None,
+            })
+            .await;
+            self.down(chunk(&content(pod), 0..)).await;
+        }
+    }
+
+    async fn command(&mut self, pod: &Uid, action: PodAction) -> Outcome {
+        let id = CommandId(9);
+        self.down(Down::Pod { id, command: PodCommand { uid: pod.clone(), needs_seq: 0, action } }).await;
+        self.hears("an acknowledgement of the command", |up| match up {
+            Up::Ack(Ack::Command { id: done, outcome }) if *done == id => Some(outcome.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn reports_posted(&mut self, what: &str, wanted: impl Fn(&PodReport, &Value) -> bool) -> PodReport {
+        self.hears(what, |up| {
+            let Up::Pods(reports) = up else { return None };
+            let mut posted = reports.iter().filter(|report| report.daemonset.is_none());
+            posted.find(|report| wanted(report, &serde_json::from_slice(&report.status).unwrap())).cloned()
+        })
+        .await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_posted_pod_runs_to_its_end_and_stays_until_it_is_deleted() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.assign(&[posted("probe", "one")]).await;
+    let pod = host.runs("probe", "posted").await;
+    let record = host.ledger().pods.remove(&pod.uid).expect("it is in the ledger");
+    assert_eq!((record.daemonset, record.created_at.to_string()), (None, "2026-01-01T00:00:00Z".to_owned()));
+    agent.reports_posted("that it runs", |_, status| status["phase"] == "Running").await;
+
+    // Nothing needs control: another agent goes on with it, and it ends.
+    agent.stop().await;
+    let mut agent = host.start();
+    agent.settle().await;
+    assert_eq!(host.runs("probe", "posted").await, pod);
+    host.cri.end_container(&pod.uid, "main", 0);
+    agent.connect().await;
+    agent.reports_posted("that it succeeded", |_, status| status["phase"] == "Succeeded").await;
+    agent.settle().await;
+    let starts = || host.cri.calls().iter().filter(|call| call.method == "StartContainer").count();
+    assert_eq!(starts(), 1, "it is not started again");
+
+    let delete = PodAction::Delete { grace_period_secs: 1, permit: None };
+    assert_eq!(agent.command(&pod.uid, delete).await, Outcome::Done);
+    agent.reports_posted("its last report", |report, _| report.gone).await;
+    host.lacks("probe").await;
+    assert_eq!((host.ledger().pods.len(), host.left_behind()), (0, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_for_a_posted_pod_restarts_its_container() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.assign(&[posted("probe", "one")]).await;
+    let before = host.runs("probe", "posted").await;
+    agent.assign(&[posted("probe", "two")]).await;
+    eventually("the container to be another", async || {
+        let [pod] = <[Seen; 1]>::try_from(host.pods().await.remove("probe")?).ok()?;
+        (pod.running().is_some_and(|id| Some(id) != before.running()) && pod.uid == before.uid).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_users_change_of_a_pod_is_on_disk_and_in_force() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let labels = json!({ "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.labels" }, "path": "labels" });
+    let volume = json!({ "name": "self", "downwardAPI": { "items": [labels], "defaultMode": 0o644 } });
+    let mut web = set_with("web", "one", &json!({ "volumes": [volume] }));
+    let mounts = json!([{ "name": "self", "mountPath": "/self" }]);
+    web.template.spec.as_mut().unwrap().containers[0].volume_mounts = serde_json::from_value(mounts).unwrap();
+    agent.apply(1, &[web]).await;
+    let pod = host.runs("web", "one").await;
+
+    let added = json!({
+        "name": "look", "image": reference("two"), "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+    });
+    let labels = BTreeMap::from([("app".to_owned(), "web".to_owned()), ("color".to_owned(), "blue".to_owned())]);
+    let ephemeral_containers = vec![Bytes::from(added.to_string())];
+    let amendment = Amendment { labels, annotations: BTreeMap::new(), ephemeral_containers };
+    assert_eq!(agent.command(&pod.uid, PodAction::Amend(amendment.clone())).await, Outcome::Done);
+    let file = host.dir.path().join(format!("root/pods/{}/volumes/kubernetes.io~downward-api/self/labels", pod.uid));
+    eventually("the volume to follow", async || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.contains("color=\"blue\"").then_some(())
+    })
+    .await;
+    agent
+        .reports("that the added container runs", "web", |_, status| {
+            status["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
+        })
+        .await;
+    let now = host.runs("web", "one").await;
+    assert_eq!((now.uid, now.observed.containers.len()), (pod.uid.clone(), 2));
+    let containers: Vec<_> = now.observed.containers.iter().map(|container| container.id.clone()).collect();
+
+    // Said again in another session, it changes nothing.
+    agent.stop().await;
+    let mut agent = host.start();
+    agent.connect().await;
+    assert_eq!(agent.command(&pod.uid, PodAction::Amend(amendment)).await, Outcome::Done);
+    agent.settle().await;
+    let again = host.runs("web", "one").await;
+    assert_eq!(again.observed.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>(), containers);
+}
