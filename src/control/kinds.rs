@@ -11,6 +11,15 @@ pub const STATUS: &str = "status";
 /// The subresource of a pod that joins a container's process.
 pub const ATTACH: &str = "attach";
 
+/// The subresource of a pod that binds it to a node.
+pub const BINDING: &str = "binding";
+
+/// The subresource of a pod that adds containers to it while it runs.
+pub const EPHEMERAL_CONTAINERS: &str = "ephemeralcontainers";
+
+/// The subresource of a pod that ends it if nothing stands against that.
+pub const EVICTION: &str = "eviction";
+
 /// The subresource of a pod that runs a command in a container.
 pub const EXEC: &str = "exec";
 
@@ -119,6 +128,9 @@ pub static POD: Kind = Kind {
     categories: &["all"],
     subresources: &[
         Subresource { name: ATTACH, verbs: STREAMS, takes: None },
+        Subresource { name: BINDING, verbs: &["create"], takes: Some(&BINDING_KIND) },
+        Subresource { name: EPHEMERAL_CONTAINERS, verbs: &["get", "patch", "update"], takes: None },
+        Subresource { name: EVICTION, verbs: &["create"], takes: Some(&EVICTION_KIND) },
         Subresource { name: EXEC, verbs: STREAMS, takes: None },
         Subresource { name: LOG, verbs: &["get"], takes: None },
         Subresource { name: PORT_FORWARD, verbs: STREAMS, takes: None },
@@ -127,6 +139,13 @@ pub static POD: Kind = Kind {
     intent: true,
     ..BASE
 };
+
+/// What is asked for at [`BINDING`]. Not kept.
+pub static BINDING_KIND: Kind = Kind { kind: "Binding", plural: "bindings", singular: "binding", ..BASE };
+
+/// What is asked for at [`EVICTION`]. Not kept.
+pub static EVICTION_KIND: Kind =
+    Kind { group: "policy", kind: "Eviction", plural: "evictions", singular: "eviction", ..BASE };
 
 /// Settings for pods.
 pub static CONFIG_MAP: Kind =

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use self::managers::{Entry, Managed, Manager, Operation};
 use self::set::FieldSet;
-use super::kinds::{Kind, STATUS};
+use super::kinds::{EPHEMERAL_CONTAINERS, Kind, STATUS};
 use super::meta;
 use super::registry::Part;
 use super::shape::{Shape, shape_of};
@@ -117,6 +117,7 @@ impl Write<'_> {
         let subresource = match self.part {
             Part::Main => String::new(),
             Part::Status => STATUS.to_owned(),
+            Part::EphemeralContainers => EPHEMERAL_CONTAINERS.to_owned(),
         };
         Manager { name: name.to_owned(), operation, subresource }
     }
@@ -130,7 +131,7 @@ impl Write<'_> {
     fn within(&self, fields: FieldSet) -> FieldSet {
         match self.part {
             _ if self.kind.subresource(STATUS).is_none() => fields,
-            Part::Main => fields.without("status"),
+            Part::Main | Part::EphemeralContainers => fields.without("status"),
             Part::Status => fields.without("spec"),
         }
     }

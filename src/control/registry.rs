@@ -22,9 +22,14 @@ pub const BUILT_IN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-publ
 
 /// The characters of generated name suffixes: no vowels, nothing that reads like another.
 const SUFFIX_CHARACTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-const SUFFIX_LENGTH: usize = 5;
+/// How many of them make a suffix.
+pub const SUFFIX_LENGTH: usize = 5;
 /// What is left of `generateName`, so that the name fits a label's value.
 const MAX_GENERATED_BASE: usize = 63 - SUFFIX_LENGTH;
+
+const NO_SCHEDULER: &str = "there is no scheduler: spec.nodeName must say which node is to run it; for a pod on every node, \
+                            use a DaemonSet";
+const MADE_BY_NODES: &str = "the pods of a DaemonSet are made by the nodes themselves";
 
 /// Which half of an object a request writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub enum Part {
     Main,
     /// The `status` subresource: the status, and labels and annotations.
     Status,
+    /// The subresource of a pod that adds containers to it while it runs.
+    EphemeralContainers,
 }
 
 // === creating ===
@@ -56,20 +63,30 @@ pub fn stamp(kind: &Kind, namespace: &str, object: &mut Value, uid: &str, now: T
 }
 
 /// A name for an object that gave only the beginning of one. `random` needs some 24 random bits.
-pub fn generated_name(base: &str, mut random: u128) -> String {
-    let mut name: String = base.chars().take(MAX_GENERATED_BASE).collect();
-    for _ in 0..SUFFIX_LENGTH {
-        let count = SUFFIX_CHARACTERS.len() as u128;
-        let index = usize::try_from(random % count).expect("smaller than the table");
-        name.push(char::from(SUFFIX_CHARACTERS[index]));
-        random /= count;
-    }
-    name
+pub fn generated_name(base: &str, random: u128) -> String {
+    let base: String = base.chars().take(MAX_GENERATED_BASE).collect();
+    base + &name_suffix(random)
 }
 
-/// Why objects of this kind cannot be created through the API; nothing if they can.
-pub fn refuse_create(kind: &Kind) -> Option<String> {
-    (*kind == POD).then(|| "only the pods of DaemonSets run so far; wrap it in a DaemonSet".to_owned())
+/// What makes a generated name differ from others with the same beginning.
+pub fn name_suffix(mut random: u128) -> String {
+    let count = SUFFIX_CHARACTERS.len() as u128;
+    let character = |_| {
+        let index = usize::try_from(random % count).expect("smaller than the table");
+        random /= count;
+        char::from(SUFFIX_CHARACTERS[index])
+    };
+    (0..SUFFIX_LENGTH).map(character).collect()
+}
+
+/// Why this object cannot be created through the API; nothing if it can.
+pub fn refuse_create(kind: &Kind, object: &Value) -> Option<String> {
+    if *kind != POD {
+        return None;
+    }
+    let is_bound = object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
+    let refusals = [(!is_bound, NO_SCHEDULER), (meta::controller(object).is_some(), MADE_BY_NODES)];
+    refusals.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
 }
 
 /// Completes a new object that was stamped and named.
@@ -84,6 +101,9 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     } else if *kind == NAMESPACE {
         object["spec"] = json!({});
         object["status"] = json!({});
+    } else if *kind == POD {
+        object["status"] = json!({"phase": "Pending"});
+        meta::metadata_mut(object).insert("generation".into(), 1.into());
     }
     rules::complete(kind, object);
 }
@@ -98,30 +118,51 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 /// Puts back what the request may not touch, and moves what the server counts.
 pub fn prepare_update(kind: &Kind, part: Part, object: &mut Value, current: &Value) {
     type_of(kind, object);
-    keep_metadata(object, current);
     let keep: &[&str] = match part {
         Part::Main if *kind == NAMESPACE => &["spec", "status"],
         Part::Main => &["status"],
         Part::Status => &["spec"],
+        Part::EphemeralContainers => {
+            *object = with_ephemeral_containers(object, current);
+            &[]
+        }
     };
+    keep_metadata(object, current);
     if kind.subresource(STATUS).is_some() {
         let fields = object.as_object_mut().expect("has metadata");
         for field in keep {
             meta::copy_field(fields, current, field);
         }
     }
-    rules::complete(kind, object);
+    // A pod of a DaemonSet is as the version made it that was there then.
+    if *kind != POD || object["spec"] != current["spec"] {
+        rules::complete(kind, object);
+    }
     if *kind == DAEMON_SET {
         count_daemon_set(object, current);
+    } else if *kind == POD {
+        count_spec(object, current);
     }
+}
+
+/// The pod as it is, but for the containers that are added to it, behind those that are there.
+fn with_ephemeral_containers(object: &Value, current: &Value) -> Value {
+    let mut changed = current.clone();
+    let spec = meta::map_mut(&mut changed, "spec");
+    meta::copy_field(spec, &object["spec"], "ephemeralContainers");
+    let old = current["spec"]["ephemeralContainers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let position = |one: &Value| old.iter().position(|old| old["name"] == one["name"]).unwrap_or(usize::MAX);
+    if let Some(Value::Array(all)) = spec.get_mut("ephemeralContainers") {
+        all.sort_by_key(position);
+    }
+    changed
 }
 
 /// What is wrong with a change that was prepared.
 pub fn validate_update(kind: &Kind, part: Part, object: &Value, current: &Value) -> Vec<FieldError> {
     let mut errors = rules::validate_update(kind, part, object, current);
-    if part == Part::Main && *kind == POD && object["spec"] != current["spec"] {
-        let detail = "a pod's spec comes from its DaemonSet; change the DaemonSet";
-        errors.push(FieldError::forbidden(&Path::new("spec"), detail));
+    if *kind == POD && meta::controller(current).is_none() && meta::controller(object).is_some() {
+        errors.push(FieldError::forbidden(&Path::new("metadata.ownerReferences"), MADE_BY_NODES));
     }
     errors
 }
@@ -154,6 +195,10 @@ fn count_daemon_set(object: &mut Value, current: &Value) {
     let template = template_generation(current).unwrap_or(1);
     let template_changed = object["spec"]["template"] != current["spec"]["template"];
     set_template_generation(object, template + i64::from(template_changed));
+    count_spec(object, current);
+}
+
+fn count_spec(object: &mut Value, current: &Value) {
     if object["spec"] != current["spec"] {
         let generation = current["metadata"]["generation"].as_i64().unwrap_or(1);
         meta::metadata_mut(object).insert("generation".into(), (generation + 1).into());
@@ -228,16 +273,5 @@ mod tests {
             expected[field] = value;
             assert_eq!(object, expected, "{part:?}");
         }
-    }
-
-    #[test]
-    fn a_pods_spec_is_not_changed_through_the_api() {
-        let pod = |image: &str| {
-            let container = json!({"name": "c", "image": image});
-            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "one", "containers": [container]}})
-        };
-        assert_eq!(validate_update(&POD, Part::Main, &pod("a"), &pod("a")), []);
-        let errors = validate_update(&POD, Part::Main, &pod("b"), &pod("a"));
-        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["spec"]);
     }
 }

@@ -12,7 +12,8 @@
 //!                    └──▶ Node, Pod, Event objects ◀──────┘ reports, acks ──▶ updates
 //! ```
 //!
-//! - `admit` decides how a node is received, `desired` what all nodes are told, `entitled` which objects a node may have,
+//! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
+//!   pods, `entitled` which objects a node may have,
 //!   `nodes`, `pods` and `events` what reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`,
 //!   `reports`, `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
@@ -34,6 +35,7 @@ mod session;
 mod shelf;
 mod tokens;
 mod tunnels;
+mod user_pods;
 
 use std::sync::Arc;
 

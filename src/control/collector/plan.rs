@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub foreign_owner: bool,
     /// `spec.nodeName` of a pod.
     pub node: Option<String>,
+    /// It is controlled by a DaemonSet.
+    pub is_daemon: bool,
     /// It is marked for deletion.
     pub deleting: bool,
     /// It waits for what it owns to go first.
@@ -59,6 +61,7 @@ impl Facts {
             uid: meta::uid(object).into(),
             foreign_owner: owners.clone().any(|owner| !served(owner)),
             owners: meta::owner_uids(object).map(Uid::from).collect(),
+            is_daemon: meta::controller(object).is_some(),
             node: object["spec"]["nodeName"].as_str().map(str::to_owned),
             deleting: meta::is_deleting(object),
             foreground: meta::finalizers(object).any(|finalizer| finalizer == FOREGROUND),
@@ -111,7 +114,8 @@ pub(super) fn plan(all: &[Facts]) -> Vec<Step> {
             return None;
         }
         if orphaned(fact) {
-            let end = *kind == POD && fact.node.is_some();
+            // The node of a DaemonSet's pod learns of it from the deletion of the DaemonSet.
+            let end = *kind == POD && fact.is_daemon && fact.node.is_some();
             return Some(if end { Step::End { namespace, name } } else { Step::Delete { kind, namespace, name } });
         }
         // What is owned goes with its owner, if that goes.
@@ -139,7 +143,10 @@ mod tests {
     }
 
     fn owned(kind: &'static Kind, name: &str, api_version: &str, owner: &str) -> Facts {
-        let owners = json!([{"apiVersion": api_version, "kind": "DaemonSet", "name": owner, "uid": owner}]);
+        let owner = json!({
+            "apiVersion": api_version, "kind": "DaemonSet", "name": owner, "uid": owner, "controller": true,
+        });
+        let owners = json!([owner]);
         object(kind, name, &json!({"metadata": {"ownerReferences": owners}, "spec": {"nodeName": "one"}}))
     }
 
@@ -168,6 +175,9 @@ mod tests {
             name: name.into(),
             uid: name.into(),
         };
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "map", "uid": "map", "controller": true});
+        let metadata = json!({"ownerReferences": [owner]});
+        let posted = object(&POD, "posted", &json!({"metadata": metadata, "spec": {"nodeName": "one"}}));
         let mut ending_pod = pod();
         ending_pod.deleting = true;
         let cases = [
@@ -177,6 +187,7 @@ mod tests {
                 vec![node(), pod(), revision()],
                 vec![end(), delete(&CONTROLLER_REVISION, "revision")],
             ),
+            ("the owner of a posted pod is gone", vec![node(), posted], vec![delete(&POD, "posted")]),
             ("the owner waits", vec![node(), waiting(), pod()], vec![end()]),
             ("the owner waits for an ending pod", vec![node(), waiting(), ending_pod.clone()], vec![]),
             ("the owner has waited", vec![node(), waiting()], vec![release()]),

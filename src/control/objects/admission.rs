@@ -9,13 +9,16 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
+use super::pods::PostedPod;
 use super::records::{parse, record};
 use super::{ListOptions, ObjectError, Objects, keys};
 use crate::api::admission::{self, Known, Refusal};
 use crate::api::revision::same_template;
-use crate::control::kinds::{DAEMON_SET, Kind, PRIORITY_CLASS, RUNTIME_CLASS, SERVICE_ACCOUNT};
+use crate::control::kinds::{DAEMON_SET, Kind, POD, PRIORITY_CLASS, RUNTIME_CLASS, SERVICE_ACCOUNT};
 use crate::control::meta;
+use crate::control::registry;
 use crate::model::{RevisionHash, Uid};
 use crate::store::{Condition, StoreError, Write};
 
@@ -61,6 +64,32 @@ impl Objects {
             Err(ObjectError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Admits a pod that is posted: everything it names is looked up and written in. Nothing for other kinds.
+    ///
+    /// # Errors
+    /// [`ObjectError::Forbidden`] in the words of Kubernetes' admission.
+    pub(super) async fn admit_pod(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        object: &mut Value,
+    ) -> Result<Option<PostedPod>, ObjectError> {
+        if *kind != POD {
+            return Ok(None);
+        }
+        self.open_namespace(kind, namespace, meta::name(object)).await?;
+        // What is no pod is for validation to tell.
+        let Ok(mut spec) = PodSpec::deserialize(&object["spec"]) else { return Ok(None) };
+        let known = self.known_to_admission(namespace, &spec).await?;
+        let suffix = registry::name_suffix(Uuid::new_v4().as_u128());
+        let admitted = admission::admit(&mut spec, namespace, &known, &suffix);
+        let name = meta::name(object).to_owned();
+        let runtime_handler =
+            admitted.map_err(|refusal| ObjectError::Forbidden { kind, name, reason: refusal.to_string() })?;
+        object["spec"] = serde_json::to_value(spec).expect("Kubernetes' types have string keys only");
+        Ok(Some(PostedPod { runtime_handler }))
     }
 
     /// Refuses a valid object that does not go with others.

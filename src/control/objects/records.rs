@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ObjectError;
+use super::{ObjectError, PodIntent};
 use crate::control::kinds::{Kind, POD};
 use crate::control::meta;
 use crate::control::registry::Part;
@@ -36,6 +36,26 @@ pub struct Tombstone {
     /// How long a pod may take to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_period_seconds: Option<i64>,
+}
+
+/// What a commit means to nodes.
+#[derive(Debug)]
+pub(super) enum Intent {
+    /// Nothing.
+    None,
+    /// The position moves.
+    Moves,
+    /// It moves, and a deletion is on record.
+    Deletes(Tombstone),
+    /// It moves, and there is something to tell of one pod.
+    Tells(PodIntent),
+}
+
+impl Intent {
+    /// Of a write of a kind.
+    pub(super) fn of(kind: &Kind) -> Self {
+        if kind.intent { Self::Moves } else { Self::None }
+    }
 }
 
 /// An entry's object, with its resourceVersion.

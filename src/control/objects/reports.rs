@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::records::{put, unchanged, with_revision};
+use super::records::{Intent, put, unchanged, with_revision};
 use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
 use crate::control::kinds::{Kind, POD, STATUS};
 use crate::control::meta;
@@ -86,14 +86,15 @@ impl Objects {
                 let mut writes = vec![Write::Delete { key: entry.key.clone() }];
                 if *kind == POD {
                     writes.extend(self.buried(uid).await?);
+                    writes.push(Write::Delete { key: keys::pod(uid.as_str()) });
                 }
-                self.commit(vec![unchanged(&entry)], writes, false, None).await?
+                self.commit(vec![unchanged(&entry)], writes, Intent::None).await?
             } else {
                 let marked = removal::mark(current.clone(), 0, Timestamp::now());
                 if marked == current {
                     return self.acknowledge(uid).await;
                 }
-                self.commit_one(&entry, put(kind, Part::Main, &key, &marked), false, None).await?
+                self.commit(vec![unchanged(&entry)], vec![put(kind, Part::Main, &key, &marked)], Intent::None).await?
             };
             if done.is_some() {
                 return Ok(());

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fleet::read_position;
-use super::records::{put, record, tombstone, unchanged, with_revision};
+use super::pods::{self, PodIntent, PostedPod};
+use super::records::{Intent, put, record, tombstone, unchanged, with_revision};
 use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys};
 use crate::api::field::FieldError;
-use crate::control::kinds::{Kind, NAMESPACE, SERVICE_ACCOUNT};
+use crate::control::kinds::{Kind, NAMESPACE, POD, SERVICE_ACCOUNT};
 use crate::control::meta;
 use crate::control::ownership;
 use crate::control::registry::{self, Part};
@@ -78,8 +79,10 @@ impl Objects {
                 meta::metadata_mut(&mut object).insert("name".into(), name.into());
             }
             registry::prepare_create(kind, &mut object);
+            // What admission adds is nobody's.
             note_owners(kind, Part::Main, None, &mut object, options);
-            match self.insert(kind, namespace, object, options).await {
+            let posted = self.admit_pod(kind, namespace, &mut object).await?;
+            match self.insert(kind, namespace, object, posted, options).await {
                 Err(ObjectError::AlreadyExists { .. }) if generate => {}
                 result => return result,
             }
@@ -118,15 +121,14 @@ impl Objects {
             if part == Part::Main {
                 self.check_references(kind, &object, Some(&current)).await?;
             }
+            let intent = self.intent_of(kind, part, &object, &current).await?;
             if options.dry_run {
                 return Ok(object);
             }
-            let intent = kind.intent && part == Part::Main;
             let outcome = if removal::is_released(kind, &object) {
                 self.erase(kind, &entry, &current).await
             } else {
-                let write = put(kind, part, &entry.key, &object);
-                self.commit_one(&entry, write, intent, None).await
+                self.commit(vec![unchanged(&entry)], vec![put(kind, part, &entry.key, &object)], intent).await
             };
             if let Some(revision) = outcome? {
                 return Ok(with_revision(object, revision));
@@ -156,8 +158,9 @@ impl Objects {
                 Removal::Mark { object, for_nodes } => {
                     let write = put(kind, Part::Main, &entry.key, &object);
                     let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-                    let tombstone = for_nodes.then(|| tombstone(kind, &object, grace));
-                    let revision = self.commit_one(&entry, write, for_nodes, tombstone).await?;
+                    let intent =
+                        if for_nodes { Intent::Deletes(tombstone(kind, &object, grace)) } else { Intent::None };
+                    let revision = self.commit(vec![unchanged(&entry)], vec![write], intent).await?;
                     revision.map(|revision| Deleted::Marked(with_revision(object, revision)))
                 }
             };
@@ -174,6 +177,7 @@ impl Objects {
         kind: &'static Kind,
         namespace: &str,
         object: Value,
+        posted: Option<PostedPod>,
         options: WriteOptions<'_>,
     ) -> Result<Value, ObjectError> {
         let name = meta::name(&object).to_owned();
@@ -183,7 +187,7 @@ impl Objects {
             if kind.namespaced {
                 conditions.push(self.open_namespace(kind, namespace, &name).await?);
             }
-            if let Some(reason) = registry::refuse_create(kind) {
+            if let Some(reason) = registry::refuse_create(kind, &object) {
                 return Err(ObjectError::Forbidden { kind, name, reason });
             }
             valid(kind, &name, registry::validate_create(kind, &object))?;
@@ -198,7 +202,9 @@ impl Objects {
             if *kind == NAMESPACE {
                 writes.push(default_service_account(&name));
             }
-            let committed = self.commit(conditions, writes, kind.intent, None).await?;
+            let intent = pods::intent(&object, posted.clone()).filter(|_| *kind == POD);
+            let intent = intent.map_or_else(|| Intent::of(kind), Intent::Tells);
+            let committed = self.commit(conditions, writes, intent).await?;
             if let Some(revision) = committed {
                 return Ok(with_revision(object, revision));
             }
@@ -207,7 +213,12 @@ impl Objects {
     }
 
     /// The condition that the namespace exists and takes new content.
-    async fn open_namespace(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Condition, ObjectError> {
+    pub(super) async fn open_namespace(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Condition, ObjectError> {
         let (entry, value) = self.read(&NAMESPACE, "", namespace).await?;
         if meta::is_deleting(&value) {
             let (name, namespace) = (name.to_owned(), namespace.to_owned());
@@ -222,45 +233,60 @@ impl Objects {
 impl Objects {
     /// Removes an object for a user, with the record nodes need. Nothing if it changed meanwhile.
     async fn erase(&self, kind: &Kind, entry: &Entry, current: &Value) -> Result<Option<Revision>, ObjectError> {
-        let record = removal::concerns_nodes(kind, current).then(|| tombstone(kind, current, 0));
-        self.commit_one(entry, Write::Delete { key: entry.key.clone() }, kind.intent, record).await
+        let mut writes = vec![Write::Delete { key: entry.key.clone() }];
+        if *kind == POD {
+            writes.push(Write::Delete { key: keys::pod(meta::uid(current)) });
+        }
+        let concerned = removal::concerns_nodes(kind, current).then(|| tombstone(kind, current, 0));
+        let intent = concerned.map_or_else(|| Intent::of(kind), Intent::Deletes);
+        self.commit(vec![unchanged(entry)], writes, intent).await
     }
 
-    /// One write of one object, if it is as it was read.
-    pub(super) async fn commit_one(
+    /// What an update means to nodes.
+    async fn intent_of(
         &self,
-        entry: &Entry,
-        write: Write,
-        intent: bool,
-        tombstone: Option<Tombstone>,
-    ) -> Result<Option<Revision>, ObjectError> {
-        self.commit(vec![unchanged(entry)], vec![write], intent, tombstone).await
+        kind: &'static Kind,
+        part: Part,
+        object: &Value,
+        current: &Value,
+    ) -> Result<Intent, ObjectError> {
+        if part == Part::Status {
+            return Ok(Intent::None);
+        }
+        Ok(self.touched(kind, part, object, current).await?.map_or_else(|| Intent::of(kind), Intent::Tells))
     }
 
-    /// Commits; with `intent`, moves the position along. Nothing if a condition did not hold and the caller must look
-    /// again.
+    /// Commits, and moves the position along if the commit means something to nodes. Nothing if a condition did not hold
+    /// and the caller must look again.
     pub(super) async fn commit(
         &self,
         mut conditions: Vec<Condition>,
         mut writes: Vec<Write>,
-        intent: bool,
-        tombstone: Option<Tombstone>,
+        intent: Intent,
     ) -> Result<Option<Revision>, ObjectError> {
-        if intent {
+        if !matches!(intent, Intent::None) {
             let (entry, position) = read_position(&*self.inner.store).await?.expect("made when the store was opened");
             let position = Position { seq: position.seq + 1, ..position };
             conditions.push(unchanged(&entry));
             writes.push(record(keys::POSITION.into(), &position));
-            if let Some(tombstone) = tombstone {
-                let tombstone = Tombstone { seq: position.seq, ..tombstone };
-                writes.push(record(keys::tombstone(tombstone.uid.as_str()), &tombstone));
-            }
+            writes.extend(numbered(intent, position.seq));
         }
         match self.inner.store.commit(conditions, writes).await {
             Ok(revision) => Ok(Some(revision)),
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(ObjectError::Store(error)),
         }
+    }
+}
+
+/// The record of what a commit means to nodes, if it has one, with the `seq` of that commit.
+fn numbered(intent: Intent, seq: u64) -> Option<Write> {
+    match intent {
+        Intent::None | Intent::Moves => None,
+        Intent::Deletes(tombstone) => {
+            Some(record(keys::tombstone(tombstone.uid.as_str()), &Tombstone { seq, ..tombstone }))
+        }
+        Intent::Tells(pod) => Some(record(keys::pod(pod.uid.as_str()), &PodIntent { seq, ..pod })),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure. Objects were decoded as their kind's type before they come here; what nevertheless is none is told as such.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,9 +13,9 @@ use super::Part;
 use crate::api::field::{FieldError, Path};
 use crate::api::metadata::{self, Scope};
 use crate::api::revision::same_template;
-use crate::api::{classes, core, daemonset, names, node, rbac};
+use crate::api::{classes, core, daemonset, names, node, pod, rbac};
 use crate::control::kinds::Kind;
-use crate::podspec::unsupported;
+use crate::podspec::{unsupported, unsupported_ephemeral};
 
 /// Adds what the kind's objects have if nothing is said.
 pub(super) fn complete(kind: &Kind, object: &mut Value) {
@@ -22,6 +23,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
         "ClusterRoleBinding" => as_type(object, rbac::default_cluster_role_binding),
         "DaemonSet" => as_type(object, daemonset::default),
         "Namespace" => as_type(object, core::default_namespace),
+        "Pod" => as_type(object, pod::default),
         "PriorityClass" => as_type(object, classes::default_priority_class),
         "RoleBinding" => as_type(object, rbac::default_role_binding),
         "Secret" => as_type(object, core::default_secret),
@@ -39,6 +41,7 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
         "DaemonSet" => check(object, new_daemon_set),
         "Namespace" => check(object, core::validate_namespace),
         "Node" => check(object, node::validate),
+        "Pod" => check(object, new_pod),
         "PriorityClass" => check(object, classes::validate_priority_class),
         "RuntimeClass" => check(object, classes::validate_runtime_class),
         "Role" => check(object, rbac::validate_role),
@@ -64,6 +67,8 @@ pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         ("DaemonSet", Part::Status) => compare(new, old, daemonset::validate_status_update),
         ("Namespace", _) => compare(new, old, core::validate_namespace_update),
         ("Node", _) => compare(new, old, node::validate_update),
+        ("Pod", Part::EphemeralContainers) => compare(new, old, debugged_pod),
+        ("Pod", Part::Main) if new["spec"] != old["spec"] => compare(new, old, changed_pod),
         ("PriorityClass", _) => compare(new, old, classes::validate_priority_class_update),
         ("RuntimeClass", _) => compare(new, old, classes::validate_runtime_class_update),
         ("Role", _) => compare(new, old, rbac::validate_role_update),
@@ -97,6 +102,32 @@ fn changed_daemon_set(new: &DaemonSet, old: &DaemonSet) -> Vec<FieldError> {
 
 fn unrealizable(set: &DaemonSet) -> Vec<FieldError> {
     set.spec.iter().flat_map(|spec| unsupported(&spec.template, &Path::new("spec.template"))).collect()
+}
+
+/// A pod that is posted has to be realized by its node as it is.
+fn new_pod(pod: &Pod) -> Vec<FieldError> {
+    let mut errors = pod::validate(pod);
+    errors.extend(unrealizable_pod(pod));
+    errors
+}
+
+fn changed_pod(new: &Pod, old: &Pod) -> Vec<FieldError> {
+    let mut errors = pod::validate_update(new, old);
+    errors.extend(unrealizable_pod(new));
+    errors
+}
+
+fn debugged_pod(new: &Pod, old: &Pod) -> Vec<FieldError> {
+    let mut errors = pod::validate_ephemeral_update(new, old);
+    let at = Path::new("spec.ephemeralContainers");
+    let added = new.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten()).enumerate();
+    errors.extend(added.flat_map(|(index, container)| unsupported_ephemeral(container, &at.index(index))));
+    errors
+}
+
+fn unrealizable_pod(pod: &Pod) -> Vec<FieldError> {
+    let spec = pod.spec.clone().map(|spec| PodSpec { ephemeral_containers: None, ..spec });
+    unsupported(&PodTemplateSpec { metadata: None, spec }, &Path::default())
 }
 
 fn as_type<T: Serialize + DeserializeOwned>(object: &mut Value, complete: impl FnOnce(&mut T)) {

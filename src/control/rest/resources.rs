@@ -15,7 +15,7 @@ use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
 use super::{Api, apply, body, escalation, logs, reviews, streams, subresources, watch};
-use crate::control::kinds::{ATTACH, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, STATUS};
+use crate::control::kinds::{ATTACH, EPHEMERAL_CONTAINERS, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, STATUS};
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
 use crate::control::rbac::User;
@@ -62,6 +62,7 @@ impl Request {
     pub fn part(&self) -> Part {
         match self.target.subresource {
             Some(subresource) if subresource.name == STATUS => Part::Status,
+            Some(subresource) if subresource.name == EPHEMERAL_CONTAINERS => Part::EphemeralContainers,
             _ => Part::Main,
         }
     }

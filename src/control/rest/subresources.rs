@@ -5,15 +5,16 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, Time};
 
-use super::errors::ApiError;
+use super::errors::{self, ApiError};
 use super::resources::{Request, answer};
 use super::{Api, body};
 use crate::api::field::{FieldError, Path};
 use crate::control::bearer::claims::ISSUER;
 use crate::control::bearer::{Bound, Wanted};
-use crate::control::kinds::{TOKEN, TOKEN_REQUEST};
+use crate::control::kinds::{BINDING, BINDING_KIND, EVICTION, POD, TOKEN, TOKEN_REQUEST};
 use crate::control::objects::ObjectError;
 
 /// How long a token is good if nobody says.
@@ -29,8 +30,33 @@ pub async fn create(api: &Api, request: &Request, sent: Body) -> Result<Response
     let sent = body::read(sent).await?;
     match request.target.subresource.map(|subresource| subresource.name) {
         Some(TOKEN) => token(api, request, body::typed(&request.parts.headers, &sent)?).await,
+        Some(EVICTION) => evict(api, request, body::typed(&request.parts.headers, &sent)?).await,
+        Some(BINDING) => bind(api, request).await,
         _ => Err(ApiError::MethodNotAllowed),
     }
+}
+
+/// `kubectl drain`: the pod ends as if it was deleted. There are no PodDisruptionBudgets that could stand against it.
+///
+/// Source: kubernetes v1.36, `pkg/registry/core/pod/storage/eviction.go`.
+async fn evict(api: &Api, request: &Request, eviction: Eviction) -> Result<Response, ApiError> {
+    let said = eviction.metadata.name.as_deref().unwrap_or_default();
+    if !said.is_empty() && said != request.name() {
+        return Err(ApiError::BadRequest("name in URL does not match name in Eviction object".to_owned()));
+    }
+    let options = request.query.delete_options(eviction.delete_options.unwrap_or_default())?;
+    api.objects.delete(&POD, request.target.namespace(), request.name(), &options).await?;
+    let done = Status { status: Some("Success".to_owned()), code: Some(201), ..Status::default() };
+    Ok(errors::status_response(&done))
+}
+
+/// Every pod is bound from the start.
+async fn bind(api: &Api, request: &Request) -> Result<Response, ApiError> {
+    let pod = api.objects.get(&POD, request.target.namespace(), request.name()).await?;
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    let name = request.name().to_owned();
+    let reason = format!("pod {name} is already assigned to node {node:?}");
+    Err(ObjectError::Conflict { kind: &BINDING_KIND, name, reason }.into())
 }
 
 /// `kubectl create token`.

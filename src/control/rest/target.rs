@@ -117,7 +117,7 @@ mod tests {
             "/api/v1/services",
             "/api/v1/pods/p",
             "/api/v1/namespaces/n/nodes/x",
-            "/api/v1/namespaces/n/pods/p/eviction",
+            "/api/v1/namespaces/n/pods/p/resize",
             "/apis/apps/v1/namespaces/n/daemonsets/d/scale",
             "/apis/batch/v1/jobs",
         ] {

@@ -1,4 +1,4 @@
-//! What one node alone is told: the objects it needs, as far as it may have them.
+//! What one node alone is told: the pods posted to it, and the objects it needs, as far as it may have them.
 //!
 //! Worked out anew whenever the fleet's intent moves, the Node changes or the node needs something else; said only where it
 //! differs from what was said before in the session.
@@ -17,6 +17,7 @@ use crate::model::BlobHash;
 /// What a node was told in this session, and the contents that this names.
 #[derive(Debug, Default)]
 pub(super) struct Assignment {
+    pods: Vec<Entry>,
     objects: Vec<(ObjectRef, ObjectAnswer)>,
     contents: HashMap<BlobHash, Arc<Content>>,
 }
@@ -46,6 +47,7 @@ impl Session {
         told: &mut Assignment,
     ) -> Result<Option<Frame>, ObjectError> {
         let mut now = Assignment::default();
+        now.pods.extend(desired.pods.posted(&self.name).map(|posted| posted.entry.clone()));
         for wanted in &needs.objects {
             let answer = match self.may_have(wanted, desired) {
                 Err(why) => ObjectAnswer::Refused(why),
@@ -60,11 +62,11 @@ impl Session {
             };
             now.objects.push((wanted.clone(), answer));
         }
-        let changed = now.objects != told.objects;
+        let changed = (&now.pods, &now.objects) != (&told.pods, &told.objects);
         *told = now;
         Ok(changed.then(|| {
-            let objects = told.objects.clone();
-            Frame::new(Down::Assigned(Assigned { position: desired.position, pods: Vec::new(), objects }))
+            let (pods, objects) = (told.pods.clone(), told.objects.clone());
+            Frame::new(Down::Assigned(Assigned { position: desired.position, pods, objects }))
         }))
     }
 
@@ -72,6 +74,7 @@ impl Session {
     fn may_have(&self, wanted: &ObjectRef, desired: &Desired) -> Result<(), Reason> {
         let roster = &self.shared.roster;
         let by_pods = roster.naming(&self.node, wanted);
-        entitled(&self.name, &roster.vouched(&self.node), false, desired.naming(wanted, &by_pods))
+        let posted = desired.pods.name(&self.name, wanted);
+        entitled(&self.name, &roster.vouched(&self.node), posted, desired.naming(wanted, &by_pods))
     }
 }

@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::admission::{self, Admitted};
+use super::user_pods::UserPods;
 use crate::api::bundle::Bundle;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
-use crate::control::objects::{ListOptions, ObjectError, Objects, Tombstone};
+use crate::control::objects::{ListOptions, ObjectError, Objects, PodIntent, Tombstone};
 use crate::error::Chain;
 use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
 use crate::model::{BlobHash, NodeName, ObjectKey, Position, RevisionHash, Uid};
@@ -51,6 +52,8 @@ pub(super) struct Desired {
     referrers: HashMap<ObjectRef, Vec<Uid>>,
     /// Why the newest revision of a DaemonSet is told to nobody.
     pub(super) refused: HashMap<Uid, String>,
+    /// What users say of single pods.
+    pub(super) pods: UserPods,
     pub(super) tombstones: HashMap<Uid, Tombstone>,
     /// Pods that are to end, by their node.
     pub(super) ending: HashMap<NodeName, Vec<Tombstone>>,
@@ -84,13 +87,15 @@ impl Blob {
 pub(super) struct Read {
     pub(super) position: Position,
     pub(super) admitted: Admitted,
+    /// What users say of single pods, with the pods.
+    pub(super) pods: Vec<(PodIntent, Value)>,
     pub(super) tombstones: Vec<Tombstone>,
 }
 
 impl Desired {
     /// Works out what to tell from what was read. `before` keeps what has not changed.
     pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
-        let Read { position, admitted: Admitted { bundles: newest, refused }, tombstones } = read;
+        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, tombstones } = read;
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
@@ -113,6 +118,7 @@ impl Desired {
             let older = before.and_then(|before| before.bundles.get(&bundle.uid));
             bundles.insert(bundle.uid.clone(), at_hand(bundle, older));
         }
+        let pods = UserPods::of(pods, &tombstones, before.map(|before| &before.pods), position.seq);
         entries.sort_by(|a, b| a.uid.cmp(&b.uid));
         let same = before.filter(|before| before.entries == entries);
         let deletions: BTreeMap<_, _> =
@@ -138,6 +144,7 @@ impl Desired {
             entries,
             referrers,
             refused,
+            pods,
             tombstones,
         }
     }
@@ -227,8 +234,9 @@ pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<
     let list = objects.list(&DAEMON_SET, ListOptions::default()).await?;
     let sets: Vec<_> = list.items.into_iter().filter_map(parsed).collect();
     let admitted = admission::admit(objects, &sets, before).await?;
+    let pods = objects.pod_intents().await?;
     let (tombstones, _) = objects.tombstones().await?;
-    Ok(Read { position, admitted, tombstones })
+    Ok(Read { position, admitted, pods, tombstones })
 }
 
 /// A DaemonSet that cannot be read is left out of the manifest: absence deletes nothing.
@@ -293,7 +301,8 @@ mod tests {
 
     fn build(seq: u64, bundles: Vec<Bundle>, tombstones: Vec<Tombstone>, before: Option<&Desired>) -> Desired {
         let admitted = Admitted { bundles, ..Admitted::default() };
-        Desired::build(Read { position: Position { era: 1, seq }, admitted, tombstones }, before)
+        let read = Read { position: Position { era: 1, seq }, admitted, pods: vec![], tombstones };
+        Desired::build(read, before)
     }
 
     #[test]

@@ -92,6 +92,8 @@ impl Session {
                 shared.roster.put_pod(&self.node, uid, KnownPod { digest: Some(report.digest()), ..known });
             }
             Ok(Some(_)) => tracing::warn!(node = %self.name, pod = %key, "a node reports a pod that is not its own"),
+            // It goes the way of all its kind, and is told so once more.
+            Ok(None) if shared.desired().tombstones.contains_key(uid) => {}
             Ok(None) => {
                 let revision = &report.revision;
                 tracing::warn!(node = %self.name, pod = %key, %revision, "nothing is known of a pod's revision");
@@ -201,9 +203,16 @@ impl Shared {
     }
 
     /// Removes the node's pods that its hello does not name: their last reports were lost with a connection.
-    pub(super) async fn drop_pods_not_held(&self, node: &Uid, hello: &Hello) -> Result<(), ObjectError> {
+    pub(super) async fn drop_pods_not_held(
+        &self,
+        node: &Uid,
+        name: &NodeName,
+        hello: &Hello,
+    ) -> Result<(), ObjectError> {
         let mut known = self.roster.pods(node);
         hello.pods.iter().for_each(|held| drop(known.remove(&held.uid)));
+        // One that was posted and is not to end was never taken on.
+        known.retain(|uid, _| !self.desired().pods.is_posted(name, uid));
         for (uid, pod) in known {
             self.objects.remove(&POD, &pod.key.namespace, &pod.key.name, &uid).await?;
             self.roster.remove_pod(node, &uid);

@@ -15,6 +15,7 @@ use super::assigned::Assignment;
 use super::desired::{Blob, Desired};
 use super::nodes;
 use super::roster::{Footing, KnownPod, Order};
+use super::user_pods::Amended;
 use crate::control::kinds::NODE;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
@@ -159,7 +160,11 @@ impl Session {
                     say(down_tx, frame).await?;
                 }
                 if needs_more {
-                    blobs = answered(&needs, |hash| assigned.blob(hash).or_else(|| Some(desired.blob(hash)?.as_ref())));
+                    let blob = |hash: &_| {
+                        let own = assigned.blob(hash).or_else(|| desired.pods.blob(&self.name, hash));
+                        own.or_else(|| Some(desired.blob(hash)?.as_ref()))
+                    };
+                    blobs = answered(&needs, blob);
                 }
                 (look, needs_more) = (false, false);
             }
@@ -210,7 +215,7 @@ impl Session {
         };
         self.shared.write_hold(&self.node, &self.name, hold).await?;
         if self.reception == Reception::Accepted {
-            self.shared.drop_pods_not_held(&self.node, hello).await?;
+            self.shared.drop_pods_not_held(&self.node, &self.name, hello).await?;
             let taken = hello.permits.iter().map(|permit| permit.number).collect();
             self.shared.tell_updates(FromNode::Opened { node: self.node.clone(), taken }).await;
         }
@@ -333,6 +338,13 @@ impl Told {
                 let action = PodAction::Delete { grace_period_secs: grace_period_secs.unwrap_or(0), permit: None };
                 let command = PodCommand { uid: pod.uid.clone(), needs_seq: 0, action };
                 frames.push(Frame::new(Down::Pod { id: CommandId(pod.seq), command }));
+            }
+        }
+        for Amended { uid, seq, amendment } in desired.pods.amended(name) {
+            if self.commands.insert(*seq) {
+                let action = PodAction::Amend(amendment.clone());
+                let command = PodCommand { uid: uid.clone(), needs_seq: 0, action };
+                frames.push(Frame::new(Down::Pod { id: CommandId(*seq), command }));
             }
         }
         if self.content != Some(desired.content) {

@@ -29,6 +29,7 @@ use crate::store::Memory;
 
 mod admission;
 mod objects;
+mod pods;
 mod tokens;
 
 /// Longer than anything here takes; reached only by a test that fails.

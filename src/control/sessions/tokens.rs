@@ -68,7 +68,8 @@ impl Session {
         let desired = self.shared.desired();
         let set = meta::controller(pod);
         let newest = set.iter().filter_map(|uid| desired.newest(uid)).map(AsRef::as_ref);
-        entitled(&self.name, &self.shared.roster.vouched(&self.node), false, newest)
+        let posted = desired.pods.is_posted(&self.name, &meta::uid(pod).into());
+        entitled(&self.name, &self.shared.roster.vouched(&self.node), posted, newest)
     }
 }
 
