@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,9 @@ use crate::api::strict::{self, DecodeError};
 use crate::api::{core, daemonset, revision};
 use crate::model::{ObjectKey, RevisionHash};
 use crate::podspec::{ObjectKind, unsupported};
+
+const NO_ACCOUNTS: &str = "there are no service accounts without a control endpoint; set automountServiceAccountToken: false \
+                           if the pod does not need a token";
 
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -185,9 +188,21 @@ fn written(kind: ObjectKind, metadata: &ObjectMeta, object: &impl Serialize) -> 
 fn errors(set: &DaemonSet) -> Vec<FieldError> {
     let mut errors = daemonset::validate(set);
     if let Some(spec) = &set.spec {
-        errors.extend(unsupported(&spec.template, &Path::new("spec").child("template")));
+        let at = Path::new("spec.template");
+        errors.extend(unsupported(&spec.template, &at));
+        errors.extend(spec.template.spec.as_ref().into_iter().flat_map(|spec| accounts(spec, &at.child("spec"))));
     }
     errors
+}
+
+/// A pod that names no account gets no token, silently; one that asks for an account or a token is refused.
+fn accounts(spec: &PodSpec, at: &Path) -> Option<FieldError> {
+    let automount = spec.automount_service_account_token;
+    if automount == Some(true) {
+        return Some(FieldError::forbidden(&at.child("automountServiceAccountToken"), NO_ACCOUNTS));
+    }
+    let is_named = automount.is_none() && admission::account(spec) != "default";
+    is_named.then(|| FieldError::forbidden(&at.child("serviceAccountName"), NO_ACCOUNTS))
 }
 
 #[cfg(test)]

@@ -13,8 +13,6 @@ mod configuration;
 mod volumes;
 
 const NO_SCHEDULER: &str = "there is no scheduler here that could look at other nodes and pods";
-const NO_TOKENS: &str = "service account tokens are not supported yet; set automountServiceAccountToken: false if the pod \
-                         does not need one";
 
 /// Names every field of a pod template that this version does not realize, so that it is refused as a whole and nothing
 /// is dropped in silence.
@@ -122,7 +120,8 @@ impl Refusals {
             // Realized.
             active_deadline_seconds: _,
             affinity,
-            automount_service_account_token,
+            // Resolved by admission.
+            automount_service_account_token: _,
             containers,
             // Realized.
             dns_config: _,
@@ -163,8 +162,9 @@ impl Refusals {
             scheduling_gates,
             scheduling_group,
             security_context,
-            service_account,
-            service_account_name,
+            // Resolved by admission.
+            service_account: _,
+            service_account_name: _,
             // Realized.
             set_hostname_as_fqdn: _,
             share_process_namespace: _,
@@ -196,7 +196,6 @@ impl Refusals {
         if let Some(security_context) = security_context {
             self.pod_security(security_context, &at.child("securityContext"));
         }
-        self.tokens([service_account, service_account_name], *automount_service_account_token, at);
         for (index, constraint) in topology_spread_constraints.iter().flatten().enumerate() {
             self.spread(constraint, &at.child("topologySpreadConstraints").index(index));
         }
@@ -243,16 +242,6 @@ impl Refusals {
             when_unsatisfiable,
         } = constraint;
         self.refuse(when_unsatisfiable != "ScheduleAnyway", at, "whenUnsatisfiable", NO_SCHEDULER);
-    }
-
-    /// A pod that names no account gets no token, silently; one that asks for an account or a token is refused.
-    fn tokens(&mut self, [account, account_name]: [&Option<String>; 2], automount: Option<bool>, at: &Path) {
-        self.refuse(automount == Some(true), at, "automountServiceAccountToken", NO_TOKENS);
-        let is_asked = |account: &Option<String>| {
-            automount.is_none() && account.as_deref().is_some_and(|name| !name.is_empty() && name != "default")
-        };
-        self.refuse(is_asked(account_name), at, "serviceAccountName", NO_TOKENS);
-        self.refuse(is_asked(account) && account != account_name, at, "serviceAccount", NO_TOKENS);
     }
 
     fn pod_security(&mut self, context: &k8s::PodSecurityContext, at: &Path) {

@@ -14,6 +14,7 @@ use crate::api::admission::{self, Refusal};
 use crate::api::bundle::Bundle;
 use crate::api::revision;
 use crate::control::objects::{AdmittedRecord, ObjectError, Objects};
+use crate::control::registry::SUFFIX_LENGTH;
 use crate::model::{RevisionHash, Uid};
 
 /// What became of all DaemonSets.
@@ -70,7 +71,9 @@ async fn admit_new(objects: &Objects, written: &Bundle) -> Result<Result<Admitte
     let mut template = written.template.clone();
     let spec = template.spec.get_or_insert_default();
     let known = objects.known_to_admission(&written.namespace, spec).await?;
-    let runtime_handler = match admission::classes(spec, &known) {
+    // Stable, so that the volume has the same name in all pods of a revision.
+    let suffix: String = written.revision.as_str().chars().take(SUFFIX_LENGTH).collect();
+    let runtime_handler = match admission::admit(spec, &written.namespace, &known, &suffix) {
         Ok(handler) => handler,
         Err(refusal) => return Ok(Err(refusal)),
     };

@@ -53,6 +53,7 @@ fn the_examples_and_all_that_is_realized_pass() {
     });
     assert_eq!(refused_in_pod(&pod), Vec::<String>::new());
     let admitted = json!({
+        "serviceAccountName": "x", "serviceAccount": "x", "automountServiceAccountToken": true,
         "priorityClassName": "gold", "priority": 5, "preemptionPolicy": "Never", "runtimeClassName": "kata",
         "overhead": { "cpu": 1 },
     });
@@ -120,9 +121,6 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
             "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
             forbidden(NO_SCHEDULER),
         ),
-        (json!({ "automountServiceAccountToken": true }), "automountServiceAccountToken", forbidden(NO_TOKENS)),
-        (json!({ "serviceAccountName": "x", "serviceAccount": "x" }), "serviceAccountName", forbidden(NO_TOKENS)),
-        (json!({ "serviceAccount": "x" }), "serviceAccount", forbidden(NO_TOKENS)),
         (
             json!({ "initContainers": [{ "name": "i" }, { "name": "j", "volumeDevices": [device()] }] }),
             "initContainers[1].volumeDevices",

@@ -1,7 +1,46 @@
 //! Revisions on their way from what a user wrote to what nodes get.
 
 use super::*;
-use crate::control::kinds::{PRIORITY_CLASS, RUNTIME_CLASS};
+use crate::control::kinds::{EVENT, PRIORITY_CLASS, RUNTIME_CLASS, SERVICE_ACCOUNT};
+use crate::control::objects::ListOptions;
+
+#[tokio::test]
+async fn no_pods_are_made_before_their_account_exists() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _) = harness.in_step(&host, hello()).await;
+    let template = json!({
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"serviceAccountName": "web", "containers": [{"name": "main", "image": "registry.example/web:1"}]},
+    });
+    let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "template": template});
+    let set = json!({"metadata": {"name": "web"}, "spec": spec});
+    harness.objects.create(&DAEMON_SET, "default", set, WriteOptions::default()).await.unwrap();
+    let mut desired_rx = harness.sessions.shared.desired_rx.clone();
+    desired_rx.wait_for(|desired| !desired.refused.is_empty()).await.unwrap();
+    let events = harness.objects.list(&EVENT, ListOptions::default()).await.unwrap().items;
+    assert_eq!(
+        (&events[0]["reason"], &events[0]["message"], &events[0]["involvedObject"]["kind"]),
+        (
+            &json!("FailedCreate"),
+            &json!(
+                "Error creating: pods \"web-\" is forbidden: error looking up service account default/web: \
+                 serviceaccount \"web\" not found"
+            ),
+            &json!("DaemonSet")
+        )
+    );
+
+    let account = json!({"metadata": {"name": "web"}, "imagePullSecrets": [{"name": "registry"}]});
+    harness.objects.create(&SERVICE_ACCOUNT, "default", account, WriteOptions::default()).await.unwrap();
+    let manifest = node.manifest().await;
+    let bundle = fetched(&mut node, &manifest).await;
+    let spec = json!(bundle.template.spec);
+    let suffix = &bundle.revision.as_str()[..5];
+    assert_eq!(spec["volumes"][0]["name"], format!("kube-api-access-{suffix}"));
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], spec["volumes"][0]["name"]);
+    assert_eq!(spec["imagePullSecrets"], json!([{"name": "registry"}]));
+}
 
 #[tokio::test]
 async fn a_revision_is_admitted_once() {
