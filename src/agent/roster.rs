@@ -285,18 +285,13 @@ impl Roster {
         self.watchdog.beat(self.shared.clock.now());
     }
 
-    /// Drops objects and tokens that are not needed any more, and asks for those that are.
+    /// Drops objects and tokens that are not needed any more, and asks for the objects that are.
     fn look_after_objects(&mut self) {
         let needed = objects::needed(&self.contents, &self.desired, &self.staying);
         self.dirty |= self.objects.tidy(&mut self.contents, &self.desired, &needed);
         self.dirty |= self.tokens.tidy(&mut self.contents);
         if !self.session.has_asked_for(&needed.iter().map(objects::reference).collect()) {
             self.say_needs();
-        }
-        if self.session.is_open() {
-            for request in self.tokens.due(&self.contents, &self.desired, self.shared.clock.now()) {
-                self.session.say(Up::TokenRequest(request));
-            }
         }
     }
 
@@ -333,6 +328,17 @@ impl Roster {
             drop(hello_tx.send(self.hello()));
         }
         self.report();
+        self.ask_for_tokens();
+    }
+
+    /// Asks for the tokens that are due. Control gives none for a pod it has not heard of.
+    fn ask_for_tokens(&mut self) {
+        if self.session.is_open() {
+            let (is_reported, now) = (|pod: &Uid| self.session.has_reported(pod), self.shared.clock.now());
+            for request in self.tokens.due(&self.contents, &self.desired, is_reported, now) {
+                self.session.say(Up::TokenRequest(request));
+            }
+        }
     }
 
     /// When the next pass is due if nothing comes in. What is due already was seen to, or there is no need for it any more.

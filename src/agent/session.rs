@@ -124,6 +124,11 @@ impl Session {
         }
     }
 
+    /// Whether control was told all there is of a pod.
+    pub(super) fn has_reported(&self, pod: &Uid) -> bool {
+        !self.unreported.contains(pod)
+    }
+
     /// Takes the pods whose reports are to be said now, `most` of them; none while they would only wait in the queue.
     pub(super) fn take_unreported(&mut self, most: usize) -> Vec<Uid> {
         if !self.is_open() || self.queue.len() >= QUEUE_MAX / 2 {

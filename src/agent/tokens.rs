@@ -65,11 +65,17 @@ impl Tokens {
         self.asked.clear();
     }
 
-    /// The requests that are due, each of which counts as made.
-    pub(super) fn due(&mut self, contents: &Contents, desired: &Desired, now: Moment) -> Vec<TokenRequest> {
+    /// The requests that are due for pods that were reported, each of which counts as made.
+    pub(super) fn due(
+        &mut self,
+        contents: &Contents,
+        desired: &Desired,
+        is_reported: impl Fn(&Uid) -> bool,
+        now: Moment,
+    ) -> Vec<TokenRequest> {
         let mut requests = Vec::new();
         for (id, (pod, account)) in wanted(contents, desired) {
-            if self.due_at(&id) > now {
+            if self.due_at(&id) > now || !is_reported(&id.0) {
                 continue;
             }
             if self.asked.remove(&id).is_some() {

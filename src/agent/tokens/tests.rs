@@ -74,7 +74,7 @@ impl Node {
     }
 
     fn due(&mut self) -> Vec<TokenRequest> {
-        self.tokens.due(&self.contents, &self.desired, self.now)
+        self.tokens.due(&self.contents, &self.desired, |_| true, self.now)
     }
 
     /// The id of the only request that is due.
@@ -120,6 +120,8 @@ impl Node {
 #[test]
 fn a_token_is_asked_for_once_and_renewed_before_it_runs_out() {
     let mut node = Node::new(Source::Link);
+    let early = node.tokens.due(&node.contents, &node.desired, |_| false, node.now);
+    assert_eq!(early, [], "control has yet to hear of the pod");
     let [request] = <[TokenRequest; 1]>::try_from(node.due()).unwrap();
     assert_eq!(
         (request.service_account.as_str(), &request.audiences[..], request.expiration_secs),
