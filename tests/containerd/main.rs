@@ -9,6 +9,7 @@ mod corpus;
 mod daemonsets;
 mod harness;
 mod lifecycle;
+mod pods;
 mod resources;
 mod restarts;
 mod security;
