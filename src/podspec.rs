@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::model::{FleetId, NodeName, Uid};
 
+pub use self::budget::{Budget, ContainerBudget, Limit};
 pub use self::container::{
     Container, ContainerPort, EnvFile, EnvFrom, EnvSource, EnvVar, ExitCodes, Handler, Hooks, HttpGet, ImageUser,
     Mount, Probe, Probes, Profile, Propagation, PullPolicy, RecursiveReadOnly, RestartAction, RestartPolicy,
@@ -31,6 +32,7 @@ pub use self::security::verify_non_root;
 pub use self::unsupported::{unsupported, unsupported_ephemeral};
 
 pub mod bind;
+mod budget;
 mod container;
 mod credentials;
 mod downward;

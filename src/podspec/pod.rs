@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::container::{Container, PullPolicy, RestartPolicy, SelinuxOptions};
 use super::downward::Field;
 use super::objects::{Reference, TokenSpec};
@@ -48,6 +49,10 @@ pub struct Pod {
     pub cgroup: CgroupLimits,
     /// What it asks of the node.
     pub requests: Requests,
+    /// What it asked for and may take of what the node can run out of.
+    pub budget: Budget,
+    /// Who goes before whom when the node runs out of something: the least first.
+    pub priority: i32,
     /// Who the sandbox's own process is.
     pub security: PodSecurity,
     /// From the stop signal to the kill signal.

@@ -12,7 +12,7 @@ use super::resources::{self, Demand};
 use super::volumes::{self, Surroundings};
 use super::{
     Container, HostFacts, Namespaces, Origin, PidNamespace, Pod, PortMapping, Requests, Role, TerminationMessagePolicy,
-    env, hash, image, network, probes, security, unsupported, unsupported_ephemeral,
+    budget, env, hash, image, network, probes, security, unsupported, unsupported_ephemeral,
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
@@ -106,6 +106,8 @@ fn pod(
         overhead: demand.overhead(host),
         cgroup,
         requests: Requests { resources: demand.requests(), host_ports: Vec::new() },
+        budget: budget::budget(spec, &at)?,
+        priority: bundle.priority,
         security: security::pod(spec),
         grace_period: grace_period(spec),
         restart_policy: lifecycle::pod_restart_policy(spec, &at)?,

@@ -105,6 +105,11 @@ fn base() -> Pod {
         overhead: LinuxResources::default(),
         cgroup: CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() },
         requests: Requests::default(),
+        budget: Budget {
+            containers: vec![ContainerBudget { name: "web".to_owned(), ..ContainerBudget::default() }],
+            ..Budget::default()
+        },
+        priority: 0,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,
@@ -446,6 +451,7 @@ fn resources_become_weights_limits_and_the_pods_class() {
         pod.cgroup_parent = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0_1.slice".to_owned();
         pod.requests.resources = amounts(&[("cpu", 100), ("memory", 200 << 20)]);
         pod.containers[0].resources.oom_score_adj = 976;
+        pod.budget.containers[0].memory_request_bytes = 200 << 20;
         for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
             (resources.cpu_shares, resources.memory_limit_bytes) = (102, 200 << 20);
         }
@@ -455,6 +461,7 @@ fn resources_become_weights_limits_and_the_pods_class() {
         pod.qos = QosClass::Guaranteed;
         pod.cgroup_parent = "/kubepods.slice/kubepods-pod0_1.slice".to_owned();
         pod.requests.resources = amounts(&[("cpu", 5), ("memory", 1 << 30)]);
+        pod.budget.containers[0].memory_request_bytes = 1 << 30;
         pod.containers[0].resources.oom_score_adj = -997;
         for resources in [&mut pod.resources, &mut pod.containers[0].resources] {
             (resources.cpu_shares, resources.cpu_quota, resources.memory_limit_bytes) = (5, 1000, 1 << 30);

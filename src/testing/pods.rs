@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::PodKey;
 use crate::podspec::{
-    CgroupLimits, Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes, PullPolicy,
-    QosClass, Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
+    Budget, CgroupLimits, Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes,
+    PullPolicy, QosClass, Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
 };
 
 /// A pod `default/<name>` with uid `uid-<name>` and no container, its files below `dir`.
@@ -35,6 +35,8 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         overhead: LinuxResources::default(),
         cgroup: CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() },
         requests: Requests::default(),
+        budget: Budget::default(),
+        priority: 0,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,
