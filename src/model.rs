@@ -260,6 +260,9 @@ pub struct Finished {
     /// `status.message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// It was ended for its node's sake (condition `DisruptionTarget`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disrupted: bool,
 }
 
 impl Finished {

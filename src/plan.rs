@@ -50,12 +50,14 @@ mod init;
 pub mod last_words;
 pub mod memory;
 mod policy;
+pub mod pressure;
 pub mod probe;
 mod reset;
 mod restart;
 mod run;
 pub mod status;
 mod stop;
+pub mod storage;
 
 /// What is to become of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -88,6 +88,18 @@ pub fn deadline_exceeded(finished: &Finished) -> PodEvent {
     PodEvent::of_pod(false, "DeadlineExceeded", finished.message.clone().unwrap_or_default())
 }
 
+/// What is told of a pod that its node sends away.
+pub fn evicted(message: String) -> PodEvent {
+    PodEvent::of_pod(true, "Evicted", message)
+}
+
+/// What is told on a node that is short of something, and sends a pod away for it.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `synchronize`.
+pub fn short_of(resource: &str) -> PodEvent {
+    PodEvent::of_pod(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"))
+}
+
 /// What is told on a DaemonSet whose pod has come to its end on a node and makes way for another.
 ///
 /// Source: kubernetes v1.36 `pkg/controller/daemon/daemon_controller.go`, `podsShouldBeOnNode`.

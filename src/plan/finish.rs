@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::PodStatus;
 use crate::model::{Finished, Moment};
 use crate::podspec::Pod;
 
+/// The condition of a pod that was ended for its node's sake.
+pub(super) const DISRUPTED: &str = "DisruptionTarget";
+
 /// Until when a pod may run (`activeDeadlineSeconds`), on the clock that only moves forward; none without a deadline.
 ///
 /// `wall` and `now` are the same moment on both clocks. What passed while no agent was there counts.
@@ -24,7 +27,15 @@ pub fn deadline_exceeded() -> Finished {
         succeeded: false,
         reason: Some("DeadlineExceeded".to_owned()),
         message: Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        disrupted: false,
     }
+}
+
+/// What is said of a pod that its node sends away; `disrupted` if the node is short of something.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `evictPod`.
+pub fn evicted(message: String, disrupted: bool) -> Finished {
+    Finished { succeeded: false, reason: Some("Evicted".to_owned()), message: Some(message), disrupted }
 }
 
 /// The end that a status tells of; none while its phase is not final.
@@ -34,7 +45,9 @@ pub fn finished(status: &PodStatus) -> Option<Finished> {
         Some("Failed") => false,
         _ => return None,
     };
-    Some(Finished { succeeded, reason: status.reason.clone(), message: status.message.clone() })
+    let mut conditions = status.conditions.iter().flatten();
+    let disrupted = conditions.any(|condition| condition.type_ == DISRUPTED && condition.status == "True");
+    Some(Finished { succeeded, reason: status.reason.clone(), message: status.message.clone(), disrupted })
 }
 
 #[cfg(test)]

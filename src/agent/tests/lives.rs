@@ -326,7 +326,7 @@ async fn a_pod_of_no_daemonset_stays_as_it_ended_until_it_is_deleted() {
     host.cri.end_container(&uid, "main", 0);
     agent.finishes(&uid, "Succeeded").await;
     agent.settle().await;
-    let succeeded = Finished { succeeded: true, reason: None, message: None };
+    let succeeded = Finished { succeeded: true, reason: None, message: None, disrupted: false };
     assert_eq!(host.ledger().pods[&uid].finished, Some(succeeded));
     agent.stop().await;
 

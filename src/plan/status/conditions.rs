@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Situation, ended, has_begun, time, with_statuses};
-use crate::plan::reset;
+use crate::plan::{finish, reset};
 use crate::podspec::{Container, RestartAction, Role};
 
 /// What is so, and since when.
@@ -45,7 +45,7 @@ pub(super) fn conditions(
         Fact::plain("PodScheduled", Some(situation.created_at)),
     ];
     let before = |type_: &str| previous?.conditions.iter().flatten().find(|condition| condition.type_ == type_);
-    let facts = facts.into_iter().chain(restarting_all(situation, phase));
+    let facts = facts.into_iter().chain(disrupted(situation)).chain(restarting_all(situation, phase));
     facts.map(|fact| condition(before(fact.type_), fact, situation.now)).collect()
 }
 
@@ -111,6 +111,13 @@ fn ready(situation: &Situation<'_>, containers_ready: &Fact) -> Fact {
         return Fact::against("Ready", "ReadinessGatesNotReady", Some(missing.join(", ")));
     }
     Fact { type_: "Ready", holds, since, reason, message: message.clone() }
+}
+
+/// Only of pods that had to go for their node's sake.
+fn disrupted(situation: &Situation<'_>) -> Option<Fact> {
+    let finished = situation.finished.filter(|finished| finished.disrupted)?;
+    let holds = Fact::plain(finish::DISRUPTED, Some(situation.now));
+    Some(Fact { reason: Some("TerminationByKubelet"), message: finished.message.clone(), ..holds })
 }
 
 /// Only of pods that may begin again as a whole.

@@ -251,7 +251,12 @@ fn beginning_everything_again_is_told_and_loses_no_restart() {
 
 #[test]
 fn a_pod_that_came_to_its_end_stays_so_and_says_why() {
-    let finished = Finished { succeeded: false, reason: Some("Why".to_owned()), message: Some("because".to_owned()) };
+    let finished = Finished {
+        succeeded: false,
+        reason: Some("Why".to_owned()),
+        message: Some("because".to_owned()),
+        disrupted: false,
+    };
     let told = |row: &Row| (row.phase(), row.status().reason, row.status().message);
     let mut row = of(&["proxy runs", "web runs", "aux -"]);
     row.finished = Some(finished.clone());
@@ -270,7 +275,7 @@ fn a_pod_that_came_to_its_end_stays_so_and_says_why() {
 
     let mut row = under(RestartPolicy::Never, &["web done"]);
     assert_eq!(row.condition("Initialized"), "True PodCompleted");
-    row.finished = Some(Finished { succeeded: true, reason: None, message: None });
+    row.finished = Some(Finished { succeeded: true, reason: None, message: None, disrupted: false });
     row.case.look(&[]);
     assert_eq!(row.phase(), "Succeeded");
 }
