@@ -14,6 +14,7 @@ mod from_proto;
 mod images;
 mod info;
 pub mod labels;
+mod stats;
 mod streaming;
 mod to_proto;
 

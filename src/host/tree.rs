@@ -104,7 +104,7 @@ impl Walk {
     }
 }
 
-fn open_dir(parent: BorrowedFd<'_>, name: &(impl NixPath + ?Sized)) -> Result<OwnedFd, Errno> {
+pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &(impl NixPath + ?Sized)) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(parent, name, flags, Mode::empty())
 }

@@ -84,6 +84,8 @@ pub async fn a_pod_goes_from_nothing_to_running_and_back(subject: &Subject) {
     assert!(matches!(phase, ContainerPhase::Running { .. }), "{phase:?}");
     let output = runtime.exec_sync(&id, &["true".to_owned()], Duration::from_secs(5)).await.unwrap();
     assert_eq!(output.exit_code, 0);
+    let usage = runtime.container_usage(&pod.key.uid).await.unwrap();
+    assert_eq!(usage.into_keys().collect::<Vec<_>>(), ["main"]);
 
     runtime.stop_container(&id, Duration::from_secs(1)).await.unwrap();
     let phase = subject.phase(pod).await;

@@ -125,6 +125,11 @@ impl FakeCri {
         self.state().exec = (exit_code, stdout.to_owned());
     }
 
+    /// Says what a container takes of memory and, beside its image, of its disk.
+    pub fn take(&self, container: &ContainerId, memory_bytes: u64, disk_bytes: u64) {
+        self.state().model.take(container.as_str(), memory_bytes, disk_bytes);
+    }
+
     /// The next call of this method, or the one after those already told, fails with these words and has no effect.
     pub fn fail_next(&self, method: &'static str, code: Code, message: &str) {
         self.state().failures.entry(method).or_default().push((code, message.to_owned()));

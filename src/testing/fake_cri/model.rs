@@ -30,6 +30,8 @@ pub(super) struct Model {
 struct Container {
     sandbox: String,
     status: v1::ContainerStatus,
+    /// Bytes of memory and of disk that it takes.
+    takes: (u64, u64),
 }
 
 impl Default for Model {
@@ -176,7 +178,7 @@ impl Model {
             log_path: config.log_path,
             ..v1::ContainerStatus::default()
         };
-        self.containers.insert(id.clone(), Container { sandbox: sandbox.id, status });
+        self.containers.insert(id.clone(), Container { sandbox: sandbox.id, status, takes: (0, 0) });
         Ok(id)
     }
 
@@ -219,10 +221,27 @@ impl Model {
         self.containers.get(id).map(|container| container.status.clone()).ok_or_else(|| missing("container", id))
     }
 
+    /// Says what a container takes.
+    pub(super) fn take(&mut self, id: &str, memory_bytes: u64, disk_bytes: u64) {
+        self.containers.get_mut(id).expect("a container of this id").takes = (memory_bytes, disk_bytes);
+    }
+
+    pub(super) fn stats(&self, labels: &HashMap<String, String>) -> Vec<v1::ContainerStats> {
+        let matching = self.containers.values().filter(|container| has_all(&container.status.labels, labels));
+        let bytes = |value| Some(v1::UInt64Value { value });
+        let stats = |Container { status, takes: (memory, disk), .. }: &Container| v1::ContainerStats {
+            attributes: Some(v1::ContainerAttributes { metadata: status.metadata.clone(), ..Default::default() }),
+            memory: Some(v1::MemoryUsage { working_set_bytes: bytes(*memory), ..Default::default() }),
+            writable_layer: Some(v1::FilesystemUsage { used_bytes: bytes(*disk), ..Default::default() }),
+            ..Default::default()
+        };
+        matching.map(stats).collect()
+    }
+
     pub(super) fn containers(&self, labels: &HashMap<String, String>) -> Vec<v1::Container> {
         let matching = self.containers.values().filter(|container| has_all(&container.status.labels, labels));
         matching
-            .map(|Container { sandbox, status }| v1::Container {
+            .map(|Container { sandbox, status, .. }| v1::Container {
                 id: status.id.clone(),
                 pod_sandbox_id: sandbox.clone(),
                 metadata: status.metadata.clone(),
@@ -238,7 +257,7 @@ impl Model {
     }
 
     pub(super) fn running_container(&self, pod: &str, name: &str) -> Option<String> {
-        let running = self.containers.values().find(|Container { sandbox, status }| {
+        let running = self.containers.values().find(|Container { sandbox, status, .. }| {
             status.state() == v1::ContainerState::ContainerRunning
                 && status.metadata.as_ref().is_some_and(|metadata| metadata.name == name)
                 && self.sandboxes.get(sandbox).is_some_and(|sandbox| is_of(sandbox, pod))

@@ -225,6 +225,15 @@ with_unused! { RuntimeService {
         Ok(Response::new(v1::AttachResponse { url }))
     }
 
+    async fn list_container_stats(
+        &self,
+        request: Request<v1::ListContainerStatsRequest>,
+    ) -> Reply<v1::ListContainerStatsResponse> {
+        self.begin("ListContainerStats", request.get_ref()).await?;
+        let labels = request.into_inner().filter.unwrap_or_default().label_selector;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats: self.state().model.stats(&labels) }))
+    }
+
     async fn get_container_events(
         &self,
         request: Request<v1::GetEventsRequest>,
@@ -238,7 +247,6 @@ with_unused! { RuntimeService {
     update_container_resources: UpdateContainerResourcesRequest => UpdateContainerResourcesResponse;
     port_forward: PortForwardRequest => PortForwardResponse;
     container_stats: ContainerStatsRequest => ContainerStatsResponse;
-    list_container_stats: ListContainerStatsRequest => ListContainerStatsResponse;
     pod_sandbox_stats: PodSandboxStatsRequest => PodSandboxStatsResponse;
     list_pod_sandbox_stats: ListPodSandboxStatsRequest => ListPodSandboxStatsResponse;
     update_runtime_config: UpdateRuntimeConfigRequest => UpdateRuntimeConfigResponse;
