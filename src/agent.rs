@@ -11,6 +11,7 @@
 //! - `worker` owns one pod; `execute` carries out its steps, `configure` those about volumes; `images` shares pulls;
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
+//! - `eviction` sends pods away that take too much, `storage` measures what they take.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
 //! - `streams` carries logs, processes and connections to users, `rotation` keeps logs from filling the disk.
 //!
@@ -41,6 +42,7 @@ use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandl
 use crate::link::tls::{Credentials, TlsError};
 use crate::model::{ObjectKey, PodKey, Uid};
 use crate::plan::events::PodEvent;
+use crate::plan::pressure::Conditions;
 use crate::podspec::objects::Objects;
 use crate::podspec::{self, ApiAddress, CgroupDriver, HostFacts, Pod};
 
@@ -50,6 +52,7 @@ mod clock;
 mod configure;
 mod credentials;
 mod desired;
+mod eviction;
 mod execute;
 mod explain;
 mod files;
@@ -68,6 +71,7 @@ mod roster;
 mod rotation;
 mod session;
 mod status;
+mod storage;
 mod streams;
 mod tokens;
 mod watchdog;
@@ -241,7 +245,8 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     let owner = Owner { fleet: identity.fleet.clone(), node: identity.uid.clone() };
     let mut tasks = JoinSet::new();
     tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
-    tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+    let (conditions_tx, conditions_rx) = watch::channel(Conditions::default());
+    tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
     tasks.spawn(prober::run(shared.clone()));
     tasks.spawn(rotation::run(shared.clone()));
     if let Some(folder) = shared.settings.manifests.clone() {
@@ -262,7 +267,8 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
         }
         _ => None,
     };
-    let roster = Roster::new(shared, identity, (ledger, contents), link, inputs_tx);
+    let roster = Roster::new(shared.clone(), identity, (ledger, contents), link, inputs_tx.clone());
+    tasks.spawn(eviction::run(shared, roster.admitted(), conditions_tx, inputs_tx));
     service::ready("caring for this host's pods");
     tokio::select! {
         () = roster.run(inputs_rx) => {}
@@ -356,7 +362,7 @@ fn share(
         hugepage_sizes: facts.hugepage_sizes.clone(),
         masked_paths: facts.thermal_throttles.clone(),
         memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
-        allocatable: facts::allocatable(&facts.capacity),
+        allocatable: facts::allocatable(&facts.capacity, &settings.eviction_hard),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
         api: settings.control.as_deref().and_then(api_address),

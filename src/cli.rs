@@ -86,6 +86,10 @@ pub struct NodeFlags {
     /// Kernel settings pods may change beside the safe ones; a trailing * stands for all that begin so
     #[arg(long, value_name = "SYSCTL,...", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// How much has to be left of memory, disks and PIDs, or pods are sent away; replaces all of the default, empty for no bounds
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
+    #[arg(long, value_name = "SIGNAL<AMOUNT,...")]
+    pub eviction_hard: Option<String>,
     /// Folder where the runtime looks for CNI configuration [default: as the runtime says]
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::cli::{ControlFlags, NodeFlags};
 use crate::fit::sysctls;
 use crate::model::{BadTaint, NodeName, Taint};
+use crate::plan::pressure::{BadThreshold, Thresholds};
 
 mod labels;
 
@@ -70,6 +71,8 @@ pub struct File {
     pub cluster_domain: Option<String>,
     /// Kernel settings pods may change beside the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// What has to be left of memory, disks and PIDs, by signal; takes the place of all defaults.
+    pub eviction_hard: Option<BTreeMap<String, String>>,
     /// Folder where the runtime looks for CNI configuration.
     pub cni_conf_dir: Option<PathBuf>,
     /// Give the runtime a bridge network when it has none.
@@ -105,6 +108,7 @@ impl File {
             cluster_dns,
             cluster_domain: over.cluster_domain.or(self.cluster_domain),
             allowed_unsafe_sysctls: list(over.allowed_unsafe_sysctls, self.allowed_unsafe_sysctls),
+            eviction_hard: over.eviction_hard.or(self.eviction_hard),
             cni_conf_dir: over.cni_conf_dir.or(self.cni_conf_dir),
             install_cni: over.install_cni.or(self.install_cni),
             control: over.control.or(self.control),
@@ -144,6 +148,8 @@ pub struct AgentSettings {
     pub cluster_domain: String,
     /// Kernel settings pods may change beside the safe ones; a trailing `*` stands for all that begin so.
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// When the node is under pressure, and pods have to go.
+    pub eviction_hard: Thresholds,
     /// The runtime's CNI configuration; none is where the runtime says it looks.
     pub cni_conf_dir: Option<PathBuf>,
     /// Whether to install a bridge network where there is none.
@@ -195,6 +201,9 @@ pub enum ConfigError {
     /// A taint does not parse.
     #[error("--register-with-taints")]
     Taint(#[source] BadTaint),
+    /// A threshold means nothing.
+    #[error("--eviction-hard")]
+    Eviction(#[source] BadThreshold),
     /// The runtime endpoint is no unix socket.
     #[error("--container-runtime-endpoint: {text:?} is not a socket; write unix:///run/containerd/containerd.sock")]
     Endpoint {
@@ -264,6 +273,7 @@ pub fn defaults(hostname: &str) -> AgentSettings {
         cluster_dns: Vec::new(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         allowed_unsafe_sysctls: Vec::new(),
+        eviction_hard: Thresholds::default(),
         cni_conf_dir: None,
         install_cni: false,
         control: None,
@@ -307,6 +317,7 @@ pub fn agent(
         return Err(ConfigError::Sysctl { text: text.clone() });
     }
     let cni_conf_dir = flags.cni_conf_dir.or(file.cni_conf_dir);
+    let eviction_hard = eviction_hard(flags.eviction_hard, file.eviction_hard).map_err(ConfigError::Eviction)?;
     let asked =
         taints.iter().map(|text| text.parse()).collect::<Result<Vec<Taint>, _>>().map_err(ConfigError::Taint)?;
     // A node has one taint of a key and effect, as the API has it.
@@ -328,11 +339,20 @@ pub fn agent(
         cluster_dns,
         cluster_domain: flags.cluster_domain.or(file.cluster_domain).unwrap_or_else(|| CLUSTER_DOMAIN.to_owned()),
         allowed_unsafe_sysctls,
+        eviction_hard,
         cni_conf_dir: cni_conf_dir.map(|dir| absolute("--cni-conf-dir", dir)).transpose()?,
         install_cni: install_cni.or(file.install_cni).unwrap_or(false),
         control: control.or(file.control),
         token: None,
     })
+}
+
+fn eviction_hard(flag: Option<String>, file: Option<BTreeMap<String, String>>) -> Result<Thresholds, BadThreshold> {
+    match (flag, file) {
+        (Some(text), _) => text.parse(),
+        (None, Some(pairs)) => Thresholds::from_pairs(pairs.iter().map(|(signal, amount)| (&**signal, &**amount))),
+        (None, None) => Ok(Thresholds::default()),
+    }
 }
 
 /// Settles what a control endpoint runs with. `default_ip` is where it listens if nothing is said.

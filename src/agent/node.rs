@@ -19,16 +19,19 @@ use crate::cri::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeStat
 use crate::host::facts::Facts;
 use crate::link::NodeReport;
 use crate::model::NodeName;
+use crate::plan::pressure::Conditions;
 
 /// How often an unchanged status is reported, as the kubelet's `nodeStatusReportFrequency`.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 /// The version of Kubernetes whose behaviour the agent follows, with our own.
 const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
 
-/// Runs until the roster is gone: reports the node after each change of the runtime's status, and now and then.
+/// Runs until the roster is gone: reports the node after each change of the runtime's status and of what the node is short
+/// of, and now and then.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut status_rx: watch::Receiver<Result<RuntimeStatus, String>>,
+    mut conditions_rx: watch::Receiver<Conditions>,
     inputs_tx: mpsc::Sender<Input>,
 ) {
     let mut version = None;
@@ -40,7 +43,8 @@ pub(super) async fn run(
             version = shared.runtime.version().await.ok().or(version);
         }
         let features = status.as_ref().map(|status| status.features.clone()).unwrap_or_default();
-        let (ready, conditions) = conditions(&status, &known, Timestamp::now());
+        let pressure = *conditions_rx.borrow_and_update();
+        let (ready, conditions) = conditions(&status, pressure, &known, Timestamp::now());
         let report = NodeReport {
             labels: labels(&shared.settings.node_name, &shared.facts),
             status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone(), &features))
@@ -48,12 +52,13 @@ pub(super) async fn run(
                 .into(),
         };
         known = conditions;
-        if inputs_tx.send(Input::Node(NodeState { report, ready, features })).await.is_err() {
+        if inputs_tx.send(Input::Node(NodeState { report, ready, features, pressure })).await.is_err() {
             return;
         }
-        // Both arms only wait.
+        // Every arm only waits.
         tokio::select! {
             changed = status_rx.changed() => if changed.is_err() { return },
+            changed = conditions_rx.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(REPORT_INTERVAL) => {}
         }
     }
@@ -74,9 +79,10 @@ pub(super) fn labels(name: &NodeName, facts: &Facts) -> BTreeMap<String, String>
 
 /// The node's conditions, and whether it is ready. A condition that did not change keeps its transition time.
 ///
-/// Source: kubernetes v1.36 `pkg/kubelet/nodestatus/setters.go`. Pressure is not judged yet and reported as absent.
+/// Source: kubernetes v1.36 `pkg/kubelet/nodestatus/setters.go`.
 fn conditions(
     status: &Result<RuntimeStatus, String>,
+    pressure: Conditions,
     known: &[NodeCondition],
     now: Timestamp,
 ) -> (bool, Vec<NodeCondition>) {
@@ -91,10 +97,26 @@ fn conditions(
         Ok(_) => None,
     };
     let ready = trouble.is_none();
+    let either = |(type_, holds): (&'static str, bool), yes: (&'static str, &str), no: (&'static str, &str)| {
+        let (reason, message) = if holds { yes } else { no };
+        (type_, holds, reason, message.to_owned())
+    };
     let rows = [
-        ("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
-        ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
-        ("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        either(
+            ("MemoryPressure", pressure.memory),
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        either(
+            ("DiskPressure", pressure.disk),
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        either(
+            ("PIDPressure", pressure.pid),
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         match trouble {
             None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
             Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
@@ -204,18 +226,39 @@ mod tests {
     #[test]
     fn the_node_is_as_ready_as_its_runtime() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let (ready, first) = conditions(&status(true), &[], at(1));
+        let (ready, first) = conditions(&status(true), Conditions::default(), &[], at(1));
         assert!(ready);
         assert_eq!(ready_of(&first), ("True", "KubeletReady", "kubelet is posting ready status", at(1)));
 
-        let (ready, second) = conditions(&Err("no such file".into()), &first, at(2));
+        let (ready, second) = conditions(&Err("no such file".into()), Conditions::default(), &first, at(2));
         assert!(!ready);
         let down = "container runtime is down: no such file";
         assert_eq!(ready_of(&second), ("False", "KubeletNotReady", down, at(2)));
 
-        let (_, third) = conditions(&status(false), &second, at(3));
+        let (_, third) = conditions(&status(false), Conditions::default(), &second, at(3));
         let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized";
         assert_eq!(ready_of(&third), ("False", "KubeletNotReady", network, at(2)));
         assert_eq!(third[0].last_transition_time.as_ref().unwrap().0, at(1));
+    }
+
+    #[test]
+    fn pressure_is_told_in_the_kubelets_words() {
+        let told = |pressure| {
+            let (_, conditions) = conditions(&status(true), pressure, &[], Timestamp::UNIX_EPOCH);
+            let words = |one: &NodeCondition| format!("{}={} {}", one.type_, one.status, one.reason.as_ref().unwrap());
+            conditions.iter().take(3).map(words).collect::<Vec<_>>()
+        };
+        let well = [
+            "MemoryPressure=False KubeletHasSufficientMemory",
+            "DiskPressure=False KubeletHasNoDiskPressure",
+            "PIDPressure=False KubeletHasSufficientPID",
+        ];
+        let short = [
+            "MemoryPressure=True KubeletHasInsufficientMemory",
+            "DiskPressure=True KubeletHasDiskPressure",
+            "PIDPressure=True KubeletHasInsufficientPID",
+        ];
+        assert_eq!(told(Conditions::default()), well);
+        assert_eq!(told(Conditions { memory: true, disk: true, pid: true }), short);
     }
 }

@@ -22,6 +22,7 @@ use crate::cri::{CriError, Runtime};
 use crate::host::ledger::{Contents, Ending, Identity, Ledger, Opened};
 use crate::host::{FileError, cni, facts, lock, remove};
 use crate::model::PodKey;
+use crate::plan::pressure::Conditions;
 
 /// How long pods may take to end beyond the longest of their grace periods.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -98,7 +99,8 @@ pub(super) async fn end_pods(shared: Arc<Shared>, identity: Identity, opened: Op
     let owner = Owner { fleet: identity.fleet.clone(), node: identity.uid.clone() };
     let mut tasks = JoinSet::new();
     tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
-    tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+    let (_conditions_tx, conditions_rx) = watch::channel(Conditions::default());
+    tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
     tasks.spawn(Roster::new(shared, identity, (ledger, contents), None, inputs_tx.clone()).run(inputs_rx));
     let gone = all_gone(&inputs_tx, patience).await;
     tasks.shutdown().await;

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::desired::{Desired, Folder};
+use super::eviction::Eviction;
 use super::objects::{self, Book};
 use super::posted::PostedPods;
 use super::session::Session;
@@ -30,12 +31,13 @@ use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
-use crate::fit::{self, Abilities, Admitted};
+use crate::fit::{self, Abilities, Admitted, Rejection};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
-use crate::model::{Moment, RevisionHash, Uid};
+use crate::model::{Finished, Moment, RevisionHash, Uid};
 use crate::placement::Failures;
+use crate::plan::pressure::Conditions;
 use crate::podspec::{CgroupDriver, Pod, QosClass};
 
 mod intake;
@@ -78,6 +80,8 @@ pub(super) enum Input {
     },
     /// The node's own state changed.
     Node(NodeState),
+    /// A pod has to go.
+    Evict(Eviction),
     /// Something to tell the users.
     Event(EventReport),
     /// Somebody at the host asks how this node is.
@@ -93,6 +97,8 @@ pub(super) struct NodeState {
     pub(super) ready: bool,
     /// What the runtime can do.
     pub(super) features: RuntimeFeatures,
+    /// What it runs out of.
+    pub(super) pressure: Conditions,
 }
 
 /// How far this node has come with a revision it does not run yet. Dropping it ends the task.
@@ -155,6 +161,10 @@ pub(super) struct Roster {
     /// What Burstable pods asked for when the cgroups were last weighed, in millicores.
     burstable_millis: Option<u64>,
     workers: HashMap<Uid, WorkerHandle>,
+    /// Those that hold something of the node, and are not to be removed.
+    admitted: watch::Sender<Vec<Arc<Pod>>>,
+    /// Pods that were sent away, until they have come to their end.
+    evicted: HashMap<Uid, Finished>,
     views: HashMap<Uid, PodView>,
     /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
     unseen: HashSet<Uid>,
@@ -202,6 +212,8 @@ impl Roster {
             restaff: true,
             burstable_millis: None,
             workers: HashMap::new(),
+            admitted: watch::Sender::default(),
+            evicted: HashMap::new(),
             views: HashMap::new(),
             preparations: HashMap::new(),
             failures: HashMap::new(),
@@ -212,6 +224,12 @@ impl Roster {
         roster.load_objects();
         roster.publish();
         roster
+    }
+
+    /// The pods that hold something of the node and are not to be removed, as they come and go. One that was sent away is
+    /// there until its containers have ended.
+    pub(super) fn admitted(&self) -> watch::Receiver<Vec<Arc<Pod>>> {
+        self.admitted.subscribe()
     }
 
     /// Decodes what is on disk. What was lost costs its pods' next incarnation, nothing that runs.
@@ -407,10 +425,13 @@ impl Roster {
             let Some(pod) = self.pod(&record) else { continue };
             let beside: Vec<_> =
                 admitted.iter().map(|pod| Admitted { key: &pod.key, requests: &pod.requests }).collect();
-            let fits = fit::supports(&pod, self.abilities())
-                .and_then(|()| fit::admit(&pod.requests, &beside, &self.shared.host.allocatable));
+            let room = || fit::admit(&pod.requests, &beside, &self.shared.host.allocatable);
+            let fits = fit::supports(&pod, self.abilities());
+            let fits = fits.and_then(|()| self.admit_under_pressure(&pod)).and_then(|()| room());
+            let evicted = self.evicted.get(&record.key.uid).filter(|_| record.finished.is_none());
             let assignment = match (&record.ending, fits) {
                 (Some(ending), _) => Assignment::Stop(ending.clone()),
+                (None, _) if let Some(evicted) = evicted => Assignment::Finish(evicted.clone()),
                 (None, Err(rejection)) if !holds && record.finished.is_none() => Assignment::Wait(rejection),
                 (None, _) => Assignment::Run,
             };
@@ -421,6 +442,20 @@ impl Roster {
             self.assign(&record, pod, assignment);
         }
         self.weigh(&admitted);
+        admitted.retain(|pod| self.saved.get(&pod.key.uid).is_some_and(|record| record.ending.is_none()));
+        self.admitted.send_if_modified(|known| {
+            let changes = *known != admitted;
+            *known = admitted;
+            changes
+        });
+    }
+
+    /// A node that has run out of something takes on nothing that may wait.
+    ///
+    /// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `Admit`.
+    fn admit_under_pressure(&self, pod: &Pod) -> Result<(), Rejection> {
+        let pressure = self.node.as_ref().map(|node| node.pressure).unwrap_or_default();
+        pressure.admit(pod).map_err(|message| Rejection { reason: "Evicted".to_owned(), message })
     }
 
     /// What this node can do for pods, as far as it knows by now.

@@ -20,12 +20,14 @@ use crate::link::{
     Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
 };
 use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position, Taint};
+use crate::plan::pressure::Thresholds;
 use crate::testing::fake_cri::FakeCri;
 use crate::testing::wait::{LIMIT, eventually};
 
 mod configuration;
 mod crash;
 mod disk;
+mod eviction;
 mod hooks;
 mod intent;
 mod lives;
@@ -54,6 +56,8 @@ struct Agent {
     up_rx: mpsc::Receiver<Up>,
     /// What is wished of the link's tunnels.
     wishes_rx: mpsc::Receiver<Wish>,
+    /// What the host is short of.
+    conditions_tx: watch::Sender<Conditions>,
     /// What was said and not asked for yet.
     heard: VecDeque<Up>,
     tasks: JoinSet<()>,
@@ -88,14 +92,15 @@ impl Host {
         let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
         let mut tasks = JoinSet::new();
         tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
-        tasks.spawn(node::run(shared.clone(), status_rx, inputs_tx.clone()));
+        let (conditions_tx, conditions_rx) = watch::channel(Conditions::default());
+        tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
         tasks.spawn(prober::run(shared.clone()));
         tasks.spawn(rotation::run(shared.clone()));
         let (tunnels, wishes_rx) = Tunnels::new();
         let link = LinkEnd { up_tx, tunnels };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
         tasks.spawn(roster.run(inputs_rx));
-        Agent { inputs_tx, up_rx, wishes_rx, heard: VecDeque::new(), tasks }
+        Agent { inputs_tx, up_rx, wishes_rx, conditions_tx, heard: VecDeque::new(), tasks }
     }
 
     fn shared(&self) -> Shared {
@@ -114,6 +119,7 @@ impl Host {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             allowed_unsafe_sysctls: Vec::new(),
+            eviction_hard: Thresholds::default(),
             cni_conf_dir: None,
             install_cni: false,
             control: Some("control:6443".to_owned()),

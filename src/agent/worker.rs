@@ -6,7 +6,7 @@
 //! `plan` does.
 //!
 //! ```text
-//! Wait ─▶ Run ─▶ finished: all containers are final, or it ran for too long ─▶ Stop ─▶ gone
+//! Wait ─▶ Run ─▶ finished: all containers are final, it ran for too long, or it was sent away ─▶ Stop ─▶ gone
 //! ```
 
 use std::sync::Arc;
@@ -41,6 +41,8 @@ use crate::podspec::{Pod, pull_secrets};
 
 /// How soon the runtime is looked at again after it did not answer, should the observer's hint get lost.
 const OBSERVE_RETRY: Duration = Duration::from_secs(10);
+/// How long the containers of a pod get that is sent away (`immediateEvictionGracePeriodSeconds`).
+const SENT_AWAY_GRACE: Duration = Duration::from_secs(1);
 /// What container ids in the API begin with.
 const RUNTIME_NAME: &str = "containerd";
 
@@ -51,6 +53,8 @@ pub(super) enum Assignment {
     Wait(Rejection),
     /// Let it live, to the end if it comes to one.
     Run,
+    /// It has come to its end, and what still runs of it is killed.
+    Finish(Finished),
     /// End it.
     Stop(Ending),
 }
@@ -289,7 +293,8 @@ impl Worker {
             Some(Running { container, id: newest.id.clone(), started_at })
         });
         let ips = observed.sandboxes.first().map(|sandbox| pod_ips(&self.shared, &self.pod, sandbox));
-        let ending = matches!(self.order.borrow().assignment, Assignment::Stop(_)) || self.finished.is_some();
+        let ending =
+            !matches!(self.order.borrow().assignment, Assignment::Wait(_) | Assignment::Run) || self.finished.is_some();
         self.probes.update(running.collect(), ips.unwrap_or_default(), ending);
     }
 
@@ -327,6 +332,10 @@ impl Worker {
         }
         let wanted = match assignment {
             Assignment::Wait(_) => return Plan::default(),
+            Assignment::Finish(finished) => {
+                self.finished.get_or_insert(finished);
+                Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + SENT_AWAY_GRACE) }
+            }
             Assignment::Run if self.finished.is_some() => {
                 Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + self.pod.grace_period) }
             }

@@ -7,18 +7,13 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::statvfs::statvfs;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::cni;
-use super::{FileError, failed};
+use super::{FileError, cni, failed, usage};
+use crate::plan::pressure::{Signal, Thresholds};
 
 /// How many pods a node takes (the kubelet's `maxPods`).
 const PODS_MAX: u64 = 110;
-/// Kept back from pods, so that a node is not driven to where it would have to evict (`memory.available<100Mi`).
-const MEMORY_RESERVE_BYTES: u64 = 100 << 20;
-/// Kept back from pods, in percent (`nodefs.available<10%`).
-const STORAGE_RESERVE_PERCENT: u64 = 10;
 /// Where the kernel keeps a directory for each processor.
 const CPUS: &str = "/sys/devices/system/cpu";
 /// Where the kernel keeps a directory for each size of huge pages.
@@ -91,7 +86,7 @@ pub fn collect(root_dir: &Path) -> Result<Facts, FileError> {
         os_image: os_image(&first_file(&["/etc/os-release", "/usr/lib/os-release"])),
         architecture: architecture(),
         addresses: addresses(),
-        capacity: capacity(&system, storage_bytes(root_dir)?, &hugepages),
+        capacity: capacity(&system, usage::space(root_dir)?.capacity_bytes, &hugepages),
         swap_bytes: system.total_swap(),
         hugepage_sizes: hugepages.iter().map(|(size, _)| *size).collect(),
         apparmor: first_line(&["/sys/module/apparmor/parameters/enabled"]) == "Y",
@@ -99,17 +94,17 @@ pub fn collect(root_dir: &Path) -> Result<Facts, FileError> {
     })
 }
 
-/// What of `capacity` pods may ask for: huge pages are no memory, and some of memory and storage is kept back.
+/// What of `capacity` pods may ask for: huge pages are no memory, and what has to be left of memory and storage is kept back.
 ///
-/// Source: kubernetes v1.36 `pkg/kubelet/cm/node_container_manager_linux.go` with the default eviction thresholds.
-pub fn allocatable(capacity: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+/// Source: kubernetes v1.36 `pkg/kubelet/cm/node_container_manager_linux.go`.
+pub fn allocatable(capacity: &BTreeMap<String, u64>, eviction_hard: &Thresholds) -> BTreeMap<String, u64> {
     let mut allocatable = capacity.clone();
     let huge: u64 = capacity.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, bytes)| bytes).sum();
     if let Some(memory) = allocatable.get_mut("memory") {
-        *memory = memory.saturating_sub(MEMORY_RESERVE_BYTES + huge);
+        *memory = memory.saturating_sub(eviction_hard.of(Signal::Memory, *memory) + huge);
     }
     if let Some(storage) = allocatable.get_mut("ephemeral-storage") {
-        *storage -= *storage / 100 * STORAGE_RESERVE_PERCENT;
+        *storage = storage.saturating_sub(eviction_hard.of(Signal::NodeFs, *storage));
     }
     allocatable
 }
@@ -161,13 +156,6 @@ fn binary(bytes: u64) -> String {
     let units = ["", "Ki", "Mi", "Gi", "Ti"];
     let steps = (0..units.len() - 1).take_while(|step| bytes.is_multiple_of(1 << (10 * (step + 1)))).count();
     format!("{}{}", bytes >> (10 * steps), units[steps])
-}
-
-/// The size of the filesystem a directory is on, or will be on once it is made.
-fn storage_bytes(dir: &Path) -> Result<u64, FileError> {
-    let present = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let stat = statvfs(present).map_err(|errno| failed("look at the filesystem of", present)(errno.into()))?;
-    Ok(stat.blocks() * stat.fragment_size())
 }
 
 /// Rust's name of the processor in Go's words.
@@ -290,6 +278,7 @@ mod tests {
             ("ephemeral-storage", 900),
             ("pods", 110),
         ]);
+        let allocatable = |capacity| allocatable(capacity, &Thresholds::default());
         assert_eq!(allocatable(&capacity), expected);
         assert_eq!(allocatable(&resources(&[("memory", 1)])), resources(&[("memory", 0)]));
     }

@@ -328,14 +328,11 @@ impl Refusals {
     fn resources(&mut self, resources: &k8s::ResourceRequirements, at: &Path) {
         let k8s::ResourceRequirements {
             claims,
-            limits,
             // Realized: what a node does not have is short there.
+            limits: _,
             requests: _,
         } = resources;
         self.not_yet(claims.is_given(), at, "claims");
-        // All other limits are the kernel's to keep.
-        let storage = limits.as_ref().is_some_and(|limits| limits.contains_key("ephemeral-storage"));
-        self.not_yet(storage, at, "limits[ephemeral-storage]");
     }
 
     fn container_security(&mut self, context: &k8s::SecurityContext, at: &Path) {

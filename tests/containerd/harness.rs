@@ -42,7 +42,12 @@ impl Node {
 
     /// Starts `garrison up` and waits until the API answers and the node is there.
     pub fn garrison_up(&mut self) {
-        self.spawn(&["up"]);
+        self.garrison_up_with(&[]);
+    }
+
+    /// The same with further flags.
+    pub fn garrison_up_with(&mut self, flags: &[&str]) {
+        self.spawn(&[&["up"], flags].concat());
         self.is_ready();
     }
 
@@ -65,6 +70,10 @@ impl Node {
         let log = File::options().create(true).append(true).open(self.path("garrison.log")).expect("a log file");
         let mut command = self.inside(env!("CARGO_BIN_EXE_garrison"));
         command.args(role).args(["--node-name", &self.name]).arg("--state-dir").arg(self.path("state"));
+        if !role.contains(&"--eviction-hard") {
+            // The disk of the machine that runs the tests may be fuller than a node's should be.
+            command.args(["--eviction-hard", "memory.available<100Mi"]);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.garrison = Some(command.spawn().expect("the binary under test starts"));
     }

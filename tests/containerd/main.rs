@@ -7,6 +7,7 @@ mod alone;
 mod configuration;
 mod corpus;
 mod daemonsets;
+mod eviction;
 mod harness;
 mod lifecycle;
 mod pods;

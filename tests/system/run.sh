@@ -147,6 +147,8 @@ a_fleet_forms() {
   for node in n1 n2 n3; do
     put "$node" /etc/garrison/agent.d/50-fleet.yaml 644 <<<"control: $(node_ip n1):6443"
     put "$node" /etc/garrison/agent.d/60-network.yaml 644 <<<"installCni: true"
+    # The disk is that of the machine, which may be fuller than a node's should be.
+    put "$node" /etc/garrison/agent.d/70-disk.yaml 644 <<<"evictionHard: {memory.available: 100Mi}"
     put "$node" /etc/garrison/labels.d/hardware 644 <<<"example.com/suite=$(on "$node" sh -c '. /etc/os-release; echo $VERSION_CODENAME')"
     put "$node" /etc/credstore/garrison.token 600 <<<"$token"
     on "$node" garrison check
@@ -369,7 +371,8 @@ removal_leaves_pods_and_purge_ends_them() {
 
 purged_and_installed_again_it_works_alone() {
   on n2 dpkg -i /root/garrison.deb
-  put n2 /etc/garrison/agent.d/50-alone.yaml 644 <<<"{manifests: /etc/garrison/manifests, installCni: true}"
+  put n2 /etc/garrison/agent.d/50-alone.yaml 644 \
+    <<<"{manifests: /etc/garrison/manifests, installCni: true, evictionHard: {memory.available: 100Mi}}"
   put n2 /etc/garrison/labels.d/hardware 644 <<<"gpu=true"
   put n2 /etc/garrison/manifests/gpu.yaml 644 <"$top/examples/gpu-monitor.yaml"
   on n2 systemctl enable --now garrison-agent

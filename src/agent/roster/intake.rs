@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::EphemeralContainer;
 use super::judge::grace_period_secs;
 use super::{Input, Roster};
 use crate::agent::desired::Folder;
+use crate::agent::eviction::Eviction;
 use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
 use crate::agent::{event_report, objects, streams};
@@ -16,8 +17,9 @@ use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
-use crate::model::{RevisionHash, Source, Uid};
-use crate::plan::events::PodEvent;
+use crate::model::{ObjectKey, RevisionHash, Source, Uid};
+use crate::plan::events::{self, PodEvent};
+use crate::plan::finish;
 
 /// How long after a preparation failed the next one begins.
 const PREPARE_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -66,10 +68,14 @@ impl Roster {
             Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),
             Input::Node(node) => {
                 self.session.say(Up::Node(node.report.clone()));
-                // Pods may have waited for what the runtime can do now.
-                self.restaff |= self.node.as_ref().is_none_or(|known| known.features != node.features);
+                // Pods may have waited for what the runtime can do now, or for what the node was short of.
+                self.restaff |= self
+                    .node
+                    .as_ref()
+                    .is_none_or(|known| known.features != node.features || known.pressure != node.pressure);
                 self.node = Some(node);
             }
+            Input::Evict(eviction) => self.evict(eviction),
             Input::Event(event) => self.session.event(event),
             // Whoever asked may have gone.
             Input::Status(status_tx) => drop(status_tx.send(self.status())),
@@ -280,9 +286,26 @@ impl Roster {
         }
     }
 
+    /// A pod has to go: it took too much, or the node is short of something.
+    fn evict(&mut self, eviction: Eviction) {
+        let Eviction { pod: uid, message, shortage } = eviction;
+        let record = self.contents.pods.get(&uid);
+        let Some(record) = record.filter(|record| record.ending.is_none() && record.finished.is_none()) else { return };
+        tracing::warn!(pod = %record.key, why = message, "pod is sent away");
+        if let Some(resource) = shortage {
+            let node = ObjectKey::new("", self.identity.name.as_str());
+            self.session.event(event_report("Node", &node, &self.identity.uid, events::short_of(resource)));
+        }
+        let pod = ObjectKey::new(&record.key.namespace, &record.key.name);
+        self.session.event(event_report("Pod", &pod, &uid, events::evicted(message.clone())));
+        self.evicted.insert(uid, finish::evicted(message, shortage.is_some()));
+        self.restaff = true;
+    }
+
     /// Nothing is left of a pod: its record goes, and its DaemonSet may have another.
     fn pod_is_gone(&mut self, uid: &Uid) {
         self.workers.remove(uid);
+        self.evicted.remove(uid);
         self.saved.remove(uid);
         self.unseen.remove(uid);
         let view = self.views.remove(uid);

@@ -75,10 +75,21 @@ impl Roster {
     /// The user's taints and those of this node's own conditions.
     fn taints(&self) -> Vec<Taint> {
         let users = self.contents.node.taints.iter().filter(|taint| !CONDITION_TAINTS.contains(&taint.key.as_str()));
-        let not_ready =
-            Taint { key: CONDITION_TAINTS[0].to_owned(), value: String::new(), effect: TaintEffect::NoSchedule };
-        let ready = self.node.as_ref().is_some_and(|node| node.ready);
-        users.cloned().chain((!ready).then_some(not_ready)).collect()
+        let node = self.node.as_ref();
+        let pressure = node.map(|node| node.pressure).unwrap_or_default();
+        let [not_ready, _, memory, disk, pid, _] = CONDITION_TAINTS;
+        let conditions = [
+            (not_ready, !node.is_some_and(|node| node.ready)),
+            (memory, pressure.memory),
+            (disk, pressure.disk),
+            (pid, pressure.pid),
+        ];
+        let own = conditions.into_iter().filter(|(_, holds)| *holds).map(|(key, _)| Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: TaintEffect::NoSchedule,
+        });
+        users.cloned().chain(own).collect()
     }
 
     fn judge(&self, set: &DaemonSetRecord, taints: &[Taint], shadowed: bool) -> (Standing, Vec<Reason>) {

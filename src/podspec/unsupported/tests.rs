@@ -83,7 +83,7 @@ fn the_examples_and_all_that_is_realized_pass() {
         "envFrom": [{ "configMapRef": { "name": "c" } }, { "secretRef": { "name": "c" } }],
         "ports": [{ "containerPort": 1, "hostPort": 1 }],
         "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }],
-        "resources": { "limits": { "cpu": 1, "hugepages-2Mi": "2Mi" }, "requests": { "ephemeral-storage": 1 } },
+        "resources": { "limits": { "cpu": 1, "hugepages-2Mi": "2Mi", "ephemeral-storage": "1Gi" } },
         "securityContext": { "privileged": true, "capabilities": { "add": ["ALL"] }, "procMount": "Unmasked",
             "allowPrivilegeEscalation": true, "seLinuxOptions": { "level": "s0" },
             "appArmorProfile": { "type": "Unconfined" }, "readOnlyRootFilesystem": true, "runAsNonRoot": false },
@@ -163,9 +163,9 @@ fn what_a_pod_may_not_have_yet_is_named_with_its_reason() {
                 .to_owned(),
         ),
         (
-            json!({ "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": "1" } }] }),
+            json!({ "volumes": [{ "name": "v", "emptyDir": { "medium": "HugePages", "sizeLimit": "1" } }] }),
             "volumes[0].emptyDir.sizeLimit",
-            forbidden("not supported yet for a volume on disk; medium: Memory has limits"),
+            forbidden("not supported for huge pages"),
         ),
         (
             json!({ "volumes": [{ "name": "v", "hostPath": { "path": "a" } }] }),
@@ -187,11 +187,6 @@ fn what_a_container_may_not_have_yet_is_named_with_its_reason() {
     let rows = [
         (json!({ "lifecycle": { "stopSignal": "SIGINT" } }), "lifecycle.stopSignal", "Forbidden: not supported yet"),
         (json!({ "volumeDevices": [device()] }), "volumeDevices", "Forbidden: not supported yet"),
-        (
-            json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } }),
-            "resources.limits[ephemeral-storage]",
-            "Forbidden: not supported yet",
-        ),
         (
             json!({ "securityContext": { "windowsOptions": {} } }),
             "securityContext.windowsOptions",

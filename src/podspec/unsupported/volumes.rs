@@ -166,11 +166,6 @@ impl Refusals {
         if !huge_pages.is_some_and(|size| size.is_empty() || size.strip_prefix('-').is_some_and(is_page_size)) {
             self.only(Some(medium), &["HugePages", "HugePages-<size>", "Memory"], at, "medium");
         }
-        self.refuse(
-            medium != "Memory" && size_limit.is_some(),
-            at,
-            "sizeLimit",
-            "not supported yet for a volume on disk; medium: Memory has limits",
-        );
+        self.refuse(huge_pages.is_some() && size_limit.is_some(), at, "sizeLimit", "not supported for huge pages");
     }
 }
