@@ -2,19 +2,16 @@
 //! that what cannot work takes no slot.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::agent::Shared;
 use crate::agent::credentials::credentials;
 use crate::api::bundle::Bundle;
 use crate::error::Chain;
 use crate::link::Reason;
+use crate::plan::memory::ANSWER_TIMEOUT;
 use crate::podspec::bind::check;
 use crate::podspec::objects::Objects;
 use crate::podspec::{NamedImage, Pod, PullPolicy};
-
-/// For so long control's answer about ConfigMaps and Secrets is waited for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes sure that the revision's configuration is there, and pulls the images its containers need. Whether its pod fits is
 /// the roster's to say.

@@ -344,6 +344,7 @@ impl Worker {
         };
         let observed = self.observed.borrow();
         self.memory.observe(&self.pod, &observed, now);
+        self.memory.hear(self.seen.is_complete(&self.pod), now);
         let healths = self.healths.borrow_and_update();
         let mut plan = plan(&self.pod, wanted, &observed, &self.memory, &healths, now);
         if wanted == Wanted::Run {

@@ -30,6 +30,9 @@ const PULL: Limits = Limits { first: Duration::from_secs(10), max: Duration::fro
 /// failed sandbox or container again with the pod's next sync, after 10 to 15 s; we start sooner and end later.
 const RETRY: Limits = Limits { first: Duration::from_millis(500), max: Duration::from_secs(122) };
 
+/// For so long control's answer about ConfigMaps, Secrets and tokens is waited for. What still lacks then fails by its name.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The reason of a container whose configuration cannot be had.
 const MISCONFIGURED: &str = "CreateContainerConfigError";
 
@@ -42,6 +45,8 @@ pub struct PodMemory {
     pub(super) released: bool,
     /// What volumes hold may have changed since they were prepared. It holds up nothing.
     pub(super) stale: bool,
+    /// Until then nothing is done for want of an answer about what the pod asks of objects; none once all has come.
+    answer_by: Option<Moment>,
     /// Everything on disk is removed.
     pub(super) cleaned: bool,
     /// When the newest sandbox was first seen unusable, while it is.
@@ -175,6 +180,7 @@ impl PodMemory {
             prepared: false,
             released: false,
             stale: false,
+            answer_by: None,
             cleaned: false,
             sandbox_lost: None,
             stopped: BTreeSet::new(),
@@ -240,6 +246,12 @@ impl PodMemory {
         self.extend(next_attempts);
         self.containers.iter_mut().for_each(|container| container.images.clear());
         self.configuration_changed();
+    }
+
+    /// Takes in whether it is known of all ConfigMaps, Secrets and tokens of the pod what there is. What needs them is put off
+    /// until it is, so that nothing fails which only comes too soon.
+    pub fn hear(&mut self, all: bool, now: Moment) {
+        self.answer_by = if all { None } else { self.answer_by.or(Some(now + ANSWER_TIMEOUT)) };
     }
 
     /// Notes that a step is being carried out.
@@ -339,9 +351,11 @@ impl PodMemory {
         })
     }
 
-    /// The earliest moment for the next attempt; none for a first one.
+    /// The earliest moment for the next attempt; none for a first one that need not wait.
     pub(super) fn due(&self, step: &Step) -> Option<Moment> {
-        self.attempts.get(&step.subject()).map(|attempts| attempts.backoff.since + attempts.backoff.delay)
+        let attempts = self.attempts.get(&step.subject());
+        let retry = attempts.map(|attempts| attempts.backoff.since + attempts.backoff.delay);
+        retry.max(self.answer_by.filter(|_| step.uses_objects()))
     }
 
     /// How the last attempt failed, and when; none if there was none or it went well.
@@ -374,6 +388,11 @@ impl PodMemory {
 }
 
 impl Step {
+    /// Whether it may need ConfigMaps, Secrets or tokens: in a volume, to show a registry, or in the environment.
+    fn uses_objects(&self) -> bool {
+        matches!(self, Self::PrepareVolumes | Self::PullImage { .. } | Self::CreateContainer { .. })
+    }
+
     /// What the step is about.
     fn subject(&self) -> Subject {
         match self {

@@ -187,6 +187,33 @@ fn a_pod_comes_up_step_by_step() {
 }
 
 #[test]
+fn what_control_has_not_answered_is_waited_for_but_not_for_ever() {
+    let mut case = fresh(&json!({}), &json!({}));
+    case.memory.hear(false, case.now);
+    case.done(&inspect(), &Outcome::NoImage);
+    assert_eq!((case.plan().steps, case.plan().wake_at), (vec![], Some(at(1030))));
+    case.now = at(1010);
+    case.memory.hear(false, case.now);
+    assert_eq!(case.plan().wake_at, Some(at(1030)), "the wait does not begin anew");
+    let mut answered = Case { memory: case.memory.clone(), pod: case.pod.clone(), ..fresh(&json!({}), &json!({})) };
+    answered.memory.hear(true, answered.now);
+    assert_eq!(answered.plan().steps, [Step::PrepareVolumes, pull()]);
+    case.now = at(1030);
+    assert_eq!(case.plan().steps, [Step::PrepareVolumes, pull()], "each says by itself what it lacks");
+
+    check("what runs stays, and what ends may", |case| case.memory.hear(false, case.now), &[]);
+    check(
+        "a container that would be made anew waits",
+        |case| {
+            case.memory.hear(false, case.now);
+            case.observed.containers[0].phase = exited();
+            case.has_image();
+        },
+        &[],
+    );
+}
+
+#[test]
 fn what_runs_as_it_should_is_left_alone() {
     check("base", |_| {}, &[]);
     check(

@@ -300,6 +300,11 @@ impl Objects {
         pod.references.iter().all(|reference| self.find(pod, reference) != Found::Unheard)
     }
 
+    /// Whether everything the pod asks for has an answer, its tokens included: they are made for this very pod.
+    pub fn is_complete(&self, pod: &Pod) -> bool {
+        self.is_heard(pod) && pod.tokens.iter().all(|spec| self.token(pod, spec) != FoundToken::Unheard)
+    }
+
     fn source(&self, pod: &Pod) -> Source {
         let is_local = pod.origin.daemonset.as_ref().is_some_and(|set| self.local.contains(set));
         if is_local { Source::Files } else { Source::Link }

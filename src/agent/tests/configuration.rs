@@ -51,6 +51,12 @@ impl Agent {
         self.down(chunk(content, 0..)).await;
     }
 
+    /// The reasons of the events told so far and not asked for yet.
+    fn events(&self) -> Vec<String> {
+        let told = self.heard.iter().filter_map(|up| if let Up::Events(events) = up { Some(events) } else { None });
+        told.flatten().map(|event| event.reason.clone()).collect()
+    }
+
     /// Waits for an event whose message has these words.
     async fn is_told(&mut self, words: &str) {
         self.hears(&format!("an event that says {words:?}"), |up| match up {
@@ -92,6 +98,10 @@ async fn a_pod_waits_for_its_configuration_and_starts_when_it_comes() {
     agent.connect().await;
     agent.apply(1, &[configured("web", "one")]).await;
     assert_eq!(agent.needs().await, ["ConfigMap default/app"]);
+    let patient = Duration::from_secs(29);
+    tokio::time::sleep(patient).await;
+    agent.settle().await;
+    assert_eq!(agent.events(), Vec::<String>::new(), "an answer that is on its way is no failure");
     agent.is_told("ConfigMap default/app has not arrived on this node yet").await;
     agent.says(ObjectAnswer::Absent).await;
     agent.is_told("MountVolume.SetUp failed for volume \"config\" : configmap \"app\" not found").await;
@@ -103,6 +113,30 @@ async fn a_pod_waits_for_its_configuration_and_starts_when_it_comes() {
     host.runs("web", "one").await;
     assert!(before.elapsed() < Duration::from_secs(1), "it does not wait for its turn");
     assert_eq!((host.level().as_deref(), host.variables()), (Some("debug"), vec!["level=debug".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pulled_before_it_is_known_what_to_show_the_registry() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let secrets = json!({ "imagePullSecrets": [{ "name": "pull" }] });
+    agent.apply(1, &[set_with("web", "new", &secrets)]).await;
+    assert_eq!(agent.needs().await, ["Secret default/pull"]);
+    agent.settle().await;
+    let pulls = || host.cri.calls().iter().filter(|call| call.method == "PullImage").count();
+    assert_eq!((pulls(), agent.events()), (0, vec![]));
+
+    host.cri.serve_image(&reference("new"));
+    let pull = ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", "pull") };
+    let objects = vec![(pull, ObjectAnswer::Absent)];
+    let before = tokio::time::Instant::now();
+    agent.down(Down::Assigned(crate::link::Assigned { position: position(1), pods: vec![], objects })).await;
+    host.runs("web", "new").await;
+    assert!(before.elapsed() < Duration::from_secs(1), "it does not wait for its turn");
+    agent.settle().await;
+    let told = agent.events();
+    assert_eq!((pulls(), told.iter().filter(|reason| *reason == "FailedToRetrieveImagePullSecret").count()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

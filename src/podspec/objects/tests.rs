@@ -112,7 +112,7 @@ fn a_pod_is_concerned_by_a_change_of_what_it_asks_for() {
     pod.references = [Reference::config_map("app")].into();
     pod.tokens = [wanted.clone()].into();
     let before = Objects::default();
-    assert!(!before.is_heard(&pod));
+    assert!(!before.is_heard(&pod) && !before.is_complete(&pod));
 
     let mut after = before.clone();
     after.held.insert(id(Source::Link, "other"), Held { object: object("x"), kept_for: [].into() });
@@ -126,7 +126,9 @@ fn a_pod_is_concerned_by_a_change_of_what_it_asks_for() {
 
     let mut with_object = before.clone();
     with_object.held.insert(id(Source::Link, "app"), Held { object: object("one"), kept_for: [].into() });
-    assert!(with_object.differs(&before, &pod) && with_object.is_heard(&pod));
+    assert!(with_object.differs(&before, &pod) && with_object.is_heard(&pod) && !with_object.is_complete(&pod));
+    with_token.held.clone_from(&with_object.held);
+    assert!(with_token.is_complete(&pod));
     let mut again = before.clone();
     again.held.insert(id(Source::Link, "app"), Held { object: object("one"), kept_for: [].into() });
     assert!(!again.differs(&with_object, &pod), "the same content in another place");
