@@ -11,6 +11,7 @@ mod eviction;
 mod harness;
 mod lifecycle;
 mod pods;
+mod probes;
 mod resources;
 mod restarts;
 mod security;
