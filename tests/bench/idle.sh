@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What garrison costs while nothing happens: memory and processor of the release binary with no pod, with the three DaemonSets of
-# examples/, and with thirty. Every row is a node of its own (tests/env/node.sh) and a garrison started for it. Prints Markdown
-# to stdout, progress to stderr; asserts nothing.
+# examples/, with thirty, and with thirty that are asked over HTTP every ten seconds how they are. Every row is a node of its own
+# (tests/env/node.sh) and a garrison started for it. Prints Markdown to stdout, progress to stderr; asserts nothing.
 #
 #   idle.sh [SECONDS [ROLE...]]    how long each row is watched (60), and which roles (agent up): `agent` is the agent alone
 #                                  on a folder of manifests, `up` has the control endpoint in the same process
@@ -46,7 +46,7 @@ start_garrison() { # ROLE
   [[ $1 == up ]] || role=("$1" --manifests "$dir/manifests")
   # With the label all three examples run here.
   in_node "$garrison" "${role[@]}" --state-dir "$dir/state" --node-name "$name" --node-labels gpu=true \
-    </dev/null >"$dir/garrison.log" 2>&1 &
+    --eviction-hard 'memory.available<100Mi,nodefs.available<1%,imagefs.available<1%' </dev/null >"$dir/garrison.log" 2>&1 &
   starter=$!
   wait_until 10 "garrison to run" find_garrison
   if [[ $1 == up ]]; then
@@ -67,12 +67,12 @@ find_garrison() {
 
 node_is_ready() { [[ $(kube get nodes --no-headers) == *" Ready "* ]]; }
 
-manifests() { # PODS: prints one DaemonSet for each
+manifests() { # PODS [probed]: prints one DaemonSet for each
   local index
   if (($1 == 3)); then
     awk 'FNR == 1 {print "---"} {print}' "$top"/examples/*.yaml
   else
-    for ((index = 1; index <= $1; index++)); do sleeper "$index"; done
+    for ((index = 1; index <= $1; index++)); do "${2:+probed_}sleeper" "$index"; done
   fi
 }
 
@@ -91,9 +91,15 @@ spec:
 YAML
 }
 
-run_pods() { # ROLE PODS
+# A server is what there is to ask.
+probed_sleeper() { # INDEX
+  local server='echo well >/tmp/index.html; exec httpd -f -p 8080 -h /tmp'
+  sleeper "$1" | sed "s|command: .*|command: [sh, -c, '$server'], readinessProbe: {httpGet: {port: 8080}}}]|"
+}
+
+run_pods() { # ROLE PODS [probed]
   (($2)) || return 0
-  manifests "$2" >"$dir/pods.yaml"
+  manifests "$2" "${3:-}" >"$dir/pods.yaml"
   if [[ $1 == up ]]; then kube apply -f "$dir/pods.yaml" >&2; else mv "$dir/pods.yaml" "$dir/manifests"; fi
   wait_until 300 "$2 pods to run" pods_run "$2"
 }
@@ -132,24 +138,25 @@ settle() {
 
 mib() { awk -v "name=$1:" '$1 == name {printf "%.1f", $2 / 1024}' "/proc/$pid/smaps_rollup"; }
 
-measure() { # SECONDS ROLE PODS: prints the row
-  local ticks wakes memory='' cpu=''
+measure() { # SECONDS ROLE PODS [probed]: prints the row
+  local ticks wakes memory='' cpu='' pods="$3${4:+ $4}"
   start_node
-  say "$2, $3 pods: starting"
+  say "$2, $pods pods: starting"
   start_garrison "$2"
-  run_pods "$2" "$3"
+  run_pods "$2" "$3" "${4:-}"
   settle
-  say "$2, $3 pods: watching for $1 s"
+  say "$2, $pods pods: watching for $1 s"
   ticks=$(cpu_ticks) wakes=$(wake_ups)
   sleep "$1"
   ticks=$(($(cpu_ticks) - ticks)) wakes=$(($(wake_ups) - wakes))
   # Budgets are the agent's; with control in the same process there is none.
-  case $2-$3 in
+  case $2-$pods in
     agent-0) memory='≤ 8' ;;
     "agent-$many") memory='≤ 15' cpu='≤ 0.1' ;;
+    "agent-$many probed") memory='≤ 15' cpu='≤ 0.5' ;;
   esac
   # shellcheck disable=SC2016 # Markdown's backquotes
-  printf '| `garrison %s` | %d | %s | %s | %s | %s | %s | %s | %s | %d | %d |\n' "$2" "$3" "$memory" "$(mib Pss)" \
+  printf '| `garrison %s` | %s | %s | %s | %s | %s | %s | %s | %s | %d | %d |\n' "$2" "$pods" "$memory" "$(mib Pss)" \
     "$(mib Pss_Anon)" "$(mib Rss)" "$cpu" "$(awk "BEGIN {printf \"%.2f\", 100 * $ticks / $(getconf CLK_TCK) / $1}")" \
     "$(awk "BEGIN {printf \"%.1f\", $wakes / $1}")" "$(threads)" "$(find "/proc/$pid/fd" -mindepth 1 | wc -l)"
 }
@@ -164,6 +171,7 @@ TABLE
   for role in "$@"; do
     # A shell of its own for each row, whose end takes the node down.
     for pods in 0 3 "$many"; do (measure "$seconds" "$role" "$pods"); done
+    (measure "$seconds" "$role" "$many" probed)
   done
   rmdir "$bench"
   cat <<TEXT
