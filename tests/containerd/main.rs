@@ -9,6 +9,7 @@ mod corpus;
 mod daemonsets;
 mod eviction;
 mod harness;
+mod images;
 mod lifecycle;
 mod pods;
 mod probes;
