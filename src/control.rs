@@ -7,6 +7,7 @@ pub mod bearer;
 pub mod belongings;
 pub mod collector;
 pub mod endpoint;
+mod events;
 pub mod kinds;
 pub mod meta;
 pub mod objects;

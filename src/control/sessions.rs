@@ -13,9 +13,8 @@
 //! ```
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
-//!   pods, `entitled` which objects a node may have,
-//!   `nodes`, `pods` and `events` what reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`,
-//!   `reports`, `life`, `joining` and `tunnels` carry it out.
+//!   pods, `entitled` which objects a node may have, `nodes` and `pods` what reports make of objects; all pure. `admission`,
+//!   `session`, `assigned`, `shelf`, `tokens`, `reports`, `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
@@ -24,7 +23,6 @@ mod admit;
 mod assigned;
 mod desired;
 mod entitled;
-mod events;
 mod joining;
 mod life;
 mod nodes;

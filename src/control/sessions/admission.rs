@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 
 use super::desired::Desired;
-use super::events;
 use crate::api::admission::{self, Refusal};
 use crate::api::bundle::Bundle;
 use crate::api::revision;
+use crate::control::events;
 use crate::control::objects::{AdmittedRecord, ObjectError, Objects};
 use crate::control::registry::SUFFIX_LENGTH;
 use crate::model::{RevisionHash, Uid};

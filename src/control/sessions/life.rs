@@ -11,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::roster::{KnownPod, Lost};
 use super::session::change;
-use super::{Shared, events, nodes, pods};
+use super::{Shared, nodes, pods};
+use crate::control::events;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::meta;
 use crate::control::objects::{Event, ListOptions, ObjectError, Watcher};
