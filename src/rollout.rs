@@ -1,11 +1,13 @@
 //! Which nodes may replace their running pod by the newest revision now.
 //!
 //! Pure. Control calls it with every node of one DaemonSet after each report; what it grants becomes a permit, a record
-//! in the store, before a node hears of it (design.md §6).
+//! in the store, before a node hears of it (design.md §6). [`causes`] says of every node why it is where it is.
 //!
 //! Source: kubernetes v1.36 `pkg/controller/daemon/update.go` (`rollingUpdate`, `updatedDesiredNodeCounts`). We differ on
 //! purpose: nodes that are not connected spend no budget and block nothing, a slot is freed by the node's word alone,
 //! and an unproven revision may not replace more pods at once than the budget, not even pods that are not available.
+
+pub mod causes;
 
 /// `updateStrategy.rollingUpdate` of one DaemonSet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,13 @@ impl Share {
     }
 }
 
-/// One node on which the DaemonSet is desired, as its reports and permits tell.
+/// One node the user wants the DaemonSet on, as its reports and permits tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     /// Its session is open. A node without one was lost before, unless it holds a permit.
     pub connected: bool,
+    /// The DaemonSet is desired here now, as its status counts it: nothing is against it, not even the node's conditions.
+    pub desired: bool,
     /// It holds a permit for the newest revision, taken or not.
     pub permitted: bool,
     /// It prepared the newest revision and asks for a permit, in the session that is open.
@@ -51,34 +55,62 @@ pub struct Node {
     pub available: bool,
 }
 
+/// How much of a budget is used, in nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// So many may be used.
+    pub budget: usize,
+    /// Nodes that hold a permit and have not said that the new pod is available, however long they are silent.
+    pub slots: usize,
+    /// Connected nodes whose pod is not available for another reason; none while a surge takes no available pod away.
+    pub down: usize,
+    /// The newest revision is available on so many nodes that it may replace every pod that is not available.
+    pub proven: bool,
+}
+
+impl Usage {
+    /// What the nodes use of a budget. A node that is not desired any more uses its slot, but does not count towards a share.
+    pub fn of(budget: Budget, nodes: &[Node]) -> Self {
+        let count = |is: &dyn Fn(&Node) -> bool| nodes.iter().filter(|node| is(node)).count();
+        let (Budget::Unavailable(share) | Budget::Surge(share)) = budget;
+        let is_surge = matches!(budget, Budget::Surge(_));
+        let budget = share.of(count(&|node| node.desired));
+        Self {
+            budget,
+            slots: count(&|node| node.permitted && !(node.newest && node.available)),
+            down: count(&|node| !is_surge && node.desired && node.connected && !node.permitted && !node.available),
+            proven: count(&|node| node.newest && node.available) >= budget,
+        }
+    }
+
+    /// All that is used.
+    pub fn used(&self) -> usize {
+        self.slots + self.down
+    }
+}
+
 /// The nodes, by their place in `nodes`, that are granted a permit now: pods that are not available first, otherwise in
 /// the order given.
 pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
-    let (Budget::Unavailable(share) | Budget::Surge(share)) = budget;
-    let is_surge = matches!(budget, Budget::Surge(_));
-    let budget = share.of(nodes.len());
-    let proven = nodes.iter().filter(|node| node.newest && node.available).count() >= budget;
-    // A permit holds its slot until the node says that the new pod is available, however long it is silent.
-    let mut slots = nodes.iter().filter(|node| node.permitted && !(node.newest && node.available)).count();
-    // A surge takes no available pod away, so those that are down besides do not count against it.
-    let is_down = |node: &&Node| !is_surge && node.connected && !node.permitted && !node.available;
-    let mut down = nodes.iter().filter(is_down).count();
-
+    let mut usage = Usage::of(budget, nodes);
     let asking = |available| {
-        let asks = move |node: &Node| node.connected && node.asks && !node.permitted && node.available == available;
+        let asks = move |node: &Node| {
+            node.connected && node.desired && node.asks && !node.permitted && node.available == available
+        };
         nodes.iter().enumerate().filter(move |(_, node)| asks(node)).map(|(index, _)| index)
     };
     let mut granted = Vec::new();
     for index in asking(false) {
-        if proven || slots < budget {
-            slots += 1;
-            down -= usize::from(!is_surge);
+        if usage.proven || usage.slots < usage.budget {
+            usage.slots += 1;
+            // It is down already, and counted as such unless this is a surge.
+            usage.down = usage.down.saturating_sub(1);
             granted.push(index);
         }
     }
     for index in asking(true) {
-        if slots + down < budget {
-            slots += 1;
+        if usage.used() < usage.budget {
+            usage.slots += 1;
             granted.push(index);
         }
     }
@@ -92,10 +124,12 @@ mod tests {
     use super::*;
 
     /// A connected node that runs the old revision, available, and asks.
-    const ASKS: Node = Node { connected: true, permitted: false, asks: true, newest: false, available: true };
+    const ASKS: Node =
+        Node { connected: true, desired: true, permitted: false, asks: true, newest: false, available: true };
     const DOWN: Node = Node { available: false, ..ASKS };
     const LOST_BEFORE: Node = Node { connected: false, asks: false, ..ASKS };
     const LOST_AFTER: Node = Node { connected: false, permitted: true, asks: false, ..ASKS };
+    const UNREACHABLE: Node = Node { desired: false, available: false, ..LOST_AFTER };
     const MOVING: Node = Node { permitted: true, asks: false, available: false, ..ASKS };
     const DONE: Node = Node { permitted: true, newest: true, asks: false, ..ASKS };
 
@@ -115,13 +149,15 @@ mod tests {
 
     #[test]
     fn each_rule_of_the_grant() {
-        let cases: [(&str, u32, &[Node], &[usize]); 10] = [
+        let cases: [(&str, u32, &[Node], &[usize]); 12] = [
             ("one at a time", 1, &[ASKS, ASKS], &[0]),
             ("two at a time", 2, &[ASKS, ASKS, ASKS], &[0, 1]),
             ("a moving node holds its slot", 1, &[ASKS, MOVING], &[]),
             ("an available new pod frees it", 1, &[ASKS, DONE], &[0]),
             ("nodes lost before spend nothing", 1, &[LOST_BEFORE, LOST_BEFORE, ASKS], &[2]),
             ("nodes lost after do", 1, &[LOST_AFTER, ASKS], &[]),
+            ("also when their taints say that they are not there", 1, &[UNREACHABLE, ASKS], &[]),
+            ("a node that is not ready is not granted to", 1, &[Node { desired: false, ..ASKS }, ASKS], &[1]),
             ("pods that are not available go first", 1, &[ASKS, DOWN], &[1]),
             ("an unproven revision replaces them within the budget", 1, &[DOWN, DOWN, DOWN], &[0]),
             ("a proven one replaces them all", 1, &[DOWN, DOWN, DONE], &[0, 1]),
@@ -147,8 +183,9 @@ mod tests {
     }
 
     fn any_node() -> impl Strategy<Value = Node> {
-        any::<[bool; 5]>().prop_map(|[connected, permitted, asks, newest, available]| Node {
+        any::<[bool; 6]>().prop_map(|[connected, desired, permitted, asks, newest, available]| Node {
             connected,
+            desired,
             permitted,
             asks,
             newest,
@@ -164,16 +201,16 @@ mod tests {
         ) {
             let granted = grant(Budget::Unavailable(Share::Nodes(budget)), &nodes);
             for &index in &granted {
-                prop_assert!(nodes[index].connected && nodes[index].asks && !nodes[index].permitted);
+                let node = nodes[index];
+                prop_assert!(node.connected && node.desired && node.asks && !node.permitted);
             }
             if granted.iter().any(|&index| nodes[index].available) {
                 let moving = |index: usize| {
                     let node = nodes[index];
                     granted.contains(&index) || node.permitted && !(node.newest && node.available)
                 };
-                let down = (0..nodes.len())
-                    .filter(|&index| moving(index) || nodes[index].connected && !nodes[index].available && !nodes[index].permitted)
-                    .count();
+                let is_down = |node: Node| node.desired && node.connected && !node.available && !node.permitted;
+                let down = (0..nodes.len()).filter(|&index| moving(index) || is_down(nodes[index])).count();
                 prop_assert!(down <= budget as usize, "{down} nodes down");
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HTTPS, one port ─▶ rest ────────▶ objects ─▶ store
+//!                │    └─ Question ──▶ updates
 //!                └─▶ link::server ─▶ sessions ─▶ objects
 //!                                     │  ▲
 //!                             FromNode▼  │Grant
@@ -23,6 +24,7 @@ use super::rbac::Policy;
 use super::rest::{self, Api};
 use super::sessions::Sessions;
 use super::tokens::Allowance;
+use super::updates::Question;
 use super::{belongings, collector, rbac, updates};
 use crate::config::ControlSettings;
 use crate::error::Chain;
@@ -37,6 +39,8 @@ use crate::store::{Embedded, Revision, Store, StoreError};
 const HISTORY_KEPT: Duration = Duration::from_secs(300);
 /// How many messages wait between sessions and updates.
 const QUEUE: usize = 1024;
+/// How many users wait to be told of a rollout; others wait for them.
+const QUESTIONS: usize = 16;
 
 /// Why the control endpoint cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,7 @@ pub struct Endpoint {
     policy_rx: watch::Receiver<Arc<Policy>>,
     sessions: Sessions,
     bearer: Arc<Bearer>,
+    questions_tx: mpsc::Sender<Question>,
     tasks: JoinSet<()>,
 }
 
@@ -101,8 +106,9 @@ impl Endpoint {
         let kubeconfig = tls::write_kubeconfig(&authority, &settings.state_dir, &server)?;
         let (to_updates_tx, to_updates_rx) = mpsc::channel(QUEUE);
         let (grants_tx, grants_rx) = mpsc::channel(QUEUE);
+        let (questions_tx, questions_rx) = mpsc::channel(QUESTIONS);
         let mut tasks = JoinSet::new();
-        tasks.spawn(updates::run(objects.clone(), to_updates_rx, grants_tx));
+        tasks.spawn(updates::run(objects.clone(), to_updates_rx, questions_rx, grants_tx));
         tasks.spawn(collector::run(objects.clone()));
         let (policy_rx, keeper) = rbac::keeper::start(objects.clone()).await?;
         tasks.spawn(keeper);
@@ -110,7 +116,20 @@ impl Endpoint {
         tasks.spawn(compact(store.clone()));
         let sessions =
             Sessions::start(objects.clone(), authority.clone(), bearer.clone(), to_updates_tx, grants_rx).await?;
-        Ok(Self { address, kubeconfig, listener, authority, names, store, objects, policy_rx, sessions, bearer, tasks })
+        Ok(Self {
+            address,
+            kubeconfig,
+            listener,
+            authority,
+            names,
+            store,
+            objects,
+            policy_rx,
+            sessions,
+            bearer,
+            questions_tx,
+            tasks,
+        })
     }
 
     /// Makes a join token and keeps its hash.
@@ -138,7 +157,8 @@ impl Endpoint {
     /// [`ControlError::Tls`] if the server's certificate cannot be made, [`ControlError::Close`] if status was not written at the end.
     pub async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ControlError> {
         let streams = Arc::new(self.sessions.clone());
-        let api = Api { objects: self.objects, streams, policy_rx: self.policy_rx, bearer: self.bearer };
+        let (policy_rx, bearer) = (self.policy_rx, self.bearer);
+        let api = Api { objects: self.objects, streams, policy_rx, bearer, questions_tx: self.questions_tx };
         let router = server::routes(Arc::new(self.sessions)).merge(rest::router(api));
         let tls = tls::server_config(&self.authority, &self.names)?;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

@@ -49,14 +49,10 @@ pub(super) fn daemonset_refused(
 ) -> Value {
     let field = if reason.field.is_empty() { String::new() } else { format!("{}: ", reason.field) };
     let report = EventReport {
-        kind: "DaemonSet".to_owned(),
-        namespace: daemonset.namespace.clone(),
-        name: daemonset.name.clone(),
-        uid: uid.clone(),
         warning: true,
         reason: reason.reason.clone(),
         message: format!("node {node}: {field}{}", reason.message),
-        ..empty(now)
+        ..of_daemonset(daemonset, uid, now)
     };
     event(&report, &json!({"component": AGENT, "host": node.as_str()}), node)
 }
@@ -66,14 +62,27 @@ pub(super) fn daemonset_refused(
 /// Source: kubernetes v1.36 `pkg/controller/controller_utils.go`, `createPods`.
 pub(super) fn failed_create(daemonset: &ObjectKey, uid: &Uid, refusal: &str, now: Timestamp) -> Value {
     let report = EventReport {
-        kind: "DaemonSet".to_owned(),
-        namespace: daemonset.namespace.clone(),
-        name: daemonset.name.clone(),
-        uid: uid.clone(),
         warning: true,
         reason: "FailedCreate".to_owned(),
         message: format!("Error creating: pods \"{}-\" is forbidden: {refusal}", daemonset.name),
-        ..empty(now)
+        ..of_daemonset(daemonset, uid, now)
+    };
+    event(&report, &json!({"component": CONTROL}), &NodeName(String::new()))
+}
+
+/// What has become of a DaemonSet's rollout, said on it: whether that is a warning, the reason, and in words.
+pub(super) fn rollout(
+    daemonset: &ObjectKey,
+    uid: &Uid,
+    (warning, reason): (bool, &str),
+    message: &str,
+    now: Timestamp,
+) -> Value {
+    let report = EventReport {
+        warning,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        ..of_daemonset(daemonset, uid, now)
     };
     event(&report, &json!({"component": CONTROL}), &NodeName(String::new()))
 }
@@ -92,6 +101,16 @@ pub(super) async fn write(objects: &Objects, event: &Value) -> Result<(), Object
         None => Some(event.clone()),
     };
     objects.report(&EVENT, meta::namespace(event), meta::name(event), change).await.map(drop)
+}
+
+fn of_daemonset(daemonset: &ObjectKey, uid: &Uid, now: Timestamp) -> EventReport {
+    EventReport {
+        kind: "DaemonSet".to_owned(),
+        namespace: daemonset.namespace.clone(),
+        name: daemonset.name.clone(),
+        uid: uid.clone(),
+        ..empty(now)
+    }
 }
 
 fn empty(now: Timestamp) -> EventReport {

@@ -29,6 +29,9 @@ pub const LOG: &str = "log";
 /// The subresource of a pod that connects to its ports.
 pub const PORT_FORWARD: &str = "portforward";
 
+/// The subresource of a DaemonSet that says where every node is with its newest revision.
+pub const ROLLOUT: &str = "rollout";
+
 /// The subresource of a ServiceAccount that gives tokens of it.
 pub const TOKEN: &str = "token";
 
@@ -192,10 +195,14 @@ pub static DAEMON_SET: Kind = Kind {
     singular: "daemonset",
     short_names: &["ds"],
     categories: &["all"],
-    subresources: STATUS_ONLY,
+    subresources: &[Subresource { name: ROLLOUT, verbs: &["get"], takes: Some(&ROLLOUT_OF) }, STATUS_SUBRESOURCE],
     intent: true,
     ..BASE
 };
+
+/// What is given at [`ROLLOUT`]. Not kept, and not of Kubernetes.
+pub static ROLLOUT_OF: Kind =
+    Kind { group: "garrison.dev", kind: "Rollout", plural: "rollouts", singular: "rollout", ..BASE };
 
 /// A DaemonSet's template as it was at one time.
 pub static CONTROLLER_REVISION: Kind = Kind {

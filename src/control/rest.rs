@@ -1,9 +1,9 @@
 //! Kubernetes' REST API over HTTPS.
 //!
 //! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
-//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`] and [`streams`]
-//! do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users from granting
-//! what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but
+//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`], [`rollout`]
+//! and [`streams`] do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users
+//! from granting what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but
 //! the handlers are pure. [`fixed`] answers the paths that are the same for every client: health, version, [`discovery`],
 //! [`openapi`].
 
@@ -25,6 +25,7 @@ pub mod query;
 pub mod represent;
 pub mod resources;
 pub mod reviews;
+pub mod rollout;
 pub mod streams;
 pub mod subresources;
 pub mod table;
@@ -42,7 +43,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use tokio::sync::watch as watch_channel;
+use tokio::sync::{mpsc, watch as watch_channel};
 
 use self::errors::ApiError;
 use self::query::Query;
@@ -51,6 +52,7 @@ use super::bearer::Bearer;
 use super::objects::Objects;
 use super::rbac::{Policy, User};
 use super::streams::NodeStreams;
+use super::updates::Question;
 use crate::link::listen::Connection;
 
 /// What handlers work with.
@@ -63,6 +65,8 @@ pub struct Api {
     pub policy_rx: watch_channel::Receiver<Arc<Policy>>,
     /// Tokens of ServiceAccounts.
     pub bearer: Arc<Bearer>,
+    /// How rollouts are.
+    pub questions_tx: mpsc::Sender<Question>,
 }
 
 impl Api {

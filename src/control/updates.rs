@@ -4,12 +4,16 @@
 //! One task follows nodes, pods and DaemonSets, keeps what it needs of them in memory ([`view`]), and after each change
 //! works out for the DaemonSets concerned: their history, their status, and which nodes may move to the newest revision.
 //! Each of these is a pure function; what they answer is written through [`Objects`]. Sessions tell it which nodes are
-//! connected and what they ask ([`FromNode`]), and pass on the permits it grants.
+//! connected and what they ask ([`FromNode`]), and pass on the permits it grants. REST asks it how a rollout is
+//! ([`Question`]).
 //!
 //! Nothing here is remembered that the store and the nodes do not know: it may be dropped and begun anew at any time.
 
 mod history;
+mod progress;
 mod status;
+mod text;
+mod told;
 mod view;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,21 +21,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+pub use self::progress::{Rollout, Row};
+pub use self::text::render;
+
+use self::progress::Progress;
+use self::told::{Said, Told};
+use self::view::View;
+use super::events;
 use super::kinds::{CONTROLLER_REVISION, DAEMON_SET, Kind, NODE, POD};
 use super::meta;
 use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, PermitRecord, Watcher};
-use crate::api::daemonset::leading_number;
 use crate::api::revision;
 use crate::error::Chain;
-use crate::link::Permit;
-use crate::model::{PermitNumber, RevisionHash, Uid};
-use crate::rollout::{self, Budget, Share};
+use crate::link::{Permit, Reason};
+use crate::model::{ObjectKey, PermitNumber, RevisionHash, Uid};
+use crate::rollout::causes::Phase;
 use crate::store::Revision;
-use view::View;
 
 /// How long changes are gathered before they are worked out: a fleet's reports come in flocks.
 const GATHER: Duration = Duration::from_millis(20);
@@ -62,6 +70,40 @@ pub enum FromNode {
         /// What it prepared.
         revision: RevisionHash,
     },
+    /// A permit is in the ledger of its node.
+    Took {
+        /// Which one.
+        permit: PermitNumber,
+    },
+    /// A revision would not work on the node.
+    Unable {
+        /// `metadata.uid` of the Node.
+        node: Uid,
+        /// `metadata.uid` of the DaemonSet.
+        daemonset: Uid,
+        /// Which one.
+        revision: RevisionHash,
+        /// Why not.
+        reason: Reason,
+    },
+    /// The node went back from revisions that were never available there.
+    Rejected {
+        /// `metadata.uid` of the Node.
+        node: Uid,
+        /// `metadata.uid` of the DaemonSet.
+        daemonset: Uid,
+        /// All of them.
+        revisions: Vec<RevisionHash>,
+    },
+}
+
+/// Somebody wants to know how the rollout of a DaemonSet is.
+#[derive(Debug)]
+pub struct Question {
+    /// `metadata.uid` of the DaemonSet.
+    pub daemonset: Uid,
+    /// Nothing if the DaemonSet is not known here, or not yet.
+    pub answer_tx: oneshot::Sender<Option<Rollout>>,
 }
 
 /// A permit for one node, to be passed on in its session.
@@ -73,14 +115,19 @@ pub struct Grant {
     pub permit: Permit,
 }
 
-/// Runs until `from_nodes` is closed.
-pub async fn run(objects: Objects, mut from_nodes: mpsc::Receiver<FromNode>, grants_tx: mpsc::Sender<Grant>) {
-    let mut connected = HashMap::new();
+/// Runs until `from_nodes` is closed. Questions are answered as long as there are any.
+pub async fn run(
+    objects: Objects,
+    mut from_nodes: mpsc::Receiver<FromNode>,
+    mut questions_rx: mpsc::Receiver<Question>,
+    grants_tx: mpsc::Sender<Grant>,
+) {
+    let mut told = Told::default();
     loop {
-        match Updates::begin(&objects, &grants_tx, std::mem::take(&mut connected)).await {
+        match Updates::begin(&objects, &grants_tx, std::mem::take(&mut told)).await {
             Ok(mut updates) => {
-                let Err(error) = updates.follow(&mut from_nodes).await else { return };
-                connected = updates.connected;
+                let Err(error) = updates.follow(&mut from_nodes, &mut questions_rx).await else { return };
+                told = updates.told;
                 tracing::warn!(error = %Chain(&error), "updates begin anew");
             }
             Err(error) => tracing::error!(error = %Chain(&error), "updates cannot begin"),
@@ -98,17 +145,18 @@ enum UpdateError {
     Expired(#[from] Expired),
 }
 
-/// What a connected node asks for: a revision of each DaemonSet it has prepared.
-type Asks = HashMap<Uid, RevisionHash>;
+/// The permits there are a record of, by DaemonSet and node.
+type Permits = HashMap<(Uid, Uid), PermitRecord>;
 
 struct Updates<'a> {
     objects: &'a Objects,
     grants_tx: &'a mpsc::Sender<Grant>,
     view: View,
     watchers: [Watcher; 3],
-    /// The nodes with a session, and what they ask for.
-    connected: HashMap<Uid, Asks>,
-    permits: HashMap<(Uid, Uid), PermitRecord>,
+    told: Told,
+    permits: Permits,
+    /// What became of each DaemonSet's rollout when it was looked at last, and of which revision.
+    phases: HashMap<Uid, (RevisionHash, Phase)>,
     /// DaemonSets that something has changed for.
     concerned: HashSet<Uid>,
     /// DaemonSets whose status changes by itself.
@@ -117,11 +165,7 @@ struct Updates<'a> {
 
 impl<'a> Updates<'a> {
     /// Reads everything there is and follows it from there.
-    async fn begin(
-        objects: &'a Objects,
-        grants_tx: &'a mpsc::Sender<Grant>,
-        connected: HashMap<Uid, Asks>,
-    ) -> Result<Self, UpdateError> {
+    async fn begin(objects: &'a Objects, grants_tx: &'a mpsc::Sender<Grant>, told: Told) -> Result<Self, UpdateError> {
         let mut view = View::default();
         let (nodes, nodes_at) = read(objects, &NODE).await?;
         nodes.iter().for_each(|node| drop(view.put_node(node)));
@@ -139,7 +183,8 @@ impl<'a> Updates<'a> {
                 objects.watch(&DAEMON_SET, None, sets_at),
                 objects.watch(&POD, None, pods_at),
             ],
-            connected,
+            told,
+            phases: HashMap::new(),
             permits: permits
                 .into_iter()
                 .map(|permit| ((permit.daemonset.clone(), permit.node.clone()), permit))
@@ -150,7 +195,11 @@ impl<'a> Updates<'a> {
     }
 
     /// Works changes out as they come, until `from_nodes` is closed.
-    async fn follow(&mut self, from_nodes: &mut mpsc::Receiver<FromNode>) -> Result<(), UpdateError> {
+    async fn follow(
+        &mut self,
+        from_nodes: &mut mpsc::Receiver<FromNode>,
+        questions_rx: &mut mpsc::Receiver<Question>,
+    ) -> Result<(), UpdateError> {
         loop {
             for uid in std::mem::take(&mut self.concerned) {
                 self.work_out(&uid).await?;
@@ -165,6 +214,10 @@ impl<'a> Updates<'a> {
                 told = from_nodes.recv() => {
                     let Some(told) = told else { return Ok(()) };
                     self.told(told).await?;
+                    continue;
+                }
+                Some(question) = questions_rx.recv() => {
+                    self.answer(question).await?;
                     continue;
                 }
                 () = maybe(due) => self.time_passed(),
@@ -231,20 +284,29 @@ impl<'a> Updates<'a> {
                 self.objects.drop_permits(&void).await?;
                 self.permits.retain(|_, permit| !void.contains(permit));
                 self.concerned.extend(void.into_iter().map(|permit| permit.daemonset));
-                self.connected.insert(node, Asks::new());
+                self.told.opened(node, &taken);
             }
-            FromNode::Closed { node } => {
-                let asks = self.connected.remove(&node).unwrap_or_default();
-                self.concerned.extend(asks.into_keys());
-            }
+            FromNode::Closed { node } => self.concerned.extend(self.told.closed(&node)),
             FromNode::Asked { node, daemonset, revision } => {
-                if let Some(asks) = self.connected.get_mut(&node) {
-                    asks.insert(daemonset.clone(), revision);
-                    self.concerned.insert(daemonset);
-                }
+                self.said(&node, daemonset, |said| said.asks(revision));
+            }
+            FromNode::Took { permit } => self.told.took(permit),
+            FromNode::Unable { node, daemonset, revision, reason } => {
+                self.said(&node, daemonset, |said| said.unable(revision, &reason));
+            }
+            FromNode::Rejected { node, daemonset, revisions } => {
+                self.said(&node, daemonset, |said| said.rejected = revisions);
             }
         }
         Ok(())
+    }
+
+    /// Takes in what a connected node says of a DaemonSet.
+    fn said(&mut self, node: &Uid, daemonset: Uid, change: impl FnOnce(&mut Said)) {
+        if let Some(said) = self.told.of_mut(node, &daemonset) {
+            change(said);
+            self.concerned.insert(daemonset);
+        }
     }
 
     /// Brings one DaemonSet's history, status and permits up to date.
@@ -253,15 +315,25 @@ impl<'a> Updates<'a> {
         let Some(set) = self.view.set(uid).cloned() else {
             let dropped: Vec<_> = self.permits.values().filter(|permit| permit.daemonset == *uid).cloned().collect();
             self.objects.drop_permits(&dropped).await?;
+            dropped.iter().for_each(|permit| self.told.forget(permit.number));
             self.permits.retain(|_, permit| permit.daemonset != *uid);
+            self.phases.remove(uid);
             return Ok(());
         };
         self.keep_history(uid, &set).await?;
         let set = as_admitted(self.objects, uid, set).await?;
-        let outlook = status::outlook(&self.view, uid, &set, Timestamp::now());
+        let now = Timestamp::now();
+        if let (None, Some(phase)) = (self.phases.get(uid), progress::written(&set)) {
+            self.phases.insert(uid.clone(), (set.revision.clone(), phase));
+        }
+        let (progress, granted) = self.look(uid, &set, now);
+        let mut outlook = status::outlook(&self.view, uid, &set, now);
+        let before = set.object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        outlook.status.conditions = Some(vec![progress.condition(before, now)]);
         self.due.extend(outlook.next.map(|at| (at, uid.clone())));
         self.write_status(&set.object, &outlook.status).await?;
-        self.grant(uid, &set).await
+        self.say(uid, &set, &progress, now).await?;
+        self.grant(uid, &set, granted).await
     }
 
     async fn keep_history(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
@@ -314,42 +386,64 @@ impl<'a> Updates<'a> {
         Ok(())
     }
 
-    /// Grants what the budget allows now.
-    async fn grant(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
-        let spec = set.object.spec.as_ref();
-        let min_ready = spec.and_then(|spec| spec.min_ready_seconds).and_then(|seconds| u64::try_from(seconds).ok());
-        let min_ready = Duration::from_secs(min_ready.unwrap_or(0));
-        let (nodes, states): (Vec<_>, Vec<_>) = self
-            .view
-            .nodes()
-            .filter(|node| status::runs(node, set))
-            .map(|node| (node.uid.clone(), self.rollout_node(uid, set, node, min_ready)))
-            .unzip();
-        for index in rollout::grant(budget(&set.object), &states) {
-            let node = &nodes[index];
-            let permit = self.objects.grant(uid, node, &set.revision).await?;
+    /// Works out how the rollout is, and whom the budget allows to go on.
+    fn look(&self, uid: &Uid, set: &view::Set, now: Timestamp) -> (Progress, Vec<Uid>) {
+        let seats = progress::survey(&self.view, uid, set, &self.told, &self.permits, now);
+        let budget = progress::budget(&set.object);
+        let progress = progress::progress(set, &seats, budget, self.was_complete(uid, set));
+        (progress, progress::granted(&seats, budget))
+    }
+
+    /// Whether the newest revision of a DaemonSet was complete at some time.
+    fn was_complete(&self, uid: &Uid, set: &view::Set) -> bool {
+        self.phases.get(uid).is_some_and(|(revision, phase)| *revision == set.revision && *phase == Phase::Complete)
+    }
+
+    /// Says on the DaemonSet what has become of its rollout, if that changed.
+    async fn say(
+        &mut self,
+        uid: &Uid,
+        set: &view::Set,
+        progress: &Progress,
+        now: Timestamp,
+    ) -> Result<(), UpdateError> {
+        let before = self.phases.insert(uid.clone(), (set.revision.clone(), progress.phase));
+        let before = before.filter(|(revision, _)| *revision == set.revision).map(|(_, phase)| phase);
+        let Some((warning, reason)) = progress.event(before) else { return Ok(()) };
+        let event = events::rollout(&key(&set.object), uid, (warning, reason), &progress.message, now);
+        Ok(events::write(self.objects, &event).await?)
+    }
+
+    /// Writes permits down, and passes them on.
+    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: Vec<Uid>) -> Result<(), UpdateError> {
+        for node in nodes {
+            let permit = self.objects.grant(uid, &node, &set.revision).await?;
             let (number, revision) = (permit.number, permit.revision.clone());
-            self.permits.insert((uid.clone(), node.clone()), permit);
+            if let Some(before) = self.permits.insert((uid.clone(), node.clone()), permit) {
+                self.told.forget(before.number);
+            }
             let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
             // A session that is gone by now voids the permit when the node comes back.
-            drop(self.grants_tx.send(Grant { node: node.clone(), permit }).await);
+            drop(self.grants_tx.send(Grant { node, permit }).await);
         }
         Ok(())
     }
 
-    fn rollout_node(&self, uid: &Uid, set: &view::Set, node: &view::Node, min_ready: Duration) -> rollout::Node {
-        let asks = self.connected.get(&node.uid);
-        let permit = self.permits.get(&(uid.clone(), node.uid.clone()));
-        let pod = self.view.pods(uid, node.name.as_str()).iter().find(|pod| !pod.over);
-        let now = Timestamp::now();
-        let available = pod.and_then(|pod| status::available_at(pod, min_ready)).is_some_and(|at| at <= now);
-        rollout::Node {
-            connected: asks.is_some(),
-            permitted: permit.is_some_and(|permit| permit.revision == set.revision),
-            asks: asks.and_then(|asks| asks.get(uid)).is_some_and(|asked| *asked == set.revision),
-            newest: pod.is_some_and(|pod| pod.revision == set.revision),
-            available,
-        }
+    /// Tells how the rollout of a DaemonSet is; nothing if it is not there, or not any more.
+    async fn answer(&mut self, Question { daemonset, answer_tx }: Question) -> Result<(), UpdateError> {
+        let rollout = match self.view.set(&daemonset).cloned() {
+            Some(set) => {
+                let set = as_admitted(self.objects, &daemonset, set).await?;
+                let (told, permits) = (&self.told, &self.permits);
+                let seats = progress::survey(&self.view, &daemonset, &set, told, permits, Timestamp::now());
+                let was_complete = self.was_complete(&daemonset, &set);
+                Some(progress::rollout(&set, &seats, progress::budget(&set.object), was_complete))
+            }
+            None => None,
+        };
+        // Whoever asked may have gone.
+        drop(answer_tx.send(rollout));
+        Ok(())
     }
 }
 
@@ -391,28 +485,13 @@ fn put_set(view: &mut View, object: Value) -> Vec<Uid> {
     }
 }
 
+fn key(set: &DaemonSet) -> ObjectKey {
+    let metadata = &set.metadata;
+    ObjectKey::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
 fn pod_key(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod), meta::name(pod))
-}
-
-/// The budget the user set: `maxSurge` if it is more than nothing, or else `maxUnavailable`.
-fn budget(set: &DaemonSet) -> Budget {
-    let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
-    let update = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    match update.and_then(|update| update.max_surge.as_ref()).filter(|surge| leading_number(surge) != 0) {
-        Some(surge) => Budget::Surge(share(surge)),
-        None => Budget::Unavailable(
-            update.and_then(|update| update.max_unavailable.as_ref()).map_or(Share::Nodes(1), share),
-        ),
-    }
-}
-
-/// A value that was validated is a share; anything else counts as the default, one node.
-fn share(written: &IntOrString) -> Share {
-    match written {
-        IntOrString::Int(nodes) => Share::Nodes(u32::try_from(*nodes).unwrap_or(1)),
-        IntOrString::String(percent) => percent.trim_end_matches('%').parse().map_or(Share::Nodes(1), Share::Percent),
-    }
 }
 
 /// Waits until a moment of the wall clock, looked at again after a while in case somebody sets it.
@@ -427,3 +506,6 @@ async fn maybe(future: Option<impl Future<Output = ()>>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
             ],
             READ,
         ),
-        rule("apps", &["controllerrevisions", "daemonsets", "daemonsets/status"], READ),
+        rule("apps", &["controllerrevisions", "daemonsets", "daemonsets/rollout", "daemonsets/status"], READ),
         rule("discovery.k8s.io", &["endpointslices"], READ),
         rule("events.k8s.io", &["events"], READ),
         rule("networking.k8s.io", &["networkpolicies"], READ),

@@ -259,6 +259,10 @@ mod tests {
                 "singularResource": "daemonset", "shortNames": ["ds"], "categories": ["all"],
                 "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
                 "subresources": [
+                    {
+                        "subresource": "rollout", "verbs": ["get"],
+                        "responseKind": {"group": "garrison.dev", "version": "v1", "kind": "Rollout"},
+                    },
                     {"subresource": "status", "responseKind": own("DaemonSet"), "verbs": ["get", "patch", "update"]}],
             })
         );

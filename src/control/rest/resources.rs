@@ -14,8 +14,10 @@ use super::patch::{Asked, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, body, escalation, logs, reviews, streams, subresources, watch};
-use crate::control::kinds::{ATTACH, EPHEMERAL_CONTAINERS, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, STATUS};
+use super::{Api, apply, body, escalation, logs, reviews, rollout, streams, subresources, watch};
+use crate::control::kinds::{
+    ATTACH, EPHEMERAL_CONTAINERS, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, ROLLOUT, STATUS,
+};
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
 use crate::control::rbac::User;
@@ -85,6 +87,7 @@ impl Request {
 pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, ApiError> {
     match request.verb()? {
         "get" if request.is_about(&[LOG]) => logs::serve(api, &request).await,
+        "get" if request.is_about(&[ROLLOUT]) => rollout::serve(api, &request).await,
         "get" | "create" if request.is_about(&[ATTACH, EXEC, PORT_FORWARD]) => streams::serve(api, request).await,
         "get" => get(api, &request).await,
         "list" => list(api, &request).await,

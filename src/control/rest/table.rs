@@ -79,7 +79,7 @@ impl Column {
     }
 
     /// A column of strings.
-    const fn text(name: &'static str, description: &'static str) -> Self {
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
         Self::new(name, "string", description)
     }
 

@@ -10,7 +10,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
@@ -20,12 +20,14 @@ use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
+use crate::control::updates::Question;
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
 
 mod accounts;
 mod classes;
 mod pods;
+mod rollout;
 
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
 const FLUENTD: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/fluentd";
@@ -40,6 +42,8 @@ pub(super) struct Harness {
     bearer: Arc<Bearer>,
     pub(super) router: Router,
     policy_rx: watch::Receiver<Arc<Policy>>,
+    /// Nobody answers before a test takes it.
+    questions_rx: Option<mpsc::Receiver<Question>>,
     keeper: JoinHandle<()>,
     /// Who asks.
     user: User,
@@ -69,7 +73,7 @@ impl NodeStreams for EchoNode {
         let line = format!("{node} {pod} {} {:?}\n", options.container, options.tail_lines);
         let pieces = [Ok(Piece::Data(TunnelStream::Main, line.into())), Ok(Piece::End(0))];
         let output = futures_util::stream::iter(pieces).boxed();
-        async { Ok(NodeStream { input: tokio::sync::mpsc::channel(1).0, output }) }.boxed()
+        async { Ok(NodeStream { input: mpsc::channel(1).0, output }) }.boxed()
     }
 }
 
@@ -86,15 +90,18 @@ impl Harness {
         let dir = tempfile::tempdir().unwrap();
         let bearer = Arc::new(Bearer::open(dir.path(), objects.clone()).unwrap());
         let policy = policy_rx.clone();
-        let api = Api { objects: objects.clone(), streams, policy_rx: policy, bearer: bearer.clone() };
+        let (questions_tx, questions_rx) = mpsc::channel(1);
+        let (shared, bearer_of_api) = (objects.clone(), bearer.clone());
+        let api = Api { objects: shared, streams, policy_rx: policy, bearer: bearer_of_api, questions_tx };
         let router = routes(Arc::new(api));
-        Self { store, objects, bearer, router, policy_rx, keeper, user: master() }
+        Self { store, objects, bearer, router, policy_rx, questions_rx: Some(questions_rx), keeper, user: master() }
     }
 
     /// A GET by whoever these headers say.
     async fn by_credentials(&self, headers: &[(&str, &str)], path: &str) -> (u16, Value) {
         let (objects, streams) = (self.objects.clone(), Arc::new(EchoNode));
-        let api = Api { objects, streams, policy_rx: self.policy_rx.clone(), bearer: self.bearer.clone() };
+        let (policy_rx, bearer) = (self.policy_rx.clone(), self.bearer.clone());
+        let api = Api { objects, streams, policy_rx, bearer, questions_tx: mpsc::channel(1).0 };
         let mut request = Request::builder().uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

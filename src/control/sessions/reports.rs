@@ -25,7 +25,7 @@ use crate::link::{
     Ack, Ask, CommandId, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception, Standing,
     Up, Verdict,
 };
-use crate::model::{NodeName, Uid};
+use crate::model::{NodeName, RevisionHash, Uid};
 
 impl Session {
     /// Takes one message.
@@ -132,17 +132,22 @@ impl Session {
         })
     }
 
-    /// Only a refusal has to be said: that a pod does not belong on a node is no trouble.
+    /// Only what is against a revision has to be said: that a pod does not belong on a node is no trouble.
     async fn verdict(&self, verdict: &Verdict) -> Result<(), ObjectError> {
+        if !verdict.rejected.is_empty() {
+            let (node, daemonset) = (self.node.clone(), verdict.daemonset.clone());
+            let told = FromNode::Rejected { node, daemonset, revisions: verdict.rejected.clone() };
+            self.shared.tell_updates(told).await;
+        }
         match verdict.reasons.first().filter(|_| verdict.standing == Standing::Refused) {
-            Some(reason) => self.refused(&verdict.daemonset, reason).await,
+            Some(reason) => self.unable(&verdict.daemonset, &verdict.revision, reason).await,
             None => Ok(()),
         }
     }
 
     async fn ask(&self, ask: Ask) -> Result<(), ObjectError> {
         match ask.prepared {
-            Err(reason) => self.refused(&ask.daemonset, &reason).await,
+            Err(reason) => self.unable(&ask.daemonset, &ask.revision, &reason).await,
             Ok(()) if footing(&self.reception) == Footing::InStep => {
                 let Ask { daemonset, revision, .. } = ask;
                 self.shared.tell_updates(FromNode::Asked { node: self.node.clone(), daemonset, revision }).await;
@@ -152,8 +157,15 @@ impl Session {
         }
     }
 
-    /// Says on a DaemonSet why it does not come about on this node.
-    async fn refused(&self, daemonset: &Uid, reason: &Reason) -> Result<(), ObjectError> {
+    /// A revision of a DaemonSet does not come about on this node, which is said on the DaemonSet.
+    async fn unable(&self, daemonset: &Uid, revision: &RevisionHash, reason: &Reason) -> Result<(), ObjectError> {
+        let told = FromNode::Unable {
+            node: self.node.clone(),
+            daemonset: daemonset.clone(),
+            revision: revision.clone(),
+            reason: reason.clone(),
+        };
+        self.shared.tell_updates(told).await;
         let desired = self.shared.desired();
         let Some(bundle) = desired.newest(daemonset) else { return Ok(()) };
         let event = events::daemonset_refused(&bundle.key(), daemonset, &self.name, reason, Timestamp::now());
@@ -163,7 +175,10 @@ impl Session {
     async fn acknowledged(&self, ack: Ack) -> Result<(), SessionEnd> {
         match ack {
             Ack::Position(position) => self.shared.roster.confirmed(&self.node, position),
-            Ack::Taken(permit) => tracing::debug!(node = %self.name, permit = permit.0, "a permit was taken"),
+            Ack::Taken(permit) => {
+                tracing::debug!(node = %self.name, permit = permit.0, "a permit was taken");
+                self.shared.tell_updates(FromNode::Took { permit }).await;
+            }
             Ack::Command { id, outcome: Outcome::Done } => {
                 if self.shared.desired().removal(&self.node).is_some_and(|removal| CommandId(removal.seq) == id) {
                     self.shared.objects.forget_member(&self.node).await?;

@@ -22,7 +22,7 @@ use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, 
 use crate::link::tls::{self, Credentials};
 use crate::link::{
     Ack, Answer, Ask, Down, HeldDaemonSet, HeldPod, HoldReason, Manifest, NeededBlob, Needs, NodeReport, OpenTunnel,
-    Outcome, PodAction, PodReport, SILENCE, TunnelUp, Up, listen, server,
+    Outcome, PodAction, PodReport, Reason, SILENCE, Standing, TunnelUp, Up, Verdict, listen, server,
 };
 use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
 use crate::store::Memory;
@@ -483,6 +483,27 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
         crate::link::Permit { number: crate::model::PermitNumber(7), daemonset, revision: "abc".into(), void: false };
     harness.grants_tx.send(Grant { node: host.uid.clone(), permit: permit.clone() }).await.unwrap();
     assert_eq!(node.pick(|down| if let Down::Permit(permit) = down { Some(permit) } else { None }).await, permit);
+    node.say(Up::Ack(Ack::Taken(permit.number))).await;
+    assert!(matches!(harness.told().await, FromNode::Took { permit: taken } if taken == permit.number));
+
+    // What is against a revision is told, too.
+    let daemonset = || permit.daemonset.clone();
+    let reason = Reason { reason: "ErrImagePull".into(), message: "no such image".into(), field: String::new() };
+    let ask = Ask { daemonset: daemonset(), revision: "def".into(), prepared: Err(reason.clone()) };
+    node.say(Up::Ask(ask)).await;
+    let told = harness.told().await;
+    assert!(matches!(&told, FromNode::Unable { reason: why, .. } if *why == reason), "{told:?}");
+    let verdict = Verdict {
+        daemonset: daemonset(),
+        seq: 1,
+        revision: "def".into(),
+        standing: Standing::Runs,
+        reasons: vec![],
+        rejected: vec!["def".into()],
+    };
+    node.say(Up::Verdicts(vec![verdict])).await;
+    let told = harness.told().await;
+    assert!(matches!(&told, FromNode::Rejected { revisions, .. } if revisions[..] == ["def".into()]), "{told:?}");
     drop(node);
     assert!(matches!(harness.told().await, FromNode::Closed { node } if node == host.uid));
 }

@@ -11,6 +11,10 @@ use serde_json::Value;
 use crate::control::meta;
 use crate::model::{NodeName, RevisionHash, Taint, Uid};
 
+/// The condition of a Node whose agent holds.
+const HELD: &str = "Held";
+/// Reasons of containers that wait for nothing but their turn.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// The label that says which revision a pod is of.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
@@ -32,6 +36,8 @@ pub(super) struct Node {
     pub(super) uid: Uid,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) taints: Vec<Taint>,
+    /// Why its agent takes nothing from control, as its condition says.
+    pub(super) held: Option<String>,
 }
 
 /// One DaemonSet and the name of its newest revision.
@@ -51,6 +57,8 @@ pub(super) struct Pod {
     pub(super) ready_since: Option<Timestamp>,
     /// Phase `Succeeded` or `Failed`, and being deleted.
     pub(super) over: bool,
+    /// What is wrong with it; none while it only takes its time.
+    pub(super) trouble: Option<String>,
 }
 
 impl View {
@@ -67,13 +75,14 @@ impl View {
         self.pods.get(set).and_then(|nodes| nodes.get(node)).map_or(&[], Vec::as_slice)
     }
 
-    /// Takes a node in; every DaemonSet is concerned if labels or taints changed.
+    /// Takes a node in; every DaemonSet is concerned if labels, taints or a hold changed.
     pub(super) fn put_node(&mut self, object: &Value) -> Vec<Uid> {
         let node = Node {
             name: meta::name(object).into(),
             uid: meta::uid(object).into(),
             labels: from_field(object, &["metadata", "labels"]),
             taints: from_field(object, &["spec", "taints"]),
+            held: held(object),
         };
         if self.nodes.get(node.name.as_str()) == Some(&node) {
             return Vec::new();
@@ -145,6 +154,41 @@ fn pod(key: &str, object: &Value) -> Pod {
         revision: label.unwrap_or_default().into(),
         ready_since: since.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
         over: meta::is_deleting(object) && matches!(phase, Some("Succeeded" | "Failed")),
+        trouble: trouble(&object["status"]),
+    }
+}
+
+fn held(node: &Value) -> Option<String> {
+    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+    let held = conditions.into_iter().flatten().find(|one| one["type"] == HELD && one["status"] == "True")?;
+    Some(held["message"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What a pod's status says is wrong, without what changes from one look to the next.
+fn trouble(status: &Value) -> Option<String> {
+    if status["phase"] == "Failed" {
+        let said = ["reason", "message"].iter().filter_map(|field| status[*field].as_str());
+        let said: Vec<_> = said.filter(|text| !text.is_empty()).collect();
+        return Some(if said.is_empty() { "the pod failed".to_owned() } else { said.join(": ") });
+    }
+    let containers = ["initContainerStatuses", "containerStatuses"];
+    let containers = containers.iter().filter_map(|list| status[*list].as_array()).flatten();
+    containers.filter(|one| one["ready"] != true).find_map(|one| {
+        let what = container_trouble(one)?;
+        Some(format!("container {}: {what}", one["name"].as_str().unwrap_or_default()))
+    })
+}
+
+/// One that has ended before is in trouble until it is ready, or its trouble would come and go with each attempt.
+fn container_trouble(status: &Value) -> Option<String> {
+    let ended =
+        [&status["state"], &status["lastState"]].into_iter().find_map(|state| state["terminated"]["exitCode"].as_i64());
+    let waits = status["state"]["waiting"]["reason"].as_str();
+    match (waits.filter(|reason| !STARTING.contains(reason)), ended.filter(|code| *code != 0)) {
+        (Some(reason), Some(code)) => Some(format!("{reason}, exit code {code}")),
+        (Some(reason), None) => Some(reason.to_owned()),
+        (None, Some(code)) => Some(format!("exit code {code}")),
+        (None, None) => None,
     }
 }
 

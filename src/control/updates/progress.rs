@@ -1,0 +1,272 @@
+//! One DaemonSet's rollout, from what is known of nodes: their objects, their permits, their sessions.
+//!
+//! Pure. It joins what the other parts of `updates` hold into what [`crate::rollout`] decides by, and says the outcome in the
+//! forms that the API has for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetCondition};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::{Deserialize, Serialize};
+
+use super::told::{Said, Told};
+use super::view::{Node, Set, View};
+use super::{Permits, status};
+use crate::api::daemonset::leading_number;
+use crate::eligibility::{self, BadSelector, NodeFacts, Reason, Verdict};
+use crate::model::{NodeName, RevisionHash, Uid};
+use crate::rollout::causes::{self, Cause, Known, Phase};
+use crate::rollout::{self, Budget, Share, Usage};
+
+/// The condition of a DaemonSet that says how its rollout is. Upstream writes no conditions.
+const PROGRESSING: &str = "Progressing";
+/// Taints for conditions of a node that say nothing of what its user wants.
+const CONDITION_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// One node as the rollout of a DaemonSet sees it.
+pub(super) struct Seat<'a> {
+    pub(super) node: &'a Node,
+    pub(super) counts: rollout::Node,
+    verdict: Result<Verdict, BadSelector>,
+    newest: &'a RevisionHash,
+    said: Option<&'a Said>,
+    taken: bool,
+    trouble: Option<&'a str>,
+    waits_for_user: bool,
+}
+
+/// How far the newest revision of a DaemonSet has come, node by node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// The newest revision.
+    pub revision: RevisionHash,
+    /// `RollingOut`, `Stalled` or `Complete`.
+    pub phase: String,
+    /// The same in one line, with what stops it.
+    pub message: String,
+    /// Nodes that may be without an available pod at once, or with two while it surges.
+    pub budget: usize,
+    /// Nodes of the budget that are used now.
+    pub used: usize,
+    /// The nodes by their causes; they add up to the number of nodes.
+    pub causes: BTreeMap<String, usize>,
+    /// Every node: those that keep others waiting first, then by name.
+    pub nodes: Vec<Row>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// `metadata.name` of the Node.
+    pub node: NodeName,
+    /// Where it is.
+    pub cause: String,
+    /// Why, for people; may be empty.
+    pub message: String,
+}
+
+/// What a rollout has come to, and how it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) phase: Phase,
+    pub(super) message: String,
+}
+
+/// Every node, in the order of their names.
+pub(super) fn survey<'a>(
+    view: &'a View,
+    uid: &Uid,
+    set: &'a Set,
+    told: &'a Told,
+    permits: &Permits,
+    now: Timestamp,
+) -> Vec<Seat<'a>> {
+    let min_ready = min_ready(set);
+    let on_delete = is_on_delete(set);
+    let seat = |node: &'a Node| {
+        let said = told.of(&node.uid, uid);
+        let permit = permits.get(&(uid.clone(), node.uid.clone())).filter(|permit| permit.revision == set.revision);
+        let pods = || view.pods(uid, node.name.as_str()).iter().filter(|pod| !pod.over);
+        let pod = pods().next();
+        let verdict = judge(node, set);
+        let newest = pod.is_some_and(|pod| pod.revision == set.revision);
+        Seat {
+            node,
+            counts: rollout::Node {
+                connected: told.is_connected(&node.uid),
+                desired: verdict.as_ref().is_ok_and(|verdict| verdict.runs),
+                permitted: permit.is_some(),
+                asks: said.is_some_and(|said| said.asks.as_ref() == Some(&set.revision)),
+                newest,
+                available: pod.and_then(|pod| status::available_at(pod, min_ready)).is_some_and(|at| at <= now),
+            },
+            verdict,
+            newest: &set.revision,
+            said,
+            taken: permit.is_some_and(|permit| told.has_taken(permit.number)),
+            trouble: pods().filter(|pod| pod.revision == set.revision).find_map(|pod| pod.trouble.as_deref()),
+            waits_for_user: on_delete && pod.is_some() && !newest,
+        }
+    };
+    view.nodes().map(seat).collect()
+}
+
+fn judge(node: &Node, set: &Set) -> Result<Verdict, BadSelector> {
+    let facts = NodeFacts { name: &node.name, labels: &node.labels, taints: &node.taints };
+    let template = set.object.spec.as_ref().map(|spec| &spec.template);
+    eligibility::judge(&facts, template.unwrap_or(&PodTemplateSpec::default()))
+}
+
+fn min_ready(set: &Set) -> Duration {
+    let seconds = set.object.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
+    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0))
+}
+
+fn is_on_delete(set: &Set) -> bool {
+    let strategy = set.object.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+    strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"))
+}
+
+impl Seat<'_> {
+    /// Whether the user wants the DaemonSet here, whatever the node's conditions are.
+    pub(super) fn belongs(&self) -> bool {
+        let by_condition =
+            |reason: &Reason| matches!(reason, Reason::Taint(taint) if CONDITION_TAINTS.contains(&taint.key.as_str()));
+        self.verdict.as_ref().is_ok_and(|verdict| verdict.reasons.iter().all(by_condition))
+    }
+
+    fn known<'a>(&'a self, against: &'a str) -> Known<'a> {
+        let unable = self.said.and_then(|said| said.unable.as_ref());
+        Known {
+            node: self.counts,
+            belongs: self.belongs(),
+            against,
+            held: self.node.held.as_deref(),
+            taken: self.taken,
+            rejected: self.said.is_some_and(|said| said.rejected.contains(self.newest)),
+            unable: unable.filter(|(revision, _)| revision == self.newest).map(|(_, why)| why.as_str()),
+            trouble: self.trouble,
+            waits_for_user: self.waits_for_user,
+        }
+    }
+
+    fn cause(&self) -> Cause {
+        Cause::of(&self.known(""))
+    }
+
+    fn explain(&self) -> String {
+        let against = match &self.verdict {
+            Ok(verdict) => verdict.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Err(error) => error.to_string(),
+        };
+        self.cause().explain(&self.known(&against))
+    }
+}
+
+/// The uids of the nodes that are granted a permit now.
+pub(super) fn granted(seats: &[Seat<'_>], budget: Budget) -> Vec<Uid> {
+    let wanted: Vec<_> = seats.iter().filter(|seat| seat.belongs()).collect();
+    let counts: Vec<_> = wanted.iter().map(|seat| seat.counts).collect();
+    rollout::grant(budget, &counts).into_iter().map(|index| wanted[index].node.uid.clone()).collect()
+}
+
+fn usage(seats: &[Seat<'_>], budget: Budget) -> Usage {
+    let counts: Vec<_> = seats.iter().filter(|seat| seat.belongs()).map(|seat| seat.counts).collect();
+    Usage::of(budget, &counts)
+}
+
+/// The budget the user set: `maxSurge` if it is more than nothing, or else `maxUnavailable`.
+pub(super) fn budget(set: &DaemonSet) -> Budget {
+    let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+    let update = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+    match update.and_then(|update| update.max_surge.as_ref()).filter(|surge| leading_number(surge) != 0) {
+        Some(surge) => Budget::Surge(share(surge)),
+        None => Budget::Unavailable(
+            update.and_then(|update| update.max_unavailable.as_ref()).map_or(Share::Nodes(1), share),
+        ),
+    }
+}
+
+/// A value that was validated is a share; anything else counts as the default, one node.
+fn share(written: &IntOrString) -> Share {
+    match written {
+        IntOrString::Int(nodes) => Share::Nodes(u32::try_from(*nodes).unwrap_or(1)),
+        IntOrString::String(percent) => percent.trim_end_matches('%').parse().map_or(Share::Nodes(1), Share::Percent),
+    }
+}
+
+/// What a rollout has come to. `was_complete` says that this revision was complete before.
+pub(super) fn progress(set: &Set, seats: &[Seat<'_>], budget: Budget, was_complete: bool) -> Progress {
+    let usage = usage(seats, budget);
+    let causes: Vec<_> = seats.iter().map(Seat::cause).collect();
+    let phase = Phase::of(&causes, &usage, was_complete);
+    let why = |index: usize| (seats[index].node.name.0.clone(), seats[index].explain());
+    let message = causes::summary(phase, set.revision.as_str(), &causes, &usage, &why);
+    Progress { phase, message }
+}
+
+/// A rollout as the API shows it.
+pub(super) fn rollout(set: &Set, seats: &[Seat<'_>], budget: Budget, was_complete: bool) -> Rollout {
+    let usage = usage(seats, budget);
+    let Progress { phase, message } = progress(set, seats, budget, was_complete);
+    let mut nodes: Vec<_> = seats.iter().map(|seat| (seat.cause(), seat)).collect();
+    nodes.sort_by_key(|(cause, _)| *cause);
+    let counts = causes::counted(&nodes.iter().map(|(cause, _)| *cause).collect::<Vec<_>>());
+    let row = |(cause, seat): (Cause, &Seat<'_>)| Row {
+        node: seat.node.name.clone(),
+        cause: format!("{cause:?}"),
+        message: seat.explain(),
+    };
+    Rollout {
+        revision: set.revision.clone(),
+        phase: format!("{phase:?}"),
+        message,
+        budget: usage.budget,
+        used: usage.used(),
+        causes: counts.into_iter().map(|(cause, count)| (format!("{cause:?}"), count)).collect(),
+        nodes: nodes.into_iter().map(row).collect(),
+    }
+}
+
+impl Progress {
+    /// As a condition of the DaemonSet: `True` while it goes on and once it is complete, as that of a Deployment. It keeps
+    /// its time as long as its reason stays what it is.
+    pub(super) fn condition(&self, before: &[DaemonSetCondition], now: Timestamp) -> DaemonSetCondition {
+        let reason = format!("{:?}", self.phase);
+        let same = before.iter().find(|one| one.type_ == PROGRESSING && one.reason.as_ref() == Some(&reason));
+        DaemonSetCondition {
+            type_: PROGRESSING.to_owned(),
+            status: if self.phase == Phase::Stalled { "False" } else { "True" }.to_owned(),
+            reason: Some(reason),
+            message: Some(self.message.clone()),
+            last_transition_time: same.and_then(|one| one.last_transition_time.clone()).or(Some(Time(now))),
+        }
+    }
+
+    /// As an event of the DaemonSet: whether it is a warning, and its reason; none if nothing changed. `before` is what had
+    /// become of the same revision when it was looked at last.
+    pub(super) fn event(&self, before: Option<Phase>) -> Option<(bool, &'static str)> {
+        match (before, self.phase) {
+            (Some(before), phase) if before == phase => None,
+            (None, Phase::RollingOut) => Some((false, "RolloutStarted")),
+            (Some(_), Phase::RollingOut) => Some((false, "RolloutResumed")),
+            (_, Phase::Stalled) => Some((true, "RolloutStalled")),
+            (_, Phase::Complete) => Some((false, "RolloutComplete")),
+        }
+    }
+}
+
+/// What the DaemonSet's own condition says of its rollout, if that was written for what it asks for now.
+pub(super) fn written(set: &Set) -> Option<Phase> {
+    let status = set.object.status.as_ref()?;
+    let is_of_now = status.observed_generation == set.object.metadata.generation;
+    let condition = status.conditions.iter().flatten().find(|one| one.type_ == PROGRESSING && is_of_now)?;
+    [Phase::RollingOut, Phase::Stalled, Phase::Complete]
+        .into_iter()
+        .find(|phase| condition.reason.as_deref() == Some(&format!("{phase:?}")))
+}

@@ -1,0 +1,214 @@
+//! Rollouts over a store in memory: nodes, pods and sessions played by the test.
+
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::*;
+use crate::control::kinds::{EVENT, NAMESPACE};
+use crate::control::objects::WriteOptions;
+use crate::control::registry::Part;
+use crate::store::Memory;
+use crate::testing::wait::{LIMIT, eventually};
+
+struct Harness {
+    objects: Objects,
+    set: Uid,
+    told_tx: mpsc::Sender<FromNode>,
+    questions_tx: mpsc::Sender<Question>,
+    grants_rx: mpsc::Receiver<Grant>,
+}
+
+impl Harness {
+    /// Nodes by name, each with an available pod of the DaemonSet's first revision, and in step.
+    async fn new(nodes: &[&str]) -> Self {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        let create = async |kind, object| objects.create(kind, "n", object, WriteOptions::default()).await.unwrap();
+        create(&NAMESPACE, json!({"metadata": {"name": "n"}})).await;
+        for node in nodes {
+            create(&NODE, json!({"metadata": {"name": node}})).await;
+        }
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+        let set = create(&DAEMON_SET, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+        let set = Uid::from(meta::uid(&set));
+        let (told_tx, told_rx) = mpsc::channel(16);
+        let (questions_tx, questions_rx) = mpsc::channel(1);
+        let (grants_tx, grants_rx) = mpsc::channel(16);
+        tokio::spawn(run(objects.clone(), told_rx, questions_rx, grants_tx));
+        let harness = Self { objects, set, told_tx, questions_tx, grants_rx };
+        let first = harness.rollout().await.revision;
+        for node in nodes {
+            harness.pod(node, &first, true).await;
+            harness.opens(node, &[]).await;
+        }
+        harness.until(|rollout| rollout.phase == "Complete").await;
+        harness
+    }
+
+    async fn node(&self, name: &str) -> Uid {
+        meta::uid(&self.objects.get(&NODE, "", name).await.unwrap()).into()
+    }
+
+    /// A node reports its one pod.
+    async fn pod(&self, node: &str, revision: &RevisionHash, ready: bool) {
+        let owner = json!([{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": self.set.as_str(), "controller": true,
+        }]);
+        let labels = json!({"controller-revision-hash": revision.as_str()});
+        let state = if ready { json!({"running": {}}) } else { json!({"terminated": {"exitCode": 3}}) };
+        let pod = json!({
+            "metadata": {"name": format!("web-{node}"), "labels": labels, "ownerReferences": owner},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                "containerStatuses": [{"name": "c", "ready": ready, "state": state}],
+            },
+        });
+        self.objects.report(&POD, "n", &format!("web-{node}"), |_| Some(pod.clone())).await.unwrap();
+    }
+
+    async fn opens(&self, node: &str, taken: &[PermitNumber]) {
+        let node = self.node(node).await;
+        self.told_tx.send(FromNode::Opened { node, taken: taken.to_vec() }).await.unwrap();
+    }
+
+    async fn closes(&self, node: &str) {
+        let node = self.node(node).await;
+        self.told_tx.send(FromNode::Closed { node }).await.unwrap();
+    }
+
+    async fn asks(&self, node: &str, revision: &RevisionHash) {
+        let (node, daemonset) = (self.node(node).await, self.set.clone());
+        self.told_tx.send(FromNode::Asked { node, daemonset, revision: revision.clone() }).await.unwrap();
+    }
+
+    /// The user changes the image; gives the new revision.
+    async fn changes(&self, image: &str) -> RevisionHash {
+        let before = self.rollout().await.revision;
+        let change = |set: &Value| {
+            let mut set = set.clone();
+            set["spec"]["template"]["spec"]["containers"][0]["image"] = image.into();
+            Ok::<_, ObjectError>(set)
+        };
+        self.objects.update(&DAEMON_SET, "n", "web", Part::Main, WriteOptions::default(), change).await.unwrap();
+        self.until(|rollout| rollout.revision != before).await.revision
+    }
+
+    async fn granted(&mut self) -> Grant {
+        timeout(LIMIT, self.grants_rx.recv()).await.expect("a permit is granted").unwrap()
+    }
+
+    async fn rollout(&self) -> Rollout {
+        self.until(|_| true).await
+    }
+
+    async fn until(&self, is: impl Fn(&Rollout) -> bool) -> Rollout {
+        eventually("the rollout to be so", async || {
+            let (answer_tx, answer_rx) = oneshot::channel();
+            self.questions_tx.send(Question { daemonset: self.set.clone(), answer_tx }).await.unwrap();
+            answer_rx.await.unwrap().filter(&is)
+        })
+        .await
+    }
+
+    /// Waits until a node has this cause.
+    async fn cause(&self, node: &str, cause: &str) -> Rollout {
+        self.until(|rollout| rollout.nodes.iter().any(|row| row.node.as_str() == node && row.cause == cause)).await
+    }
+
+    /// Waits until the DaemonSet's condition has this reason; gives its status and message.
+    async fn condition(&self, reason: &str) -> (String, String) {
+        eventually(reason, async || {
+            let set = self.objects.get(&DAEMON_SET, "n", "web").await.unwrap();
+            let condition = &set["status"]["conditions"][0];
+            let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+            (condition["reason"] == reason).then(|| (text("status"), text("message")))
+        })
+        .await
+    }
+
+    async fn events(&self) -> Vec<String> {
+        let events = self.objects.list(&EVENT, ListOptions::default()).await.unwrap().items;
+        let mut reasons: Vec<_> = events.iter().map(|event| event["reason"].as_str().unwrap().to_owned()).collect();
+        reasons.sort();
+        reasons
+    }
+}
+
+/// Taints a Node as control does when it is not heard of.
+async fn taint(objects: &Objects, node: &str) {
+    let taint = |node: Option<&Value>| {
+        let mut node = node?.clone();
+        node["spec"]["taints"] = json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}]);
+        Some(node)
+    };
+    objects.report(&NODE, "", node, taint).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_lost_after_it_took_the_revision_keeps_its_slot_and_is_named() {
+    let mut harness = Harness::new(&["a", "b", "c"]).await;
+    harness.closes("c").await;
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    let permit = harness.granted().await.permit;
+    harness.told_tx.send(FromNode::Took { permit: permit.number }).await.unwrap();
+    harness.cause("a", "Taken").await;
+    harness.asks("b", &two).await;
+    harness.cause("b", "Asked").await;
+
+    harness.closes("a").await;
+    taint(&harness.objects, "a").await;
+    harness.pod("a", &two, false).await;
+    let rollout = harness.cause("a", "LostAfter").await;
+    let causes = [("Asked", 1), ("LostAfter", 1), ("LostBefore", 1)].map(|(cause, nodes)| (cause.to_owned(), nodes));
+    assert_eq!(rollout.causes, causes.into());
+    assert_eq!((rollout.phase.as_str(), rollout.budget, rollout.used), ("Stalled", 1, 1), "{rollout:?}");
+    let (status, message) = harness.condition("Stalled").await;
+    assert_eq!(status, "False");
+    assert!(message.contains("a LostAfter: the node is not connected since it took the revision"), "{message}");
+    assert!(harness.grants_rx.try_recv().is_err(), "no slot is free before the node says so");
+
+    harness.opens("a", &[permit.number]).await;
+    harness.pod("a", &two, true).await;
+    assert_eq!(harness.granted().await.node, harness.node("b").await);
+    harness.pod("b", &two, true).await;
+    let (status, message) = harness.condition("Complete").await;
+    assert_eq!(
+        (status.as_str(), message.as_str()),
+        ("True", format!("revision {two} is on 2 of 3 nodes; 1 that could not be had catch up").as_str(),)
+    );
+    for reason in ["RolloutStarted", "RolloutStalled", "RolloutResumed", "RolloutComplete"] {
+        assert!(harness.events().await.iter().any(|event| event == reason), "{reason}: {:?}", harness.events().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_fails_stops_within_its_budget_and_says_why() {
+    let mut harness = Harness::new(&["a", "b"]).await;
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    harness.asks("b", &two).await;
+    let permit = harness.granted().await.permit;
+    harness.told_tx.send(FromNode::Took { permit: permit.number }).await.unwrap();
+    harness.pod("a", &two, false).await;
+    let (_, message) = harness.condition("Stalled").await;
+    assert!(message.ends_with("a Unhealthy: container c: exit code 3"), "{message}");
+    // The node says so by the way, and it changes nothing.
+    let (node, daemonset) = (harness.node("b").await, harness.set.clone());
+    let reason = Reason { reason: "ErrImagePull".into(), message: "no such image".into(), field: String::new() };
+    let unable = FromNode::Unable { node, daemonset, revision: two.clone(), reason };
+    harness.told_tx.send(unable).await.unwrap();
+    let rollout = harness.cause("b", "Unable").await;
+    assert_eq!(rollout.nodes[1].message, "ErrImagePull: no such image");
+
+    // The user goes back: what is of the older revision is done.
+    let one = harness.changes("i:1").await;
+    harness.cause("b", "UpToDate").await;
+    harness.asks("a", &one).await;
+    assert_eq!(harness.granted().await.permit.revision, one);
+    harness.pod("a", &one, true).await;
+    harness.condition("Complete").await;
+}

@@ -1,0 +1,83 @@
+//! What sessions tell of their nodes that is in no object: who is connected, what each prepared and asks for, what it took.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::link::Reason;
+use crate::model::{PermitNumber, RevisionHash, Uid};
+
+/// Told by all sessions.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The nodes with a session in step, and what they said in it of DaemonSets.
+    connected: HashMap<Uid, HashMap<Uid, Said>>,
+    /// Permits that are in the ledgers of their nodes.
+    taken: HashSet<PermitNumber>,
+}
+
+/// What one node said of one DaemonSet in this session.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// The revision it prepared, and asks for.
+    pub(super) asks: Option<RevisionHash>,
+    /// The revision that would not work here, and why.
+    pub(super) unable: Option<(RevisionHash, String)>,
+    /// Revisions it went back from.
+    pub(super) rejected: Vec<RevisionHash>,
+}
+
+impl Told {
+    /// A session began; what was said in those before is void.
+    pub(super) fn opened(&mut self, node: Uid, taken: &[PermitNumber]) {
+        self.connected.insert(node, HashMap::new());
+        self.taken.extend(taken);
+    }
+
+    /// A session ended. Gives the DaemonSets that something was said of.
+    pub(super) fn closed(&mut self, node: &Uid) -> impl Iterator<Item = Uid> + use<> {
+        self.connected.remove(node).unwrap_or_default().into_keys()
+    }
+
+    /// What a node says of a DaemonSet, to be changed; none without a session.
+    pub(super) fn of_mut(&mut self, node: &Uid, daemonset: &Uid) -> Option<&mut Said> {
+        Some(self.connected.get_mut(node)?.entry(daemonset.clone()).or_default())
+    }
+
+    /// Whether a node has a session.
+    pub(super) fn is_connected(&self, node: &Uid) -> bool {
+        self.connected.contains_key(node)
+    }
+
+    /// What a node says of a DaemonSet.
+    pub(super) fn of(&self, node: &Uid, daemonset: &Uid) -> Option<&Said> {
+        self.connected.get(node)?.get(daemonset)
+    }
+
+    /// A permit is in the ledger of its node.
+    pub(super) fn took(&mut self, permit: PermitNumber) {
+        self.taken.insert(permit);
+    }
+
+    /// Whether a permit is in the ledger of its node.
+    pub(super) fn has_taken(&self, permit: PermitNumber) -> bool {
+        self.taken.contains(&permit)
+    }
+
+    /// There is no record of a permit any more.
+    pub(super) fn forget(&mut self, permit: PermitNumber) {
+        self.taken.remove(&permit);
+    }
+}
+
+impl Said {
+    /// It prepared a revision and asks for it.
+    pub(super) fn asks(&mut self, revision: RevisionHash) {
+        self.unable = None;
+        self.asks = Some(revision);
+    }
+
+    /// A revision would not work there.
+    pub(super) fn unable(&mut self, revision: RevisionHash, why: &Reason) {
+        let field = if why.field.is_empty() { String::new() } else { format!("{}: ", why.field) };
+        self.unable = Some((revision, format!("{}: {field}{}", why.reason, why.message)));
+    }
+}
