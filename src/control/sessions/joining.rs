@@ -91,10 +91,11 @@ impl Shared {
         let uid = Uid::from(meta::uid(&node));
         let member = self.objects.member(&uid).await?;
         let is_same = |member: &Member| member.record.session == 0 && member.record.machine_id == request.machine_id;
-        if member.as_ref().is_some_and(|member| !is_same(member)) {
+        if let Some(member) = member.as_ref().filter(|member| !is_same(member)) {
+            let (theirs, this) = (&member.record.machine_id, &request.machine_id);
             return Err(Denied::Forbidden(format!(
-                "node {name} exists already; choose another name with --node-name, or if its host is gone for good, \
-                 kubectl delete node {name} first"
+                "node {name} exists already: its host has machine id {theirs}, this host is {this}; choose another name \
+                 with --node-name, or if that host is gone for good, kubectl delete node {name} first"
             )));
         }
         Ok((uid, member))

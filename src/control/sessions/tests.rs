@@ -304,6 +304,7 @@ async fn a_name_is_taken_unless_the_answer_to_this_very_machine_was_lost() {
     let join = |machine| client::enroll(&harness.control, &token, joining("edge-1", machine));
     let refused = join("other-machine").await.err().unwrap();
     assert!(refused.is_permanent() && refused.to_string().contains("kubectl delete node edge-1"), "{refused}");
+    assert!(refused.to_string().contains("machine, this host is other-machine"), "both are named: {refused}");
 
     // The same machine, before its first session: the same Node, for another key.
     let again = join("machine").await.unwrap();
