@@ -30,6 +30,8 @@ pub enum Command {
     Explain(ExplainFlags),
     /// Show how this host's agent is: node, link to control, holds, pods
     Status(StatusFlags),
+    /// Say how far a DaemonSet's newest revision has come in the fleet, and for each node why it is not there yet
+    Rollout(RolloutFlags),
     /// Look whether an agent can work on this host, and say what to do where it cannot; changes nothing
     Check(CheckFlags),
     /// End every pod of this host's agent and forget the node; the agent has to be stopped first
@@ -157,6 +159,23 @@ pub struct StatusFlags {
     /// Flags of each role.
     #[command(flatten)]
     pub common: CommonFlags,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// Flags of `garrison rollout`.
+#[derive(Debug, Args)]
+pub struct RolloutFlags {
+    /// The DaemonSet
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Its namespace [default: that of the kubeconfig's context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// How to reach the control endpoint [default: admin.kubeconfig in control's state folder, or else ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
     pub output: Output,

@@ -8,13 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
-    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, Output, PurgeFlags, StatusFlags, UpFlags,
+    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, Output, PurgeFlags, RolloutFlags,
+    StatusFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
 use garrison::control::tokens::Allowance;
+use garrison::control::updates::{self, Rollout};
 use garrison::host::service;
+use garrison::kube::{self, Kubeconfig};
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -34,6 +38,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
         Command::Status(flags) => status(flags),
+        Command::Rollout(flags) => rollout(flags),
         Command::Check(flags) => check(flags),
         Command::Purge(flags) => purge(flags),
     }
@@ -122,6 +127,32 @@ fn status(flags: StatusFlags) -> anyhow::Result<()> {
         Output::Json => serde_json::to_string_pretty(&status)? + "\n",
     });
     Ok(())
+}
+
+fn rollout(flags: RolloutFlags) -> anyhow::Result<()> {
+    let RolloutFlags { name, namespace, kubeconfig, output } = flags;
+    let config = Kubeconfig::read(&kubeconfig.map_or_else(default_kubeconfig, Ok)?)?;
+    let namespace = namespace.as_ref().unwrap_or(&config.namespace);
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}/rollout");
+    let answer = block_on(async { Ok(kube::get(&config, &path).await?) })?;
+    print(&match output {
+        Output::Text => {
+            let rollout = Rollout::deserialize(&answer["status"]).context("the answer is of another version")?;
+            updates::render(&format!("{namespace}/{name}"), &rollout)
+        }
+        Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+    });
+    Ok(())
+}
+
+/// The administrator's on the control endpoint's host, the user's elsewhere.
+fn default_kubeconfig() -> anyhow::Result<PathBuf> {
+    let of_control = config::state_dir(None, &File::default()).join("admin.kubeconfig");
+    if of_control.is_file() {
+        return Ok(of_control);
+    }
+    let home = std::env::home_dir().context("there is no home folder; give --kubeconfig")?;
+    Ok(home.join(".kube/config"))
 }
 
 /// Fails if there is something that would keep an agent from its work.

@@ -20,7 +20,8 @@ use jiff::Timestamp;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider;
@@ -191,6 +192,24 @@ pub fn client_config(credentials: &Credentials, last_seen: Option<Timestamp>) ->
     config.alpn_protocols = vec![ALPN[0].to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
+}
+
+/// What a user asks with, as a kubeconfig has it: authorities as PEM, and certificate and key as PEM if those say who it is.
+///
+/// # Errors
+/// [`TlsError::Unusable`] and [`TlsError::Config`].
+pub fn user_config(authorities: &[u8], identity: Option<&(Vec<u8>, Vec<u8>)>) -> Result<ClientConfig, TlsError> {
+    let unusable = |what| move |error: rustls::pki_types::pem::Error| TlsError::Unusable { what, source: error.into() };
+    let certificates = |pem| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let authorities = certificates(authorities).map_err(unusable("certificate"))?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Config(error.into()))?
+        .with_root_certificates(roots(&authorities)?);
+    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(certificate).map_err(unusable("certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable("key"))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| TlsError::Config(error.into()))
 }
 
 /// What an agent joins with: no certificate of its own, and an authority known only by its pin.

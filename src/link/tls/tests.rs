@@ -110,7 +110,7 @@ fn the_kubeconfig_holds_all_that_kubectl_needs() {
     assert_eq!((identity.name.as_str(), identity.groups), ("garrison-admin", vec!["system:masters".to_owned()]));
     assert_eq!(identity.node_uid, None);
     let key = STANDARD.decode(user["client-key-data"].as_str().unwrap()).unwrap();
-    assert!(rustls::pki_types::PrivateKeyDer::from_pem_slice(&key).is_ok());
+    assert!(PrivateKeyDer::from_pem_slice(&key).is_ok());
 }
 
 #[test]
