@@ -151,7 +151,7 @@ fn keep(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
     let is_surplus = |pod: &&Pod<'_>| ![current, other].into_iter().flatten().any(|kept| kept.uid == pod.uid);
     let mut moves: Vec<_> = live().filter(is_surplus).map(|pod| end(pod, Why::Surplus)).collect();
     match (other, current) {
-        (Some(other), Some(current)) => moves.extend(settle(set, other, current)),
+        (Some(other), Some(current)) => moves.extend(settle(set, other, current).or_else(|| approach(set))),
         (Some(kept), None) | (None, Some(kept)) => moves.extend(renew(set, kept, pods.len())),
         (None, None) => {}
     }
@@ -165,12 +165,12 @@ fn best<'a, 'b>(mut pods: impl Iterator<Item = &'a Pod<'b>> + Clone) -> Option<&
 
 /// One pod of the permitted revision beside one of another: which goes, if one has to.
 ///
-/// Source: as the module's, `podsShouldBeOnNode`. Upstream asks whether the old pod is ready, we whether it is available.
+/// Source: as the module's, `podsShouldBeOnNode`. Upstream ends an old pod that is not ready at once; here it stays until the
+/// new one is available, since after a start of the agent nobody knows yet how it is.
 fn settle(set: &Set<'_>, other: &Pod<'_>, current: &Pod<'_>) -> Option<Move> {
-    let surges = set.strategy == UpdateStrategy::RollingUpdateWithSurge;
-    if current.available || surges && !other.available {
+    if current.available {
         Some(end(other, Why::Replaced))
-    } else if surges {
+    } else if set.strategy == UpdateStrategy::RollingUpdateWithSurge {
         None
     } else {
         // The strategy was changed while the two stood beside each other.
@@ -190,6 +190,14 @@ fn renew(set: &Set<'_>, kept: &Pod<'_>, pods: usize) -> Option<Move> {
             _ => Some(end(kept, Why::Replaced)),
         };
     }
+    approach(set)
+}
+
+/// Does what is needed to be permitted the newest revision, if it is not yet.
+fn approach(set: &Set<'_>) -> Option<Move> {
+    if set.permitted == Some(set.newest) {
+        return None;
+    }
     match set.prepared {
         Prepared::No => Some(Move::Prepare),
         Prepared::NotYet => None,
@@ -205,6 +213,8 @@ fn end(pod: &Pod<'_>, why: Why) -> Move {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     /// Uid, revision, whether it is ending; a uid in capitals is of a pod that is not available.
@@ -247,6 +257,7 @@ mod tests {
         Move::End(uid.into(), why)
     }
 
+    static MID: LazyLock<RevisionHash> = LazyLock::new(|| "mid".into());
     const OLD: Row = ("a", "old", false);
     const NEW: Row = ("b", "new", false);
     const ENDING: Row = ("c", "old", true);
@@ -322,10 +333,24 @@ mod tests {
         assert_eq!(surge(&[ENDING, OLD]), [], "two pods at most");
         assert_eq!(surge(&[OLD, ("B", "new", false)]), []);
         assert_eq!(surge(&[OLD, NEW]), [end("a", Why::Replaced)]);
-        assert_eq!(surge(&[("A", "old", false), ("B", "new", false)]), [end("A", Why::Replaced)]);
+        assert_eq!(surge(&[("A", "old", false), ("B", "new", false)]), []);
         assert_eq!(surge(&[NEW]), []);
         // A revision that never became available is overtaken: of the two before it, the one that works stays.
         assert_eq!(surge(&[OLD, ("M", "mid", false)]), [end("M", Why::Surplus)]);
+    }
+
+    #[test]
+    fn a_surge_that_never_ends_is_overtaken() {
+        let pods = [OLD, ("M", "mid", false)];
+        let step = |prepared, granted| {
+            moves(&pods, |set| {
+                set.strategy = UpdateStrategy::RollingUpdateWithSurge;
+                (set.permitted, set.prepared, set.granted) = (Some(&*MID), prepared, granted);
+            })
+        };
+        assert_eq!(step(Prepared::No, None), [Move::Prepare]);
+        assert_eq!(step(Prepared::Yes, None), [Move::Ask]);
+        assert_eq!(step(Prepared::Asked, Some(PermitNumber(7))), [Move::Take(Some(PermitNumber(7)))]);
     }
 
     #[test]

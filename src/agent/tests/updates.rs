@@ -1,6 +1,7 @@
 //! Replacing a running pod: prepare, ask, be granted, take.
 
 use super::*;
+use crate::api::bundle::UpdateStrategy;
 use crate::link::{Ask, Permit, Reason};
 use crate::model::{PermitNumber, RevisionHash};
 
@@ -120,6 +121,70 @@ async fn a_revision_that_would_not_fit_is_told_and_takes_nothing_down() {
     // Its own pod's port is free by then.
     agent.apply(4, &[with_host_port(set("log", "two"))]).await;
     assert_eq!(agent.asks("two").await, Ok(()));
+}
+
+/// The same with its pods replaced by surge, and available once they were ready for ten seconds.
+fn surging(mut set: Bundle) -> Bundle {
+    (set.update_strategy, set.min_ready_seconds) = (UpdateStrategy::RollingUpdateWithSurge, 10);
+    set
+}
+
+/// Waits until a pod of each revision runs; gives the one of revision two.
+async fn both_run(host: &Host, old: &Seen) -> Seen {
+    eventually("both pods to run", async || {
+        let pods = host.pods().await.remove("web")?;
+        let new = pods.iter().find(|pod| pod.revision == "two" && pod.running().is_some())?;
+        (pods.len() == 2 && pods.contains(old)).then(|| new.clone())
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_surge_ends_the_old_pod_once_the_new_one_is_available() {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[surging(set("web", "two"))]).await;
+    assert_eq!(agent.asks("two").await, Ok(()));
+    agent.permit(7, "two", false).await;
+    let new = both_run(&host, &old).await;
+    agent.settle().await;
+    assert_eq!(host.cri.take_changes(), ["PullImage", "RunPodSandbox", "CreateContainer", "StartContainer"]);
+
+    // The next agent knows from its ledger that two are right.
+    agent.stop().await;
+    let mut agent = host.start();
+    assert_eq!(agent.connect().await.permits.len(), 1);
+    agent.settle().await;
+    assert_eq!(both_run(&host, &old).await, new);
+
+    assert_eq!(host.runs("web", "two").await, new);
+    assert_eq!(host.cri.take_changes(), ["StopContainer", "StopPodSandbox", "RemovePodSandbox"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_surge_that_fails_leaves_the_old_pod_and_is_overtaken() {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[surging(set("web", "two"))]).await;
+    agent.asks("two").await.unwrap();
+    host.cri.hold("StartContainer");
+    agent.permit(7, "two", false).await;
+    host.asked_for("StartContainer").await;
+    agent.apply(3, &[surging(set("web", "one"))]).await;
+    host.cri.release("StartContainer");
+    agent.asks("one").await.unwrap();
+    agent.permit(8, "one", false).await;
+    assert_eq!(host.runs("web", "one").await, old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_surge_onto_its_own_host_port_is_told_and_takes_no_slot() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[with_host_port(set("web", "one"))]).await;
+    let old = host.runs("web", "one").await;
+    agent.apply(2, &[surging(with_host_port(set("web", "two")))]).await;
+    assert_eq!(agent.asks("two").await.unwrap_err().reason, "NodePorts");
+    assert_eq!(host.runs("web", "one").await, old);
 }
 
 #[tokio::test(start_paused = true)]
