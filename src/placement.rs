@@ -3,6 +3,8 @@
 //! Pure. It knows verdicts, pods and permits, not how they came about; `plan` says how one pod gets there. The node's
 //! roster calls it after every change and carries the moves out.
 //!
+//! A DaemonSet that control lets begin on one node after the other asks for its first pod, too: Ask ──granted──▶ Take ──▶ Create.
+//!
 //! ```text
 //! no pod ──Create──▶ pod of the permitted revision ──newest differs──▶ Prepare ──▶ Ask ──granted──▶ Take ──▶ End ──▶ no pod
 //!                                                                                                  └─ surge: Create, and End
@@ -50,6 +52,8 @@ pub struct Set<'a> {
     pub prepared: Prepared,
     /// The grant for `newest` of the session that is open now.
     pub granted: Option<PermitNumber>,
+    /// Control is there to be asked and lets the DaemonSet begin on one node after the other: the first pod needs a permit.
+    pub gradual: bool,
 }
 
 /// How far a node has come with a revision it does not run yet.
@@ -128,11 +132,21 @@ pub fn place(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
         Standing::Deleted if pods.is_empty() => vec![Move::Forget],
         Standing::Deleted => live.map(|pod| Move::End(pod.uid.clone(), Why::Deleted)).collect(),
         Standing::Leaves => live.map(|pod| Move::End(pod.uid.clone(), Why::Ineligible)).collect(),
+        Standing::Runs if pods.is_empty() && set.gradual && set.permitted.is_none() => begin(set).into_iter().collect(),
         Standing::Runs if pods.is_empty() => vec![create(set)],
         Standing::Runs | Standing::Stays => {
             let replaced = live.filter(|pod| pod.finished == Some(Finish::Replaced));
             replaced.map(|pod| end(pod, Why::Finished)).chain(keep(set, pods)).collect()
         }
+    }
+}
+
+/// Asks for a first pod. There is nothing to stop, so nothing is prepared: what fails then holds the permit.
+fn begin(set: &Set<'_>) -> Option<Move> {
+    match (set.granted, set.prepared) {
+        (Some(number), _) => Some(Move::Take(Some(number))),
+        (None, Prepared::Asked) => None,
+        (None, _) => Some(Move::Ask),
     }
 }
 
@@ -231,6 +245,7 @@ mod tests {
             strategy: UpdateStrategy::RollingUpdate,
             prepared: Prepared::No,
             granted: None,
+            gradual: false,
         };
         change(&mut set);
         let pods: Vec<_> = pods
@@ -271,6 +286,21 @@ mod tests {
         assert_eq!(moves(&[], |set| set.standing = Standing::Stays), []);
         assert_eq!(moves(&[], |set| set.standing = Standing::Leaves), []);
         assert_eq!(moves(&[ENDING], |_| {}), [], "the predecessor has to be wholly gone");
+    }
+
+    #[test]
+    fn a_first_pod_waits_for_its_permit_where_control_says_so() {
+        let first = |prepared, granted| {
+            moves(&[], |set| {
+                (set.gradual, set.permitted) = (true, None);
+                (set.prepared, set.granted) = (prepared, granted);
+            })
+        };
+        assert_eq!(first(Prepared::No, None), [Move::Ask]);
+        assert_eq!(first(Prepared::Asked, None), []);
+        assert_eq!(first(Prepared::Asked, Some(PermitNumber(7))), [Move::Take(Some(PermitNumber(7)))]);
+        // A pod that was there before needs none.
+        assert_eq!(moves(&[], |set| set.gradual = true), [Move::Create("old".into())]);
     }
 
     #[test]

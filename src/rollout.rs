@@ -49,6 +49,11 @@ pub struct Node {
     pub permitted: bool,
     /// It prepared the newest revision and asks for a permit, in the session that is open.
     pub asks: bool,
+    /// It has no pod, of whatever revision; if it asks, it is for its first.
+    pub vacant: bool,
+    /// It had its time: long after its permit the pod is not available, or it is in trouble. First pods elsewhere do not
+    /// wait for it.
+    pub stuck: bool,
     /// It runs a pod of the newest revision.
     pub newest: bool,
     /// Its pod, of whatever revision, is available.
@@ -89,18 +94,34 @@ impl Usage {
     }
 }
 
-/// The nodes, by their place in `nodes`, that are granted a permit now: pods that are not available first, otherwise in
-/// the order given.
+/// The nodes, by their place in `nodes`, that are granted a permit now: first pods, then pods that are not available,
+/// otherwise in the order given.
+///
+/// First pods take nothing down, and the budget does not matter to them: so many begin at once as are available by then, and
+/// one more, which makes 1, 2, 4, … while all goes well, and one after the other while none becomes available. Upstream
+/// makes all at once. While some node runs an older revision, a node without a pod is like one whose pod is not available.
 pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
     let mut usage = Usage::of(budget, nodes);
-    let asking = |available| {
-        let asks = move |node: &Node| {
-            node.connected && node.desired && node.asks && !node.permitted && node.available == available
-        };
+    let asking = |vacant, available| {
+        let is_such = move |node: &Node| node.vacant == vacant && node.available == available;
+        let asks = move |node: &Node| node.connected && node.desired && node.asks && !node.permitted && is_such(node);
         nodes.iter().enumerate().filter(move |(_, node)| asks(node)).map(|(index, _)| index)
     };
+    let is_done = |node: &Node| node.newest && node.available;
+    let at_once = nodes.iter().filter(|node| is_done(node)).count() + 1;
+    let mut begun = nodes.iter().filter(|node| node.permitted && !node.stuck && !is_done(node)).count();
+    let is_first = nodes.iter().all(|node| node.vacant || node.newest);
     let mut granted = Vec::new();
-    for index in asking(false) {
+    for index in asking(true, false) {
+        let has_room = if is_first { begun < at_once } else { usage.proven || usage.slots < usage.budget };
+        if has_room {
+            begun += 1;
+            usage.slots += 1;
+            usage.down = usage.down.saturating_sub(1);
+            granted.push(index);
+        }
+    }
+    for index in asking(false, false) {
         if usage.proven || usage.slots < usage.budget {
             usage.slots += 1;
             // It is down already, and counted as such unless this is a surge.
@@ -108,7 +129,7 @@ pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
             granted.push(index);
         }
     }
-    for index in asking(true) {
+    for index in asking(false, true) {
         if usage.used() < usage.budget {
             usage.slots += 1;
             granted.push(index);
@@ -124,8 +145,16 @@ mod tests {
     use super::*;
 
     /// A connected node that runs the old revision, available, and asks.
-    const ASKS: Node =
-        Node { connected: true, desired: true, permitted: false, asks: true, newest: false, available: true };
+    const ASKS: Node = Node {
+        connected: true,
+        desired: true,
+        permitted: false,
+        asks: true,
+        vacant: false,
+        stuck: false,
+        newest: false,
+        available: true,
+    };
     const DOWN: Node = Node { available: false, ..ASKS };
     const LOST_BEFORE: Node = Node { connected: false, asks: false, ..ASKS };
     const LOST_AFTER: Node = Node { connected: false, permitted: true, asks: false, ..ASKS };
@@ -182,12 +211,33 @@ mod tests {
         assert_eq!(surge(&[DOWN, DOWN, DONE]), [0, 1]);
     }
 
+    #[test]
+    fn first_pods_begin_on_ever_more_nodes_while_all_goes_well() {
+        const FIRST: Node = Node { vacant: true, available: false, ..ASKS };
+        const BEGINS: Node = Node { newest: true, ..MOVING };
+        let first = |nodes: &[Node]| grant(Budget::Unavailable(Share::Nodes(1)), nodes).len();
+        // So many nodes are available, so many begin; so many more may.
+        for (available, beginning, expected) in
+            [(0, 0, 1), (0, 1, 0), (1, 0, 2), (1, 1, 1), (1, 2, 0), (3, 0, 4), (3, 3, 1), (7, 0, 8), (30, 0, 20)]
+        {
+            let nodes = [vec![DONE; available], vec![BEGINS; beginning], vec![FIRST; 20]].concat();
+            assert_eq!(first(&nodes), expected, "{available} available, {beginning} begin");
+        }
+        assert_eq!(first(&[Node { stuck: true, ..BEGINS }, BEGINS, FIRST]), 0);
+        assert_eq!(first(&[Node { stuck: true, ..BEGINS }, FIRST, FIRST]), 1, "one that is stuck keeps nobody waiting");
+        assert_eq!(first(&[Node { permitted: false, ..DONE }, FIRST]), 1, "pods that were made without a permit count");
+        assert_eq!(first(&[MOVING, FIRST]), 0, "in a rollout the budget holds");
+        assert_eq!(first(&[ASKS, FIRST, FIRST]), 1, "and it is unproven");
+    }
+
     fn any_node() -> impl Strategy<Value = Node> {
-        any::<[bool; 6]>().prop_map(|[connected, desired, permitted, asks, newest, available]| Node {
+        any::<[bool; 7]>().prop_map(|[connected, desired, permitted, asks, newest, available, vacant]| Node {
             connected,
             desired,
             permitted,
             asks,
+            vacant: vacant && !newest && !available,
+            stuck: false,
             newest,
             available,
         })

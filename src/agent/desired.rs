@@ -34,6 +34,8 @@ pub(super) struct Desired {
     refused: HashMap<Uid, Refused>,
     /// DaemonSets control has no record of: nothing about them changes.
     unknown: HashSet<Uid>,
+    /// DaemonSets whose first pod waits for a permit in this session.
+    gradual: BTreeSet<Uid>,
 }
 
 /// A revision that was refused.
@@ -100,12 +102,19 @@ impl Desired {
         self.blobs.retain(|hash| hashes.contains(hash));
         let uids: HashSet<_> = manifest.entries.iter().map(|entry| &entry.uid).collect();
         self.refused.retain(|uid, _| uids.contains(uid));
+        self.gradual.clone_from(&manifest.gradual);
         self.manifest = Some(manifest);
+    }
+
+    /// Whether control lets this DaemonSet begin on one node after the other.
+    pub(super) fn is_gradual(&self, daemonset: &Uid) -> bool {
+        self.gradual.contains(daemonset)
     }
 
     /// Forgets what only the session that has ended can complete. What arrived of blobs stays.
     pub(super) fn session_ended(&mut self) {
         self.manifest = None;
+        self.gradual.clear();
     }
 
     /// The blobs that are missing, from where to go on.

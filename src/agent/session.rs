@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// Whether permits may be asked for and taken.
-    fn takes_permits(&self) -> bool {
+    pub(super) fn takes_permits(&self) -> bool {
         self.stage == Stage::Open(Reception::Accepted)
     }
 

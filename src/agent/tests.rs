@@ -283,7 +283,12 @@ impl Agent {
 
     /// Says what DaemonSets there are and gives what the agent needs, until it has taken that over.
     async fn apply(&mut self, seq: u64, sets: &[Bundle]) {
-        self.down(manifest(seq, sets)).await;
+        self.takes(manifest(seq, sets), seq, sets).await;
+    }
+
+    /// The same with a manifest of the test's own.
+    async fn takes(&mut self, manifest: Down, seq: u64, sets: &[Bundle]) {
+        self.down(manifest).await;
         loop {
             let up = self.next("an acknowledgement of the manifest").await;
             match &up {
@@ -414,7 +419,8 @@ fn hash(set: &Bundle) -> BlobHash {
 
 fn manifest(seq: u64, sets: &[Bundle]) -> Down {
     let entry = |set: &Bundle| Entry { uid: set.uid.clone(), kind: Kind::DaemonSet, seq, hash: hash(set) };
-    Down::Manifest(Manifest { position: position(seq), entries: sets.iter().map(entry).collect() })
+    let entries = sets.iter().map(entry).collect();
+    Down::Manifest(Manifest { position: position(seq), entries, gradual: [].into() })
 }
 
 /// What of a blob lies in a range of its bytes.

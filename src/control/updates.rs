@@ -283,6 +283,7 @@ impl<'a> Updates<'a> {
                     .collect();
                 self.objects.drop_permits(&void).await?;
                 self.permits.retain(|_, permit| !void.contains(permit));
+                void.iter().for_each(|permit| self.told.forget(permit.number));
                 self.concerned.extend(void.into_iter().map(|permit| permit.daemonset));
                 self.told.opened(node, &taken);
             }
@@ -333,7 +334,7 @@ impl<'a> Updates<'a> {
         self.due.extend(outlook.next.map(|at| (at, uid.clone())));
         self.write_status(&set.object, &outlook.status).await?;
         self.say(uid, &set, &progress, now).await?;
-        self.grant(uid, &set, granted).await
+        self.grant(uid, &set, granted, now).await
     }
 
     async fn keep_history(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
@@ -387,11 +388,15 @@ impl<'a> Updates<'a> {
     }
 
     /// Works out how the rollout is, and whom the budget allows to go on.
-    fn look(&self, uid: &Uid, set: &view::Set, now: Timestamp) -> (Progress, Vec<Uid>) {
-        let seats = progress::survey(&self.view, uid, set, &self.told, &self.permits, now);
+    fn look(&mut self, uid: &Uid, set: &view::Set, now: Timestamp) -> (Progress, Vec<Uid>) {
+        let mut seats = progress::survey(&self.view, uid, set, &self.told, &self.permits, now);
         let budget = progress::budget(&set.object);
+        // First, or those who only wait to be looked at would seem to be stopped.
+        let granted = progress::granted(&mut seats, budget);
         let progress = progress::progress(set, &seats, budget, self.was_complete(uid, set));
-        (progress, progress::granted(&seats, budget))
+        let again = seats.iter().any(progress::Seat::waits_to_begin).then(|| now.checked_add(progress::PATIENCE));
+        self.due.extend(again.and_then(Result::ok).map(|at| (at, uid.clone())));
+        (progress, granted)
     }
 
     /// Whether the newest revision of a DaemonSet was complete at some time.
@@ -415,13 +420,14 @@ impl<'a> Updates<'a> {
     }
 
     /// Writes permits down, and passes them on.
-    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: Vec<Uid>) -> Result<(), UpdateError> {
+    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: Vec<Uid>, now: Timestamp) -> Result<(), UpdateError> {
         for node in nodes {
             let permit = self.objects.grant(uid, &node, &set.revision).await?;
             let (number, revision) = (permit.number, permit.revision.clone());
             if let Some(before) = self.permits.insert((uid.clone(), node.clone()), permit) {
                 self.told.forget(before.number);
             }
+            self.told.granted(number, now);
             let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
             // A session that is gone by now voids the permit when the node comes back.
             drop(self.grants_tx.send(Grant { node, permit }).await);

@@ -1,6 +1,6 @@
 //! What control says in a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -121,6 +121,8 @@ pub struct Manifest {
     pub position: Position,
     /// All DaemonSets, in no order.
     pub entries: Vec<Entry>,
+    /// Those whose first pod on a node waits for a permit.
+    pub gradual: BTreeSet<Uid>,
 }
 
 /// One object and the name of its content.

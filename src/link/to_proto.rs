@@ -40,6 +40,7 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
             Body::Manifest(pb::Manifest {
                 position: Some(position(manifest.position)),
                 entries: manifest.entries.into_iter().map(entry).collect(),
+                gradual: manifest.gradual.into_iter().map(|uid| uid.0).collect(),
             }),
         ),
         Down::Assigned(message) => (None, Body::Assigned(assigned(message))),

@@ -102,6 +102,7 @@ impl Cause {
             Self::Taken if known.node.newest => "the new pod is not available yet",
             Self::Taken => "the pod is being replaced",
             Self::Granted => "a permit is on its way to the node",
+            Self::Asked if known.node.vacant => "the first pods of a DaemonSet begin on a few nodes, then on ever more",
             Self::Asked => "the node is prepared and waits for room in the budget",
             Self::Pending if known.waits_for_user => "the pod is replaced when it is deleted (OnDelete)",
             Self::Pending => "the node is getting ready for the revision",
@@ -202,8 +203,16 @@ mod tests {
     use super::*;
 
     /// A connected node whose pod of an older revision is available.
-    const OLD: Node =
-        Node { connected: true, desired: true, permitted: false, asks: false, newest: false, available: true };
+    const OLD: Node = Node {
+        connected: true,
+        desired: true,
+        permitted: false,
+        asks: false,
+        vacant: false,
+        stuck: false,
+        newest: false,
+        available: true,
+    };
     const BASE: Known<'static> = Known {
         node: OLD,
         belongs: true,
@@ -337,6 +346,8 @@ mod tests {
                 desired: bools(bits, 1),
                 permitted: true,
                 asks: bools(bits, 2),
+                vacant: false,
+                stuck: false,
                 newest: bools(bits, 3),
                 available: bools(bits, 4),
             };

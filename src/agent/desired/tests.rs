@@ -31,7 +31,7 @@ fn manifest(seq: u64, contents: &[(&str, &Bytes)]) -> Manifest {
         seq,
         hash: blob_hash(content),
     };
-    Manifest { position: Position { era: 1, seq }, entries: contents.iter().map(entry).collect() }
+    Manifest { position: Position { era: 1, seq }, entries: contents.iter().map(entry).collect(), gradual: [].into() }
 }
 
 fn chunk(content: &Bytes, range: std::ops::Range<usize>) -> BlobChunk {

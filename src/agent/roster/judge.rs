@@ -194,6 +194,7 @@ impl Roster {
                 strategy: self.strategy(set),
                 prepared: self.how_far(uid, set),
                 granted: self.session.granted(uid, newest),
+                gradual: self.session.takes_permits() && self.desired.is_gradual(uid),
             },
             &pods,
         );
@@ -214,6 +215,8 @@ impl Roster {
     fn how_far(&self, uid: &Uid, set: &DaemonSetRecord) -> Prepared {
         let now = self.shared.clock.now();
         match self.preparations.get(uid) {
+            // A first pod is asked for without preparing it.
+            None if self.session.asked(uid, &set.newest.hash) => Prepared::Asked,
             None => Prepared::No,
             Some(Preparation { outcome: Some(Ok(())), .. }) if self.session.asked(uid, &set.newest.hash) => {
                 Prepared::Asked

@@ -123,6 +123,31 @@ async fn a_revision_that_would_not_fit_is_told_and_takes_nothing_down() {
     assert_eq!(agent.asks("two").await, Ok(()));
 }
 
+/// The manifest, with first pods that wait for a permit.
+fn gradual(seq: u64, sets: &[Bundle]) -> Down {
+    let Down::Manifest(manifest) = manifest(seq, sets) else { unreachable!("it is one") };
+    Down::Manifest(Manifest { gradual: sets.iter().map(|set| set.uid.clone()).collect(), ..manifest })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_pod_waits_for_its_permit_while_control_is_there() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let sets = [set("web", "one"), set("log", "one")];
+    agent.takes(gradual(1, &sets), 1, &sets).await;
+    assert_eq!(agent.asks("one").await, Ok(()));
+    agent.settle().await;
+    assert_eq!(host.cri.take_changes(), [""; 0]);
+    agent.permit(7, "one", false).await;
+    host.runs("web", "one").await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].taken, Some(PermitNumber(7)));
+    assert!(!host.pods().await.contains_key("log"), "the permit was not for it");
+
+    agent.disconnect().await;
+    host.runs("log", "one").await;
+}
+
 /// The same with its pods replaced by surge, and available once they were ready for ten seconds.
 fn surging(mut set: Bundle) -> Bundle {
     (set.update_strategy, set.min_ready_seconds) = (UpdateStrategy::RollingUpdateWithSurge, 10);

@@ -3,7 +3,7 @@
 //! One task reads the store again whenever the fleet's position moves and publishes a [`Desired`]; sessions compare it
 //! with what they have told their node. Building one is pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,12 +90,14 @@ pub(super) struct Read {
     /// What users say of single pods, with the pods.
     pub(super) pods: Vec<(PodIntent, Value)>,
     pub(super) tombstones: Vec<Tombstone>,
+    /// DaemonSets that begin on one node after the other.
+    pub(super) gradual: BTreeSet<Uid>,
 }
 
 impl Desired {
     /// Works out what to tell from what was read. `before` keeps what has not changed.
     pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
-        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, tombstones } = read;
+        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, tombstones, gradual } = read;
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
@@ -127,7 +129,7 @@ impl Desired {
             position,
             content: same.map_or(position.seq, |same| same.content),
             manifest: same.map_or_else(
-                || Frame::new(Down::Manifest(Manifest { position, entries: entries.clone() })),
+                || Frame::new(Down::Manifest(Manifest { position, entries: entries.clone(), gradual })),
                 |same| same.manifest.clone(),
             ),
             deleted: Frame::new(Down::Answers(Answers {
@@ -236,7 +238,20 @@ pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<
     let admitted = admission::admit(objects, &sets, before).await?;
     let pods = objects.pod_intents().await?;
     let (tombstones, _) = objects.tombstones().await?;
-    Ok(Read { position, admitted, pods, tombstones })
+    let two = ListOptions { limit: 2, ..ListOptions::default() };
+    let is_alone = objects.list(&NODE, two).await?.items.len() < 2;
+    let gradual = sets.iter().filter(|set| !is_alone && is_unproven(set)).map(uid).collect();
+    Ok(Read { position, admitted, pods, tombstones, gradual })
+}
+
+fn uid(set: &DaemonSet) -> Uid {
+    Uid(set.metadata.uid.clone().unwrap_or_default())
+}
+
+/// Whether a DaemonSet's pod is available nowhere. Nodes are told so until intent moves again; it does no harm that they
+/// ask for longer, as one that is available on many nodes is granted to as many more.
+fn is_unproven(set: &DaemonSet) -> bool {
+    set.status.as_ref().and_then(|status| status.number_available).unwrap_or(0) == 0
 }
 
 /// A DaemonSet that cannot be read is left out of the manifest: absence deletes nothing.
@@ -275,6 +290,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::control::kinds::NAMESPACE;
+    use crate::control::meta;
+    use crate::control::objects::WriteOptions;
+    use crate::store::Memory;
 
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000000";
     const B: &str = "bbbbbbbb-0000-4000-8000-000000000000";
@@ -301,8 +320,7 @@ mod tests {
 
     fn build(seq: u64, bundles: Vec<Bundle>, tombstones: Vec<Tombstone>, before: Option<&Desired>) -> Desired {
         let admitted = Admitted { bundles, ..Admitted::default() };
-        let read = Read { position: Position { era: 1, seq }, admitted, pods: vec![], tombstones };
-        Desired::build(read, before)
+        Desired::build(Read { position: Position { era: 1, seq }, admitted, tombstones, ..Read::default() }, before)
     }
 
     #[test]
@@ -362,5 +380,28 @@ mod tests {
         for (offset, frames) in [(0, 3), (1, 3), (chunk, 2), (2 * chunk + 5, 1), (9 * chunk, 0), (u64::MAX, 0)] {
             assert_eq!(blob.from(offset).count(), frames, "from {offset}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_daemonset_that_is_available_nowhere_begins_gradually_if_there_are_several_nodes() {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        let create = async |kind, object| objects.create(kind, "n", object, WriteOptions::default()).await.unwrap();
+        create(&NAMESPACE, json!({"metadata": {"name": "n"}})).await;
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+        let set = create(&DAEMON_SET, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+        let gradual = async || read(&objects, None).await.unwrap().gradual;
+        create(&NODE, json!({"metadata": {"name": "one"}})).await;
+        assert_eq!(gradual().await, BTreeSet::new(), "a single node begins at once");
+        create(&NODE, json!({"metadata": {"name": "two"}})).await;
+        assert_eq!(gradual().await, BTreeSet::from([meta::uid(&set).into()]));
+        let available = |set: Option<&Value>| {
+            let mut set = set?.clone();
+            set["status"]["numberAvailable"] = 1.into();
+            Some(set)
+        };
+        objects.report(&DAEMON_SET, "n", "web", available).await.unwrap();
+        assert_eq!(gradual().await, BTreeSet::new());
     }
 }

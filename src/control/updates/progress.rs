@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetCondition};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,6 +26,9 @@ use crate::rollout::{self, Budget, Share, Usage};
 const PROGRESSING: &str = "Progressing";
 /// Taints for conditions of a node that say nothing of what its user wants.
 const CONDITION_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// How long first pods elsewhere wait for one that is not available yet: it may never be, or only together with others.
+pub(super) const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// One node as the rollout of a DaemonSet sees it.
 pub(super) struct Seat<'a> {
@@ -95,6 +98,8 @@ pub(super) fn survey<'a>(
         let pod = pods().next();
         let verdict = judge(node, set);
         let newest = pod.is_some_and(|pod| pod.revision == set.revision);
+        let trouble = pods().filter(|pod| pod.revision == set.revision).find_map(|pod| pod.trouble.as_deref());
+        let granted_at = permit.and_then(|permit| told.granted_at(permit.number));
         Seat {
             node,
             counts: rollout::Node {
@@ -102,6 +107,8 @@ pub(super) fn survey<'a>(
                 desired: verdict.as_ref().is_ok_and(|verdict| verdict.runs),
                 permitted: permit.is_some(),
                 asks: said.is_some_and(|said| said.asks.as_ref() == Some(&set.revision)),
+                vacant: pod.is_none(),
+                stuck: trouble.is_some() || granted_at.is_none_or(|at| now.duration_since(at) >= PATIENCE),
                 newest,
                 available: pod.and_then(|pod| status::available_at(pod, min_ready)).is_some_and(|at| at <= now),
             },
@@ -109,7 +116,7 @@ pub(super) fn survey<'a>(
             newest: &set.revision,
             said,
             taken: permit.is_some_and(|permit| told.has_taken(permit.number)),
-            trouble: pods().filter(|pod| pod.revision == set.revision).find_map(|pod| pod.trouble.as_deref()),
+            trouble,
             waits_for_user: on_delete && pod.is_some() && !newest,
         }
     };
@@ -140,6 +147,11 @@ impl Seat<'_> {
         self.verdict.as_ref().is_ok_and(|verdict| verdict.reasons.iter().all(by_condition))
     }
 
+    /// Whether it asks for its first pod.
+    pub(super) fn waits_to_begin(&self) -> bool {
+        self.counts.vacant && self.counts.asks && !self.counts.permitted
+    }
+
     fn known<'a>(&'a self, against: &'a str) -> Known<'a> {
         let unable = self.said.and_then(|said| said.unable.as_ref());
         Known {
@@ -168,11 +180,15 @@ impl Seat<'_> {
     }
 }
 
-/// The uids of the nodes that are granted a permit now.
-pub(super) fn granted(seats: &[Seat<'_>], budget: Budget) -> Vec<Uid> {
-    let wanted: Vec<_> = seats.iter().filter(|seat| seat.belongs()).collect();
+/// The uids of the nodes that are granted a permit now. From here on they count as permitted.
+pub(super) fn granted(seats: &mut [Seat<'_>], budget: Budget) -> Vec<Uid> {
+    let mut wanted: Vec<_> = seats.iter_mut().filter(|seat| seat.belongs()).collect();
     let counts: Vec<_> = wanted.iter().map(|seat| seat.counts).collect();
-    rollout::grant(budget, &counts).into_iter().map(|index| wanted[index].node.uid.clone()).collect()
+    let grant = |index: usize| {
+        wanted[index].counts.permitted = true;
+        wanted[index].node.uid.clone()
+    };
+    rollout::grant(budget, &counts).into_iter().map(grant).collect()
 }
 
 fn usage(seats: &[Seat<'_>], budget: Budget) -> Usage {

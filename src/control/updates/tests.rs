@@ -212,3 +212,38 @@ async fn a_revision_that_fails_stops_within_its_budget_and_says_why() {
     harness.pod("a", &one, true).await;
     harness.condition("Complete").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn first_pods_begin_on_one_node_and_then_on_two() {
+    let mut harness = Harness::new(&[]).await;
+    let first = harness.rollout().await.revision;
+    for node in ["a", "b", "c"] {
+        let object = json!({"metadata": {"name": node}});
+        harness.objects.create(&NODE, "", object, WriteOptions::default()).await.unwrap();
+        harness.opens(node, &[]).await;
+        harness.asks(node, &first).await;
+    }
+    let mut begun = vec![harness.granted().await.node];
+    let asked = |rollout: &Rollout| rollout.causes.get("Asked") == Some(&2);
+    let rollout = harness.until(asked).await;
+    assert!(harness.grants_rx.try_recv().is_err(), "{rollout:?}");
+    harness.pod("a", &first, true).await;
+    begun.extend([harness.granted().await.node, harness.granted().await.node]);
+    assert_eq!(begun, [harness.node("a").await, harness.node("b").await, harness.node("c").await]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_pod_that_fails_keeps_nobody_from_beginning() {
+    let mut harness = Harness::new(&[]).await;
+    let first = harness.rollout().await.revision;
+    for node in ["a", "b"] {
+        let object = json!({"metadata": {"name": node}});
+        harness.objects.create(&NODE, "", object, WriteOptions::default()).await.unwrap();
+        harness.opens(node, &[]).await;
+        harness.asks(node, &first).await;
+    }
+    harness.granted().await;
+    harness.cause("b", "Asked").await;
+    harness.pod("a", &first, false).await;
+    assert_eq!(harness.granted().await.node, harness.node("b").await);
+}

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use jiff::Timestamp;
+
 use crate::link::Reason;
 use crate::model::{PermitNumber, RevisionHash, Uid};
 
@@ -12,6 +14,8 @@ pub(super) struct Told {
     connected: HashMap<Uid, HashMap<Uid, Said>>,
     /// Permits that are in the ledgers of their nodes.
     taken: HashSet<PermitNumber>,
+    /// When permits were granted, in the term of this process.
+    granted: HashMap<PermitNumber, Timestamp>,
 }
 
 /// What one node said of one DaemonSet in this session.
@@ -62,9 +66,20 @@ impl Told {
         self.taken.contains(&permit)
     }
 
+    /// A permit was granted.
+    pub(super) fn granted(&mut self, permit: PermitNumber, now: Timestamp) {
+        self.granted.insert(permit, now);
+    }
+
+    /// When a permit was granted; none if that was before this process began.
+    pub(super) fn granted_at(&self, permit: PermitNumber) -> Option<Timestamp> {
+        self.granted.get(&permit).copied()
+    }
+
     /// There is no record of a permit any more.
     pub(super) fn forget(&mut self, permit: PermitNumber) {
         self.taken.remove(&permit);
+        self.granted.remove(&permit);
     }
 }
 

@@ -29,6 +29,7 @@ fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
         Body::Manifest(manifest) => Down::Manifest(Manifest {
             position: position(manifest.position, "manifest.position")?,
             entries: entries(manifest.entries)?,
+            gradual: manifest.gradual.into_iter().map(|one| uid(one, "manifest.gradual")).collect::<Checked<_>>()?,
         }),
         Body::Assigned(message) => Down::Assigned(assigned(message)?),
         Body::Answers(message) => Down::Answers(answers(message)?),

@@ -239,6 +239,7 @@ async fn one_frame_reaches_many_sessions() {
     let manifest = Down::Manifest(Manifest {
         position: Position { era: 1, seq: 2 },
         entries: vec![Entry { uid: UID.into(), kind: Kind::DaemonSet, seq: 2, hash: BlobHash("ab".repeat(32)) }],
+        gradual: [].into(),
     });
     let frame = Frame::new(manifest.clone());
     let mut sessions = Vec::new();

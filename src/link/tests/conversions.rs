@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
@@ -327,7 +327,8 @@ fn any_down() -> impl Strategy<Value = Down> {
     });
     prop_oneof![
         welcome().prop_map(Down::Welcome),
-        (position(), vec(entry(), 0..4)).prop_map(|(position, entries)| Down::Manifest(Manifest { position, entries })),
+        (position(), vec(entry(), 0..4), btree_set(uid(), 0..3))
+            .prop_map(|(position, entries, gradual)| { Down::Manifest(Manifest { position, entries, gradual }) }),
         (position(), vec(entry(), 0..4), vec((object_ref(), object_answer), 0..4))
             .prop_map(|(position, pods, objects)| Down::Assigned(Assigned { position, pods, objects })),
         (position(), vec((uid(), answer), 0..4))
