@@ -70,7 +70,23 @@ fn set_option(options: &mut Vec<String>, option: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_is_words_and_reads_back(text in "(nameserver|search|options|#| |\t|\n|\\.|:|x|é|\\PC){0,40}") {
+            let dns = parse(&text);
+            let words = [&dns.servers, &dns.searches, &dns.options];
+            for word in words.into_iter().flatten() {
+                prop_assert!(!word.is_empty() && !word.contains(char::is_whitespace), "{word:?}");
+            }
+            let servers: String = dns.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+            let written = format!("{servers}search {}\noptions {}\n", dns.searches.join(" "), dns.options.join(" "));
+            prop_assert_eq!(Dns { searches: vec![], ..parse(&written) }, Dns { searches: vec![], ..dns });
+        }
+    }
 
     #[test]
     fn a_resolvers_configuration_is_read_as_the_kubelet_reads_it() {

@@ -214,24 +214,41 @@ fn matches(key: &str, repository: &str) -> bool {
         && labels.iter().zip(&other_labels).all(|(glob, label)| is_like(glob.as_bytes(), label.as_bytes()))
 }
 
-/// Shell globs: `*`, `?`, `[a-z]`, `[^a-z]`. What is no glob is like nothing.
+/// Shell globs: `*`, `?`, `[a-z]`, `[^a-z]`. What is no glob is like nothing. Takes no longer than both lengths multiplied,
+/// whatever somebody wrote into a Secret.
 ///
 /// Source: Go's `path/filepath`, `Match`.
-fn is_like(glob: &[u8], text: &[u8]) -> bool {
-    match (glob.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=text.len()).any(|taken| is_like(rest, &text[taken..])),
-        (Some((b'?', rest)), Some((_, text))) => is_like(rest, text),
-        (Some((b'[', rest)), Some((byte, text))) => {
-            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+fn is_like(mut glob: &[u8], mut text: &[u8]) -> bool {
+    // Of several stars only the last ever needs to take more: what stands before it has found its first place.
+    let mut star = None;
+    loop {
+        if let Some(rest) = glob.strip_prefix(b"*") {
+            (glob, star) = (rest, Some((rest, text)));
+        } else if glob.is_empty() && text.is_empty() {
+            return true;
+        } else if let Some(rest) = text.first().and_then(|byte| after_one(glob, *byte)) {
+            (glob, text) = (rest, &text[1..]);
+        } else if let Some((rest, [_, later @ ..])) = star {
+            (glob, text, star) = (rest, later, Some((rest, later)));
+        } else {
+            return false;
+        }
+    }
+}
+
+/// What is left of a glob that begins with something for this byte.
+fn after_one(glob: &[u8], byte: u8) -> Option<&[u8]> {
+    match glob.split_first()? {
+        (b'?', rest) => Some(rest),
+        (b'[', rest) => {
+            let end = rest.iter().position(|byte| *byte == b']')?;
             let (negated, set) = match rest[..end].split_first() {
                 Some((b'^', set)) => (true, set),
                 _ => (false, &rest[..end]),
             };
-            is_in(set, *byte) != negated && is_like(&rest[end + 1..], text)
+            (is_in(set, byte) != negated).then_some(&rest[end + 1..])
         }
-        (Some((wanted, rest)), Some((byte, text))) => wanted == byte && is_like(rest, text),
-        (Some(_), None) | (None, Some(_)) => false,
+        (wanted, rest) => (*wanted == byte).then_some(rest),
     }
 }
 
@@ -245,6 +262,7 @@ fn is_in(set: &[u8], byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -302,6 +320,51 @@ mod tests {
         ] {
             assert_eq!(!users(&keyring(&[entry]), image).is_empty(), expected, "{entry} for {image}");
         }
+    }
+
+    /// What globs are, written down as they are defined: takes ages for some.
+    fn model(glob: &[u8], text: &[u8]) -> bool {
+        match glob.strip_prefix(b"*") {
+            Some(rest) => (0..=text.len()).any(|taken| model(rest, &text[taken..])),
+            None if glob.is_empty() => text.is_empty(),
+            None => {
+                let rest = text.first().and_then(|byte| after_one(glob, *byte));
+                rest.is_some_and(|rest| model(rest, &text[1..]))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_glob_is_what_it_is_defined_to_be(glob in "[ab*?]{0,8}|[ab*\\[\\]^-]{0,8}", text in "[ab]{0,8}") {
+            prop_assert_eq!(is_like(glob.as_bytes(), text.as_bytes()), model(glob.as_bytes(), text.as_bytes()));
+        }
+
+        #[test]
+        fn whatever_a_secret_holds_is_read_or_refused(
+            entries in proptest::collection::btree_map("\\PC{0,20}", ("[a-zA-Z0-9+/=]{0,20}|\\PC{0,5}", ".{0,4}"), 0..4),
+            cut in 0_usize..400,
+            image in "[a-z.:/@]{0,20}",
+        ) {
+            let entry = |(registry, (auth, user)): (&String, &(String, String))| {
+                (registry.clone(), json!({ "auth": auth, "username": user }))
+            };
+            let text = json!({ "auths": entries.iter().map(entry).collect::<serde_json::Map<_, _>>() }).to_string();
+            let whole = Keyring::default().add_config_json(text.as_bytes());
+            prop_assert!(!matches!(whole, Err(BadCredentials::Format { .. })), "{text}");
+            let mut keyring = Keyring::default();
+            let bytes = &text.as_bytes()[..cut.min(text.len())];
+            if keyring.add_config_json(bytes).is_err() {
+                prop_assert_eq!(&keyring, &Keyring::default(), "what is refused adds nothing");
+            }
+            keyring.lookup(&image);
+        }
+    }
+
+    #[test]
+    fn a_glob_of_many_stars_takes_no_time() {
+        let (glob, text) = ("*a".repeat(100) + "b", "a".repeat(10_000));
+        assert!(!is_like(glob.as_bytes(), text.as_bytes()));
     }
 
     #[test]
