@@ -13,7 +13,7 @@
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `eviction` sends pods away that take too much, `storage` measures what they take.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
-//! - `streams` carries logs, processes and connections to users, `rotation` keeps logs from filling the disk.
+//! - `streams` carries logs, processes and connections to users, `relay` connections of pods to the API; `rotation` keeps logs from filling the disk.
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
 
@@ -36,10 +36,9 @@ use crate::host::facts::Facts;
 use crate::host::ledger::{AmendedMetadata, Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
 use crate::host::userns::Users;
 use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
-use crate::link::BadToken;
-use crate::link::EventReport;
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
 use crate::link::tls::{Credentials, TlsError};
+use crate::link::{BadToken, EventReport, POD_API};
 use crate::model::{ObjectKey, PodKey, Uid};
 use crate::plan::events::PodEvent;
 use crate::plan::pressure::Conditions;
@@ -67,6 +66,7 @@ mod posted;
 mod prepare;
 mod prober;
 mod purge;
+mod relay;
 mod roster;
 mod rotation;
 mod session;
@@ -233,7 +233,12 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     if settings.install_cni {
         install_network(&settings, &runtime_settings)?;
     }
-    let shared = Arc::new(share(settings, facts, &identity, (runtime, &runtime_settings))?);
+    let mut shared = share(settings, facts, &identity, (runtime, &runtime_settings))?;
+    let mut tasks = JoinSet::new();
+    if let Some(control) = shared.settings.control.clone() {
+        shared.host.api = serve_pods(control, &mut tasks).await;
+    }
+    let shared = Arc::new(shared);
     if shared.settings.control.is_none() {
         contents.node.labels = node::labels(&identity.name, &shared.facts);
         contents.node.labels.extend(shared.settings.node_labels.clone());
@@ -243,7 +248,6 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
     let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
     let owner = Owner { fleet: identity.fleet.clone(), node: identity.uid.clone() };
-    let mut tasks = JoinSet::new();
     tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
     let (conditions_tx, conditions_rx) = watch::channel(Conditions::default());
     tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
@@ -332,7 +336,21 @@ fn start_link(
     LinkEnd { up_tx, tunnels }
 }
 
-/// Where pods reach the API: where this agent does, unless that is the host itself, which they do not share.
+/// Has pods reach the API at an address of this node. Where that cannot be had they are told where this agent reaches it.
+async fn serve_pods(control: String, tasks: &mut JoinSet<()>) -> Option<ApiAddress> {
+    match relay::listen().await {
+        Ok(listener) => {
+            tasks.spawn(relay::run(listener, control));
+            Some(relay::address())
+        }
+        Err(error) => {
+            tracing::warn!(%error, address = %POD_API, "pods do not reach the API at the node's own address");
+            api_address(&control)
+        }
+    }
+}
+
+/// Where this agent reaches the API, unless that is the host itself, which pods do not share.
 fn api_address(control: &str) -> Option<ApiAddress> {
     let (host, port) = control.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -365,7 +383,7 @@ fn share(
         allocatable: facts::allocatable(&facts.capacity, &settings.eviction_hard),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
-        api: settings.control.as_deref().and_then(api_address),
+        api: None,
     };
     let clock = Clock::new();
     Ok(Shared {

@@ -20,6 +20,7 @@ pub mod facts;
 pub mod ledger;
 pub mod lock;
 pub mod logs;
+pub mod loopback;
 mod mounts;
 pub mod netns;
 pub mod preflight;

@@ -13,6 +13,7 @@
 //! The rules of the protocol stand in `proto/garrison/fleet/v1/fleet.proto`. Nothing here decides what should run; the
 //! link does not know what is in a blob, and no log or exec byte ever travels in a session, nor on its connection.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,10 @@ pub use from_proto::Malformed;
 pub use joining::{EnrollRequest, Enrolled, RenewRequest, Renewed};
 pub use token::{BadToken, JoinToken};
 pub use up::*;
+
+/// Where pods of every node reach the API: an address of the node (RFC 3927: it means the host it is used on), at which the
+/// agent hands connections on. Part of what is frozen in running containers.
+pub const POD_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 71, 1), 17443);
 
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;

@@ -20,7 +20,8 @@ use crate::config::AgentSettings;
 use crate::cri::labels::Owner;
 use crate::cri::{CriError, Runtime};
 use crate::host::ledger::{Contents, Ending, Identity, Ledger, Opened};
-use crate::host::{FileError, cni, facts, lock, remove};
+use crate::host::{FileError, cni, facts, lock, loopback, remove};
+use crate::link::POD_API;
 use crate::model::PodKey;
 use crate::plan::pressure::Conditions;
 
@@ -86,6 +87,9 @@ pub async fn purge(settings: AgentSettings, confirmed: bool) -> Result<Vec<PodKe
         conf_dir = conf_dir.or(told.cni_conf_dir);
     }
     forget(&state_dir, &conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into())).map_err(PurgeError::Files)?;
+    if let Err(error) = loopback::remove(*POD_API.ip()) {
+        tracing::warn!(%error, address = %POD_API.ip(), "the address at which pods reached the API stays until the next boot");
+    }
     Ok(pods)
 }
 

@@ -28,10 +28,10 @@ use super::updates::Question;
 use super::{belongings, collector, rbac, updates};
 use crate::config::ControlSettings;
 use crate::error::Chain;
-use crate::link::JoinToken;
 use crate::link::listen;
 use crate::link::server;
 use crate::link::tls::{self, Authority, TlsError};
+use crate::link::{JoinToken, POD_API};
 use crate::store::embedded::OpenError;
 use crate::store::{Embedded, Revision, Store, StoreError};
 
@@ -183,7 +183,7 @@ async fn compact(store: Arc<Embedded>) {
 
 /// The names and addresses for the server's certificate.
 fn names(settings: &ControlSettings, address: SocketAddr) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), POD_API.ip().to_string()];
     if !address.ip().is_unspecified() {
         names.push(address.ip().to_string());
     }

@@ -94,22 +94,25 @@ fn a_pod_knows_who_it_is_for_the_api() {
     node.garrison_up();
     node.kubectl(&["create", "serviceaccount", "reader"]);
     node.kubectl(&["create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount=default:reader"]);
-    let text = pod("probe", "gt-account", "sleep 1000", "  serviceAccountName: reader\n  hostNetwork: true\n");
+    let text = pod("probe", "gt-account", "sleep 1000", "  serviceAccountName: reader\n");
     apply(&node, &text);
     node.sees(&["get", "pod", "probe", "--no-headers"], &["1/1", "Running"]);
-    let (dir, token) = node.eventually("the pod has a token", |node| {
+    let (pid, dir, token) = node.eventually("the pod has a token", |node| {
         let token = |pid| {
             let dir = format!("/proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount");
-            node.read(&format!("{dir}/token")).map(|token| (dir, token))
+            node.read(&format!("{dir}/token")).map(|token| (pid, dir, token))
         };
         node.tasks().iter().find_map(|task| token(task.pid)).ok_or_else(|| "not yet".to_owned())
     });
     assert_eq!(node.read(&format!("{dir}/namespace")).as_deref(), Some("default"));
-    let server = node.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let told =
+        node.kubectl(&["exec", "probe", "--", "sh", "-c", "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"]);
     let (ca, bearer) = (format!("{dir}/ca.crt"), format!("Authorization: Bearer {token}"));
     let asked = |path: &str| {
-        let url = format!("{server}/api/v1/namespaces/default/{path}");
-        let mut curl = node.inside("curl");
+        let url = format!("https://{}/api/v1/namespaces/default/{path}", told.trim());
+        // From the pod's own network.
+        let mut curl = node.inside("nsenter");
+        curl.args(["--net", "--target", &pid.to_string(), "curl"]);
         let output = curl.args(["-sS", "--max-time", "5", "--cacert", &ca, "-H", &bearer, &url]).output();
         String::from_utf8(output.expect("curl is installed").stdout).expect("JSON is UTF-8")
     };
