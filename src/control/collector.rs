@@ -10,16 +10,19 @@ mod plan;
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::select_all;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::kinds::{DAEMON_SET, EVENT, KINDS, Kind, NAMESPACE, NODE, POD};
+use super::kinds::{EVENT, KINDS, Kind, LEASE, POD};
 use super::meta;
 use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, Watcher, WriteOptions};
 use super::registry::Part;
-use super::removal::{self, DeleteOptions, FOREGROUND};
+use super::removal::{self, DeleteOptions};
 use crate::error::Chain;
+use crate::model::Uid;
 use plan::{Facts, Step, plan};
 
 /// How often to look without cause: events grow old in silence.
@@ -54,27 +57,26 @@ pub async fn run(objects: Objects) {
 
 /// The deletions after the moment it was begun.
 struct Causes {
-    sets: Watcher,
+    /// Of everything that may own something, and pods apart: they come and go without a cause.
+    others: Vec<Watcher>,
     pods: Watcher,
-    nodes: Watcher,
-    namespaces: Watcher,
 }
 
 impl Causes {
     fn begin(objects: &Objects) -> Self {
         let after = objects.revision();
         let watch = |kind| objects.watch(kind, None, after);
-        Self { sets: watch(&DAEMON_SET), pods: watch(&POD), nodes: watch(&NODE), namespaces: watch(&NAMESPACE) }
+        let owners = KINDS.iter().filter(|kind| kind.is_kept_as_itself() && ![&POD, &EVENT, &LEASE].contains(kind));
+        Self { others: owners.map(|kind| watch(kind)).collect(), pods: watch(&POD) }
     }
 
     /// Waits for a cause to look again, `until` at the latest. Pods going away are one only if somebody is `waiting` for that.
     async fn next(&mut self, waiting: bool, until: Instant) -> Result<(), Expired> {
         loop {
+            let others = select_all(self.others.iter_mut().map(|watcher| watcher.next().boxed()));
             // All arms are cancel safe.
             let found = tokio::select! {
-                events = self.sets.next() => events?.iter().any(|event| event.deleted || is_marked(event)),
-                events = self.namespaces.next() => events?.iter().any(|event| is_marked(event)),
-                events = self.nodes.next() => events?.iter().any(|event| event.deleted),
+                (events, ..) = others => events?.iter().any(|event| event.deleted || is_marked(event)),
                 events = self.pods.next(), if waiting => events?.iter().any(|event| event.deleted),
                 () = sleep_until(until) => true,
             };
@@ -108,7 +110,7 @@ async fn pass(objects: &Objects) -> Result<bool, ObjectError> {
 async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
     let mut facts = Vec::new();
     let oldest = Timestamp::now().saturating_sub(EVENT_TTL).unwrap_or(Timestamp::MIN);
-    for kind in KINDS.iter().copied().filter(|kind| kind.is_kept()) {
+    for kind in KINDS.iter().copied().filter(|kind| kind.is_kept_as_itself()) {
         let mut next = None;
         loop {
             let page = objects.list(kind, ListOptions { limit: PAGE, next: next.as_deref(), ..ListOptions::default() });
@@ -151,7 +153,12 @@ async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
             objects.report(&POD, namespace, name, end).await.map(drop)
         }
         Step::Remove { kind, namespace, name, uid } => objects.remove(kind, namespace, name, uid).await,
-        Step::Release { namespace, name } => release(objects, &DAEMON_SET, namespace, name).await,
+        Step::Release { kind, namespace, name, finalizer } => {
+            change(objects, kind, namespace, name, |object| take_finalizer(object, finalizer)).await
+        }
+        Step::Disown { kind, namespace, name, owners } => {
+            change(objects, kind, namespace, name, |object| take_owners(object, owners)).await
+        }
     };
     match done {
         Err(ObjectError::NotFound { .. }) => Ok(()),
@@ -167,11 +174,30 @@ fn end(pod: &Value) -> Value {
     removal::mark(pod.clone(), removal::grace_period_seconds(pod), Timestamp::now())
 }
 
-async fn release(objects: &Objects, kind: &'static Kind, namespace: &str, name: &str) -> Result<(), ObjectError> {
+fn take_finalizer(object: &mut Value, finalizer: &str) {
+    let kept: Vec<Value> = meta::finalizers(object).filter(|name| *name != finalizer).map(Value::from).collect();
+    meta::metadata_mut(object).insert("finalizers".to_owned(), kept.into());
+}
+
+fn take_owners(object: &mut Value, owners: &[Uid]) {
+    let metadata = meta::metadata_mut(object);
+    let Some(Value::Array(references)) = metadata.get_mut("ownerReferences") else { return };
+    references.retain(|reference| !owners.iter().any(|owner| reference["uid"] == owner.as_str()));
+    if references.is_empty() {
+        metadata.remove("ownerReferences");
+    }
+}
+
+async fn change(
+    objects: &Objects,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    change: impl Fn(&mut Value),
+) -> Result<(), ObjectError> {
     let change = |current: &Value| {
         let mut object = current.clone();
-        let kept: Vec<Value> = meta::finalizers(current).filter(|name| *name != FOREGROUND).map(Value::from).collect();
-        meta::metadata_mut(&mut object).insert("finalizers".to_owned(), kept.into());
+        change(&mut object);
         Ok::<_, ObjectError>(object)
     };
     objects.update(kind, namespace, name, Part::Main, WriteOptions::default(), change).await.map(drop)
@@ -182,7 +208,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::kinds::{CONFIG_MAP, CONTROLLER_REVISION};
+    use crate::control::kinds::{CONFIG_MAP, CONTROLLER_REVISION, DAEMON_SET, NAMESPACE, NODE};
     use crate::store::Memory;
 
     const SET: &str = "set";

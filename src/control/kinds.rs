@@ -62,6 +62,10 @@ pub struct Kind {
     pub intent: bool,
     /// How much a write to the object itself must survive; its status is never more than check-pointed.
     pub persistence: Persistence,
+    /// It is kept for the charts that bring it; nothing here acts on it, and who writes one is told so.
+    pub without_effect: bool,
+    /// Objects of it are another kind's, under other names; see [`rest::events`](super::rest::events).
+    pub kept_as: Option<&'static Kind>,
 }
 
 /// A path below one object, such as `pods/log`.
@@ -96,6 +100,8 @@ const BASE: Kind = Kind {
     subresources: &[],
     intent: false,
     persistence: Persistence::Durable,
+    without_effect: false,
+    kept_as: None,
 };
 
 /// A group of related objects' names.
@@ -187,6 +193,18 @@ pub static EVENT: Kind = Kind {
     ..BASE
 };
 
+/// The same events under newer names.
+pub static NEW_EVENT: Kind = Kind {
+    group: "events.k8s.io",
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    persistence: Persistence::Volatile,
+    kept_as: Some(&EVENT),
+    ..BASE
+};
+
 /// One pod on every host it fits.
 pub static DAEMON_SET: Kind = Kind {
     group: "apps",
@@ -257,6 +275,63 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
 
 const RBAC: Kind = Kind { group: "rbac.authorization.k8s.io", ..BASE };
 
+/// A name for the pods that serve something.
+pub static SERVICE: Kind = Kind {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: STATUS_ONLY,
+    ..EFFECTLESS
+};
+
+/// The addresses behind a Service, as they were told before there were slices.
+pub static ENDPOINTS: Kind =
+    Kind { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: &["ep"], ..EFFECTLESS };
+
+/// Addresses behind a Service.
+pub static ENDPOINT_SLICE: Kind = Kind {
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    ..EFFECTLESS
+};
+
+/// Who may reach pods.
+pub static NETWORK_POLICY: Kind = Kind {
+    group: "networking.k8s.io",
+    kind: "NetworkPolicy",
+    plural: "networkpolicies",
+    singular: "networkpolicy",
+    short_names: &["netpol"],
+    ..EFFECTLESS
+};
+
+/// How many pods of a set may be down.
+pub static POD_DISRUPTION_BUDGET: Kind = Kind {
+    group: "policy",
+    kind: "PodDisruptionBudget",
+    plural: "poddisruptionbudgets",
+    singular: "poddisruptionbudget",
+    short_names: &["pdb"],
+    subresources: STATUS_ONLY,
+    ..EFFECTLESS
+};
+
+const EFFECTLESS: Kind = Kind { without_effect: true, ..BASE };
+
+/// Who of several leads. Renewed every few seconds, so it never waits for the disk; after a restart it is taken anew.
+pub static LEASE: Kind = Kind {
+    group: "coordination.k8s.io",
+    kind: "Lease",
+    plural: "leases",
+    singular: "lease",
+    persistence: Persistence::Volatile,
+    ..BASE
+};
+
 /// May I do this?
 pub static SELF_SUBJECT_ACCESS_REVIEW: Kind = Kind {
     kind: "SelfSubjectAccessReview",
@@ -316,16 +391,23 @@ const QUESTION: Kind = Kind { namespaced: false, verbs: &["create"], persistence
 /// All kinds, group by group, in the order of discovery.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAP,
+    &ENDPOINTS,
     &EVENT,
     &NAMESPACE,
     &NODE,
     &POD,
     &SECRET,
+    &SERVICE,
     &SERVICE_ACCOUNT,
     &CONTROLLER_REVISION,
     &DAEMON_SET,
     &RUNTIME_CLASS,
     &PRIORITY_CLASS,
+    &LEASE,
+    &ENDPOINT_SLICE,
+    &NEW_EVENT,
+    &NETWORK_POLICY,
+    &POD_DISRUPTION_BUDGET,
     &SELF_SUBJECT_REVIEW,
     &TOKEN_REVIEW,
     &LOCAL_SUBJECT_ACCESS_REVIEW,
@@ -362,6 +444,16 @@ impl Kind {
     /// Objects of it are kept. Otherwise it is a question, answered to whoever creates it.
     pub fn is_kept(&self) -> bool {
         self.verbs.contains(&"list")
+    }
+
+    /// The kind under which its objects are kept.
+    pub fn kept(&'static self) -> &'static Self {
+        self.kept_as.unwrap_or(self)
+    }
+
+    /// Objects are kept under it, and under no other.
+    pub fn is_kept_as_itself(&self) -> bool {
+        self.is_kept() && self.kept_as.is_none()
     }
 
     /// The subresource of this name, if the kind has it.

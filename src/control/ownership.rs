@@ -109,7 +109,7 @@ pub enum ApplyError {
 
 impl Write<'_> {
     fn shape(&self) -> &'static Shape {
-        shape_of(self.kind.kind)
+        shape_of(self.kind)
     }
 
     fn manager(&self, operation: Operation) -> Manager {

@@ -1,8 +1,8 @@
 //! What a DELETE means for an object: gone at once, or marked until somebody lets it go.
 //!
-//! Pure. A pod on a node stays until its node says it ended, or is removed by force; a DaemonSet deleted in the
-//! foreground stays until its pods are gone; anything with finalizers stays until they are taken off; a namespace stays
-//! until it is empty. What is left behind is cleared up by [`collector`](super::collector).
+//! Pure. A pod on a node stays until its node says it ended, or is removed by force; what is deleted in the foreground
+//! stays until what it owns is gone, what is orphaned until what it owned is let go; anything with finalizers stays until
+//! they are taken off; a namespace stays until it is empty. What is left behind is cleared up by [`collector`](super::collector).
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use super::registry::BUILT_IN_NAMESPACES;
 
 /// Keeps an owner until its dependents are gone.
 pub const FOREGROUND: &str = "foregroundDeletion";
+/// Keeps an owner until its dependents do not name it any more.
+pub const ORPHAN: &str = "orphan";
 
 /// `DEFAULT` of `Pod.spec.terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECS: i64 = 30;
@@ -79,10 +81,14 @@ pub fn plan(
     if *kind == POD {
         return Ok(plan_pod(object, options.grace_period_seconds, now));
     }
-    let foreground = *kind == DAEMON_SET && options.propagation == Propagation::Foreground;
+    let foreground = options.propagation == Propagation::Foreground;
     let mut marked = object.clone();
-    if foreground && !meta::finalizers(object).any(|finalizer| finalizer == FOREGROUND) {
-        push_finalizer(&mut marked, FOREGROUND);
+    match options.propagation {
+        // What lives in a namespace always goes first.
+        _ if *kind == NAMESPACE => {}
+        Propagation::Background => {}
+        Propagation::Foreground => push_finalizer(&mut marked, FOREGROUND),
+        Propagation::Orphan => push_finalizer(&mut marked, ORPHAN),
     }
     if *kind == NAMESPACE {
         meta::map_mut(&mut marked, "status").insert("phase".into(), "Terminating".into());
@@ -92,7 +98,11 @@ pub fn plan(
     if !meta::is_deleting(object) {
         marked = mark(marked, 0, now);
     }
-    Ok(if marked == *object { Removal::Nothing } else { Removal::Mark { object: marked, for_nodes: foreground } })
+    Ok(if marked == *object {
+        Removal::Nothing
+    } else {
+        Removal::Mark { object: marked, for_nodes: foreground && *kind == DAEMON_SET }
+    })
 }
 
 fn plan_pod(pod: &Value, asked: Option<i64>, now: Timestamp) -> Removal {
@@ -174,6 +184,9 @@ fn check(kind: &'static Kind, object: &Value, options: &DeleteOptions) -> Result
 
 fn push_finalizer(object: &mut Value, finalizer: &str) {
     let mut finalizers: Vec<String> = meta::finalizers(object).map(str::to_owned).collect();
+    if finalizers.iter().any(|own| own == finalizer) {
+        return;
+    }
     finalizers.push(finalizer.to_owned());
     meta::metadata_mut(object).insert("finalizers".into(), json!(finalizers));
 }
@@ -236,8 +249,13 @@ mod tests {
         let orphan = DeleteOptions { propagation: Propagation::Orphan, ..DeleteOptions::default() };
         let background = DeleteOptions::default();
         assert_eq!(plan(&DAEMON_SET, &named("a"), &background, now()).unwrap(), Removal::Remove);
-        assert_eq!(plan(&CONFIG_MAP, &named("a"), &foreground, now()).unwrap(), Removal::Remove);
-        assert_eq!(plan(&CONFIG_MAP, &named("a"), &orphan, now()).unwrap(), Removal::Remove);
+        for (options, finalizer) in [(&foreground, FOREGROUND), (&orphan, ORPHAN)] {
+            let Removal::Mark { object, for_nodes: false } = plan(&CONFIG_MAP, &named("a"), options, now()).unwrap()
+            else {
+                panic!("the collector lets it go")
+            };
+            assert_eq!(meta::finalizers(&object).collect::<Vec<_>>(), [finalizer]);
+        }
         let Removal::Mark { object, for_nodes: true } = plan(&DAEMON_SET, &named("a"), &foreground, now()).unwrap()
         else {
             panic!("waits for its pods")

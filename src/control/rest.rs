@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod document;
 pub mod errors;
 pub mod escalation;
+pub mod events;
 pub mod filter;
 pub mod fixed;
 pub mod logs;

@@ -9,6 +9,8 @@
 //! `listMapKey`, `mapType` and `structType` in `k8s.io/api` (`*/v1/types.go`) and `k8s.io/apimachinery`
 //! (`pkg/apis/meta/v1/types.go`).
 
+use super::kinds::{Kind, NEW_EVENT};
+
 /// The fields of one API type that need a rule.
 #[derive(Debug)]
 pub struct Shape {
@@ -80,15 +82,20 @@ impl Shape {
 }
 
 /// The shape of a kind. Kinds without rules of their own still have those of `metadata`.
-pub fn shape_of(kind: &str) -> &'static Shape {
-    match kind {
+pub fn shape_of(kind: &Kind) -> &'static Shape {
+    match kind.kind {
+        "ClusterRoleBinding" => &CLUSTER_ROLE_BINDING,
         "DaemonSet" => &DAEMON_SET,
+        "Event" if *kind == NEW_EVENT => &NEW_EVENT_SHAPE,
         "Event" => &EVENT,
         "Namespace" => &NAMESPACE,
+        "NetworkPolicy" => &NETWORK_POLICY,
         "Node" => &NODE,
         "Pod" => &POD,
-        "ClusterRoleBinding" => &CLUSTER_ROLE_BINDING,
+        "PodDisruptionBudget" => &POD_DISRUPTION_BUDGET,
         "RoleBinding" => &ROLE_BINDING,
+        "RuntimeClass" => &RUNTIME_CLASS,
+        "Service" => &SERVICE,
         "ServiceAccount" => &SERVICE_ACCOUNT,
         _ => &METADATA_ONLY,
     }
@@ -120,6 +127,11 @@ static EVENT: Shape = Shape {
     fields: &[METADATA, ("involvedObject", Rule::Atomic), ("related", Rule::Atomic)],
 };
 
+static NEW_EVENT_SHAPE: Shape = Shape {
+    definition: "io.k8s.api.events.v1.Event",
+    fields: &[METADATA, ("regarding", Rule::Atomic), ("related", Rule::Atomic)],
+};
+
 static NAMESPACE: Shape = Shape {
     definition: "io.k8s.api.core.v1.Namespace",
     fields: &[METADATA, ("status", Rule::Object(&NAMESPACE_STATUS))],
@@ -142,6 +154,46 @@ static NODE_STATUS: Shape = Shape {
 
 static SERVICE_ACCOUNT: Shape =
     Shape { definition: "io.k8s.api.core.v1.ServiceAccount", fields: &[METADATA, ("secrets", each("name", &WHOLE))] };
+
+static SERVICE: Shape = Shape {
+    definition: "io.k8s.api.core.v1.Service",
+    fields: &[METADATA, ("spec", Rule::Object(&SERVICE_SPEC)), ("status", Rule::Object(&SERVICE_STATUS))],
+};
+
+static SERVICE_SPEC: Shape = Shape {
+    definition: "io.k8s.api.core.v1.ServiceSpec",
+    fields: &[("ports", by_both("port", "protocol", &PLAIN)), ("selector", Rule::Atomic)],
+};
+
+static SERVICE_STATUS: Shape =
+    Shape { definition: "io.k8s.api.core.v1.ServiceStatus", fields: &[("conditions", by("type"))] };
+
+static NETWORK_POLICY: Shape = Shape {
+    definition: "io.k8s.api.networking.v1.NetworkPolicy",
+    fields: &[METADATA, ("spec", Rule::Object(&NETWORK_POLICY_SPEC))],
+};
+
+static NETWORK_POLICY_SPEC: Shape =
+    Shape { definition: "io.k8s.api.networking.v1.NetworkPolicySpec", fields: &[("podSelector", Rule::Atomic)] };
+
+static POD_DISRUPTION_BUDGET: Shape = Shape {
+    definition: "io.k8s.api.policy.v1.PodDisruptionBudget",
+    fields: &[METADATA, ("spec", Rule::Object(&BUDGET_SPEC)), ("status", Rule::Object(&BUDGET_STATUS))],
+};
+
+static BUDGET_SPEC: Shape =
+    Shape { definition: "io.k8s.api.policy.v1.PodDisruptionBudgetSpec", fields: &[("selector", Rule::Atomic)] };
+
+static BUDGET_STATUS: Shape =
+    Shape { definition: "io.k8s.api.policy.v1.PodDisruptionBudgetStatus", fields: &[("conditions", by("type"))] };
+
+static RUNTIME_CLASS: Shape = Shape {
+    definition: "io.k8s.api.node.v1.RuntimeClass",
+    fields: &[METADATA, ("scheduling", Rule::Object(&RUNTIME_SCHEDULING))],
+};
+
+static RUNTIME_SCHEDULING: Shape =
+    Shape { definition: "io.k8s.api.node.v1.Scheduling", fields: &[("nodeSelector", Rule::Atomic)] };
 
 static ROLE_BINDING: Shape =
     Shape { definition: "io.k8s.api.rbac.v1.RoleBinding", fields: &[METADATA, ("roleRef", Rule::Atomic)] };

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::control::kinds::{self, DAEMON_SET, Kind, NAMESPACE, NODE, POD};
 use crate::control::meta;
-use crate::control::removal::FOREGROUND;
+use crate::control::removal::{FOREGROUND, ORPHAN};
 use crate::model::Uid;
 
 /// What matters of one object.
@@ -21,6 +21,8 @@ pub(super) struct Facts {
     pub uid: Uid,
     /// Its owners' uids.
     pub owners: Vec<Uid>,
+    /// Those of them that wait for it if they wait at all (`blockOwnerDeletion`).
+    pub blocked: Vec<Uid>,
     /// An owner is of a kind that is not served: nobody here knows whether it exists.
     pub foreign_owner: bool,
     /// `spec.nodeName` of a pod.
@@ -31,6 +33,8 @@ pub(super) struct Facts {
     pub deleting: bool,
     /// It waits for what it owns to go first.
     pub foreground: bool,
+    /// It waits until what it owned does not name it any more.
+    pub orphaning: bool,
 }
 
 /// One thing to do.
@@ -42,8 +46,10 @@ pub(super) enum Step {
     End { namespace: String, name: String },
     /// Take away what nobody keeps any more.
     Remove { kind: &'static Kind, namespace: String, name: String, uid: Uid },
-    /// Let a DaemonSet go that waited for its pods.
-    Release { namespace: String, name: String },
+    /// Let an owner go that waited for what it owns, by the finalizer that kept it.
+    Release { kind: &'static Kind, namespace: String, name: String, finalizer: &'static str },
+    /// Take owners off an object that lives on without them.
+    Disown { kind: &'static Kind, namespace: String, name: String, owners: Vec<Uid> },
 }
 
 impl Facts {
@@ -62,9 +68,15 @@ impl Facts {
             foreign_owner: owners.clone().any(|owner| !served(owner)),
             owners: meta::owner_uids(object).map(Uid::from).collect(),
             is_daemon: meta::controller(object).is_some(),
+            blocked: owners
+                .clone()
+                .filter(|owner| owner["blockOwnerDeletion"] == true)
+                .filter_map(|owner| owner["uid"].as_str().map(Uid::from))
+                .collect(),
             node: object["spec"]["nodeName"].as_str().map(str::to_owned),
             deleting: meta::is_deleting(object),
             foreground: meta::finalizers(object).any(|finalizer| finalizer == FOREGROUND),
+            orphaning: meta::finalizers(object).any(|finalizer| finalizer == ORPHAN),
         }
     }
 
@@ -87,43 +99,122 @@ impl Step {
 
 /// The next steps, given all objects; none when everything is done or waits for nodes.
 pub(super) fn plan(all: &[Facts]) -> Vec<Step> {
-    let by_uid: HashMap<&Uid, &Facts> = all.iter().map(|fact| (&fact.uid, fact)).collect();
-    let nodes: HashSet<&str> = all.iter().filter(|fact| *fact.kind == NODE).map(|fact| fact.name.as_str()).collect();
-    let ending: HashSet<&str> =
-        all.iter().filter(|fact| fact.is_ending_namespace()).map(|fact| fact.name.as_str()).collect();
-    let used: HashSet<&str> = all.iter().map(|fact| fact.namespace.as_str()).collect();
-    let owning: HashSet<&Uid> = all.iter().flat_map(|fact| &fact.owners).collect();
+    let world = World::of(all);
+    all.iter().filter_map(|fact| world.step(fact)).collect()
+}
 
-    let orphaned = |fact: &Facts| {
-        let gone = |owner: &Uid| by_uid.get(owner).is_none_or(|owner| owner.deleting && owner.foreground);
-        !fact.owners.is_empty() && !fact.foreign_owner && fact.owners.iter().all(gone)
-    };
-    let step = |fact: &Facts| {
-        let (kind, namespace, name) = (fact.kind, fact.namespace.clone(), fact.name.clone());
-        let remove = Step::Remove { kind, namespace: namespace.clone(), name: name.clone(), uid: fact.uid.clone() };
-        if fact.node.as_deref().is_some_and(|node| *kind == POD && !nodes.contains(node)) {
-            return Some(remove);
+/// All objects, as the next step of one depends on them.
+struct World<'a> {
+    by_uid: HashMap<&'a Uid, &'a Facts>,
+    nodes: HashSet<&'a str>,
+    /// Namespaces on their way out.
+    ending: HashSet<&'a str>,
+    /// Namespaces with something in them.
+    used: HashSet<&'a str>,
+    /// Owners of something.
+    owning: HashSet<&'a Uid>,
+    /// Owners that wait for something if they wait at all.
+    blocked: HashSet<&'a Uid>,
+}
+
+/// What an owner is to what it owns.
+#[derive(PartialEq, Eq)]
+enum Owner {
+    /// There, and to stay.
+    Stays,
+    /// On its way out, with all it owns.
+    Ends,
+    /// On its way out, and leaves behind what it owned.
+    LetsGo,
+    /// Not there.
+    Gone,
+}
+
+impl<'a> World<'a> {
+    fn of(all: &'a [Facts]) -> Self {
+        let names =
+            |of: fn(&Facts) -> bool| all.iter().filter(|fact| of(fact)).map(|fact| fact.name.as_str()).collect();
+        Self {
+            by_uid: all.iter().map(|fact| (&fact.uid, fact)).collect(),
+            nodes: names(|fact| *fact.kind == NODE),
+            ending: names(Facts::is_ending_namespace),
+            used: all.iter().map(|fact| fact.namespace.as_str()).collect(),
+            owning: all.iter().flat_map(|fact| &fact.owners).collect(),
+            blocked: all.iter().flat_map(|fact| &fact.blocked).collect(),
+        }
+    }
+
+    fn step(&self, fact: &Facts) -> Option<Step> {
+        let remove = || Step::Remove {
+            kind: fact.kind,
+            namespace: fact.namespace.clone(),
+            name: fact.name.clone(),
+            uid: fact.uid.clone(),
+        };
+        if fact.node.as_deref().is_some_and(|node| *fact.kind == POD && !self.nodes.contains(node)) {
+            return Some(remove());
         }
         if fact.is_ending_namespace() {
-            return (!used.contains(name.as_str())).then_some(remove);
+            return (!self.used.contains(fact.name.as_str())).then(remove);
         }
-        if *kind == DAEMON_SET && fact.deleting && fact.foreground {
-            return (!owning.contains(&fact.uid)).then_some(Step::Release { namespace, name });
+        self.release(fact).or_else(|| self.follow_owners(fact)).or_else(|| self.follow_namespace(fact))
+    }
+
+    /// Lets an owner go that has waited long enough.
+    fn release(&self, fact: &Facts) -> Option<Step> {
+        let release = |finalizer| Step::Release {
+            kind: fact.kind,
+            namespace: fact.namespace.clone(),
+            name: fact.name.clone(),
+            finalizer,
+        };
+        let waits = match (fact.deleting, fact.orphaning, fact.foreground) {
+            (true, true, _) => self.owning.contains(&fact.uid),
+            // A DaemonSet's pods end on their nodes; whatever their references say, it stays until they have.
+            (true, _, true) if *fact.kind == DAEMON_SET => self.owning.contains(&fact.uid),
+            (true, _, true) => self.blocked.contains(&fact.uid),
+            _ => return None,
+        };
+        (!waits).then(|| release(if fact.orphaning { ORPHAN } else { FOREGROUND }))
+    }
+
+    /// What is owned goes when no owner stays, and forgets those that are gone otherwise.
+    fn follow_owners(&self, fact: &Facts) -> Option<Step> {
+        if fact.owners.is_empty() || fact.foreign_owner {
+            return None;
+        }
+        let (kind, namespace, name) = (fact.kind, fact.namespace.clone(), fact.name.clone());
+        let owners = |state: Owner| fact.owners.iter().filter(move |owner| self.owner(owner) == state);
+        let (staying, letting_go) = (owners(Owner::Stays).count(), owners(Owner::LetsGo).count());
+        let lost: Vec<Uid> = owners(Owner::LetsGo).chain(owners(Owner::Gone)).cloned().collect();
+        if staying + letting_go > 0 {
+            return (!lost.is_empty()).then_some(Step::Disown { kind, namespace, name, owners: lost });
         }
         if fact.deleting {
             return None;
         }
-        if orphaned(fact) {
-            // The node of a DaemonSet's pod learns of it from the deletion of the DaemonSet.
-            let end = *kind == POD && fact.is_daemon && fact.node.is_some();
-            return Some(if end { Step::End { namespace, name } } else { Step::Delete { kind, namespace, name } });
+        // The node of a DaemonSet's pod learns of it from the deletion of the DaemonSet.
+        let end = *kind == POD && fact.is_daemon && fact.node.is_some();
+        Some(if end { Step::End { namespace, name } } else { Step::Delete { kind, namespace, name } })
+    }
+
+    fn owner(&self, uid: &Uid) -> Owner {
+        match self.by_uid.get(uid) {
+            None => Owner::Gone,
+            Some(owner) if owner.deleting && owner.orphaning => Owner::LetsGo,
+            Some(owner) if owner.deleting && owner.foreground => Owner::Ends,
+            Some(_) => Owner::Stays,
         }
-        // What is owned goes with its owner, if that goes.
-        let beside = |owner: &Uid| by_uid.get(owner).is_some_and(|owner| owner.namespace == namespace);
+    }
+
+    /// What is in a namespace goes with it; what is owned there goes with its owner.
+    fn follow_namespace(&self, fact: &Facts) -> Option<Step> {
+        let beside = |owner: &Uid| self.by_uid.get(owner).is_some_and(|owner| owner.namespace == fact.namespace);
         let alone = !fact.owners.iter().any(beside);
-        (ending.contains(namespace.as_str()) && alone).then_some(Step::Delete { kind, namespace, name })
-    };
-    all.iter().filter_map(step).collect()
+        let (kind, namespace, name) = (fact.kind, fact.namespace.clone(), fact.name.clone());
+        let goes = !fact.deleting && alone && self.ending.contains(namespace.as_str());
+        goes.then_some(Step::Delete { kind, namespace, name })
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +259,8 @@ mod tests {
         let pod = || owned(&POD, "pod", "apps/v1", "set");
         let revision = || owned(&CONTROLLER_REVISION, "revision", "apps/v1", "set");
         let end = || Step::End { namespace: "n".into(), name: "pod".into() };
-        let release = || Step::Release { namespace: "n".into(), name: "set".into() };
+        let release =
+            || Step::Release { kind: &DAEMON_SET, namespace: "n".into(), name: "set".into(), finalizer: FOREGROUND };
         let remove = |kind: &'static Kind, namespace: &str, name: &str| Step::Remove {
             kind,
             namespace: namespace.into(),
@@ -205,6 +297,47 @@ mod tests {
                 "another namespace is ending",
                 vec![deleting(&NAMESPACE, "m", &[]), object(&SERVICE_ACCOUNT, "a", &json!({}))],
                 vec![remove(&NAMESPACE, "", "m")],
+            ),
+        ];
+        for (case, all, expected) in cases {
+            assert_eq!(plan(&all), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_lives_on_forgets_owners_that_do_not() {
+        let map = |name: &str, owners: &[(&str, bool)]| {
+            let owners: Vec<Value> = owners
+                .iter()
+                .map(|(owner, blocks)| {
+                    json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": owner, "blockOwnerDeletion": blocks})
+                })
+                .collect();
+            object(&CONFIG_MAP, name, &json!({"metadata": {"ownerReferences": owners}}))
+        };
+        let disown = |owners: &[&str]| Step::Disown {
+            kind: &CONFIG_MAP,
+            namespace: "n".into(),
+            name: "owned".into(),
+            owners: owners.iter().map(|owner| Uid::from(*owner)).collect(),
+        };
+        let release =
+            |finalizer| Step::Release { kind: &CONFIG_MAP, namespace: "n".into(), name: "a".into(), finalizer };
+        let owner = || object(&CONFIG_MAP, "a", &json!({}));
+        let orphaning = || deleting(&CONFIG_MAP, "a", &[ORPHAN]);
+        let waiting = || deleting(&CONFIG_MAP, "a", &[FOREGROUND]);
+        let delete = || delete(&CONFIG_MAP, "owned");
+        let cases = [
+            ("all owners are there", vec![owner(), map("owned", &[("a", true)])], vec![]),
+            ("one of two is gone", vec![owner(), map("owned", &[("a", true), ("b", true)])], vec![disown(&["b"])]),
+            ("both are gone", vec![map("owned", &[("a", true), ("b", true)])], vec![delete()]),
+            ("it is let go", vec![orphaning(), map("owned", &[("a", true)])], vec![disown(&["a"])]),
+            ("it was let go", vec![orphaning(), map("owned", &[])], vec![release(ORPHAN)]),
+            ("its owner waits for it", vec![waiting(), map("owned", &[("a", true)])], vec![delete()]),
+            (
+                "its owner does not wait for it",
+                vec![waiting(), map("owned", &[("a", false)])],
+                vec![release(FOREGROUND), delete()],
             ),
         ];
         for (case, all, expected) in cases {

@@ -313,7 +313,7 @@ fn any_set() -> impl Strategy<Value = Value> {
 
 /// The values of the fields in a set.
 fn has_all(object: &Value, config: &Value) -> bool {
-    let shape = shape_of(DAEMON_SET.kind);
+    let shape = shape_of(&DAEMON_SET);
     let missing = walk::compare(shape, config, &bare(object));
     missing.removed.is_empty() && missing.modified.difference(&missing.added).is_empty()
 }
@@ -332,7 +332,7 @@ proptest! {
 
     #[test]
     fn leaving_out_what_only_one_owned_removes_it_and_nothing_else(own in any_set(), others in any_set()) {
-        let shape = shape_of(DAEMON_SET.kind);
+        let shape = shape_of(&DAEMON_SET);
         let alone = applied(&DAEMON_SET, "two", None, &others);
         let both = apply(&write(&DAEMON_SET, "one"), Some(&alone), &own, true).unwrap();
         let kept = Managed::of(&both).unwrap().find(&write(&DAEMON_SET, "two").manager(Operation::Apply)).cloned();
@@ -364,7 +364,7 @@ proptest! {
                 note_update(&write, live.as_ref(), &mut object);
                 object
             };
-            let fields = walk::fields_of(shape_of(DAEMON_SET.kind), &bare(&next)).difference(&unowned());
+            let fields = walk::fields_of(shape_of(&DAEMON_SET), &bare(&next)).difference(&unowned());
             let owned = Managed::of(&next).unwrap_or_default().owned();
             prop_assert_eq!(fields.difference(&owned).paths(), Vec::<String>::new());
             live = Some(next);

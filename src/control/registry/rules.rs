@@ -13,7 +13,7 @@ use super::Part;
 use crate::api::field::{FieldError, Path};
 use crate::api::metadata::{self, Scope};
 use crate::api::revision::same_template;
-use crate::api::{classes, core, daemonset, names, node, pod, rbac};
+use crate::api::{charts, classes, core, daemonset, names, node, pod, rbac};
 use crate::control::kinds::Kind;
 use crate::podspec::{unsupported, unsupported_ephemeral};
 
@@ -27,6 +27,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
         "PriorityClass" => as_type(object, classes::default_priority_class),
         "RoleBinding" => as_type(object, rbac::default_role_binding),
         "Secret" => as_type(object, core::default_secret),
+        "Service" => as_type(object, charts::default_service),
         _ => {}
     }
 }
@@ -39,14 +40,20 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
         "ConfigMap" => check(object, core::validate_config_map),
         "ControllerRevision" => check(object, core::validate_controller_revision),
         "DaemonSet" => check(object, new_daemon_set),
+        "EndpointSlice" => check(object, charts::validate_endpoint_slice),
+        "Endpoints" => check(object, charts::validate_endpoints),
+        "Lease" => check(object, charts::validate_lease),
         "Namespace" => check(object, core::validate_namespace),
+        "NetworkPolicy" => check(object, charts::validate_network_policy),
         "Node" => check(object, node::validate),
         "Pod" => check(object, new_pod),
+        "PodDisruptionBudget" => check(object, charts::validate_budget),
         "PriorityClass" => check(object, classes::validate_priority_class),
         "RuntimeClass" => check(object, classes::validate_runtime_class),
         "Role" => check(object, rbac::validate_role),
         "RoleBinding" => check(object, rbac::validate_role_binding),
         "Secret" => check(object, core::validate_secret),
+        "Service" => check(object, charts::validate_service),
         "ServiceAccount" => check(object, core::validate_service_account),
         _ => check(&object["metadata"], |metadata| {
             let mut errors = Vec::new();
@@ -65,15 +72,21 @@ pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
         ("ControllerRevision", _) => compare(new, old, core::validate_controller_revision_update),
         ("DaemonSet", Part::Main) => compare(new, old, changed_daemon_set),
         ("DaemonSet", Part::Status) => compare(new, old, daemonset::validate_status_update),
+        ("EndpointSlice", _) => compare(new, old, charts::validate_endpoint_slice_update),
+        ("Endpoints", _) => compare(new, old, charts::validate_endpoints_update),
+        ("Lease", _) => compare(new, old, charts::validate_lease_update),
         ("Namespace", _) => compare(new, old, core::validate_namespace_update),
+        ("NetworkPolicy", _) => compare(new, old, charts::validate_network_policy_update),
         ("Node", _) => compare(new, old, node::validate_update),
         ("Pod", Part::EphemeralContainers) => compare(new, old, debugged_pod),
         ("Pod", Part::Main) if new["spec"] != old["spec"] => compare(new, old, changed_pod),
+        ("PodDisruptionBudget", Part::Main) => compare(new, old, charts::validate_budget_update),
         ("PriorityClass", _) => compare(new, old, classes::validate_priority_class_update),
         ("RuntimeClass", _) => compare(new, old, classes::validate_runtime_class_update),
         ("Role", _) => compare(new, old, rbac::validate_role_update),
         ("RoleBinding", _) => compare(new, old, rbac::validate_role_binding_update),
         ("Secret", _) => compare(new, old, core::validate_secret_update),
+        ("Service", Part::Main) => compare(new, old, charts::validate_service_update),
         ("ServiceAccount", _) => compare(new, old, core::validate_service_account_update),
         _ => compare(&new["metadata"], &old["metadata"], |new: &ObjectMeta, old| {
             let mut errors = Vec::new();

@@ -13,12 +13,11 @@ use serde_json::Value;
 
 use super::errors::ApiError;
 use super::query::FieldValidation;
-use super::resources::{Request, allow_grant, answer, same_name, same_namespace};
-use super::{Api, auth, body};
+use super::resources::{Request, allow_creation, allow_grant, answer_write, same_name, same_namespace};
+use super::{Api, body};
 use crate::control::meta;
 use crate::control::objects::{ObjectError, WriteOptions, Writer};
 use crate::control::ownership;
-use crate::control::rbac::Attributes;
 use crate::control::registry::Part;
 
 /// How often an object may come and go while it is applied.
@@ -58,15 +57,8 @@ pub async fn serve(api: &Api, request: &Request, body: Body) -> Result<Response,
         };
         match done {
             Err(ApiError::Object(ObjectError::AlreadyExists { .. })) => {}
-            done => return Ok(answer(code, &form.object(kind, done?, Timestamp::now()), &warnings)),
+            done => return Ok(answer_write(request, code, &form.object(kind, done?, Timestamp::now()), warnings)),
         }
     }
     Err(ObjectError::AlreadyExists { kind, name: name.to_owned() }.into())
-}
-
-/// Who may patch an object may not therefore make it.
-fn allow_creation(api: &Api, request: &Request) -> Result<(), ApiError> {
-    let patch =
-        auth::attributes::of(&request.parts.method, request.parts.uri.path(), &request.query, Some(&request.target));
-    auth::authorize(&api.policy(), request.user(), &Attributes { verb: "create".to_owned(), ..patch })
 }

@@ -1,5 +1,7 @@
 //! Bodies of requests: read within a limit, decoded as the kind their path names.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -10,8 +12,13 @@ use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
@@ -29,6 +36,8 @@ use crate::error::Chain;
 
 /// No object may be larger; as upstream.
 pub const MAX_BYTES: usize = 3 << 20;
+/// How long a body may take to arrive.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// What bodies may be.
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
@@ -45,9 +54,13 @@ pub struct Received {
 /// Reads a body.
 ///
 /// # Errors
-/// [`ApiError::TooLarge`], and [`ApiError::BadRequest`] if the client broke off.
+/// [`ApiError::TooLarge`], and [`ApiError::BadRequest`] if the client broke off or is too slow.
 pub async fn read(body: Body) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_BYTES).collect().await {
+    let arrived = tokio::time::timeout(ARRIVES_WITHIN, Limited::new(body, MAX_BYTES).collect()).await;
+    let Ok(arrived) = arrived else {
+        return Err(ApiError::BadRequest("the body did not arrive in time".to_owned()));
+    };
+    match arrived {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(MAX_BYTES)),
         Err(error) => Err(ApiError::BadRequest(format!("the body cannot be read: {error}"))),
@@ -202,11 +215,17 @@ fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError
         "ConfigMap" => through::<ConfigMap>(written),
         "ControllerRevision" => through::<ControllerRevision>(written),
         "DaemonSet" => through::<DaemonSet>(written),
+        "EndpointSlice" => through::<EndpointSlice>(written),
+        "Endpoints" => through::<Endpoints>(written),
+        "Event" if kind.group == "events.k8s.io" => through::<events::v1::Event>(written),
         "Event" => through::<Event>(written),
+        "Lease" => through::<Lease>(written),
         "LocalSubjectAccessReview" => through::<LocalSubjectAccessReview>(written),
         "Namespace" => through::<Namespace>(written),
+        "NetworkPolicy" => through::<NetworkPolicy>(written),
         "Node" => through::<Node>(written),
         "Pod" => through::<Pod>(written),
+        "PodDisruptionBudget" => through::<PodDisruptionBudget>(written),
         "PriorityClass" => through::<PriorityClass>(written),
         "Role" => through::<Role>(written),
         "RoleBinding" => through::<RoleBinding>(written),
@@ -215,6 +234,7 @@ fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError
         "SelfSubjectAccessReview" => through::<SelfSubjectAccessReview>(written),
         "SelfSubjectReview" => through::<SelfSubjectReview>(written),
         "SelfSubjectRulesReview" => through::<SelfSubjectRulesReview>(written),
+        "Service" => through::<Service>(written),
         "ServiceAccount" => through::<ServiceAccount>(written),
         "SubjectAccessReview" => through::<SubjectAccessReview>(written),
         "TokenReview" => through::<TokenReview>(written),

@@ -62,6 +62,12 @@ fn field(kind: &Kind, object: &Value, key: &str) -> Option<String> {
         "status.podIP",
         "status.nominatedNodeName",
     ];
+    // The names that events have in `events.k8s.io`.
+    let key = match key.strip_prefix("regarding.") {
+        Some(field) if *kind == EVENT => &format!("involvedObject.{field}"),
+        None if *kind == EVENT && key == "reportingController" => "reportingComponent",
+        _ => key,
+    };
     const EVENT_FIELDS: &[&str] = &[
         "involvedObject.kind",
         "involvedObject.namespace",

@@ -19,8 +19,13 @@ use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -96,7 +101,7 @@ fn content(kinds: &[&Kind]) -> Value {
     let components = kinds.iter().fold(Components::default(), |components, kind| add_kind(components, kind));
     let mut schemas = components.object::<Status>().into_schemas();
     for kind in kinds {
-        add_merge_rules(&mut schemas, shape_of(kind.kind));
+        add_merge_rules(&mut schemas, shape_of(kind));
     }
     make_metadata_optional(&mut schemas);
     let names = names_of_kinds(&schemas);
@@ -116,11 +121,17 @@ fn add_kind(components: Components, kind: &Kind) -> Components {
         "ConfigMap" => components.kind::<ConfigMap>(),
         "ControllerRevision" => components.kind::<ControllerRevision>(),
         "DaemonSet" => components.kind::<DaemonSet>(),
+        "EndpointSlice" => components.kind::<EndpointSlice>(),
+        "Endpoints" => components.kind::<Endpoints>(),
+        "Event" if kind.group == "events.k8s.io" => components.kind::<events::v1::Event>(),
         "Event" => components.kind::<Event>(),
+        "Lease" => components.kind::<Lease>(),
         "LocalSubjectAccessReview" => components.object::<LocalSubjectAccessReview>(),
         "Namespace" => components.kind::<Namespace>(),
+        "NetworkPolicy" => components.kind::<NetworkPolicy>(),
         "Node" => components.kind::<Node>(),
         "Pod" => components.kind::<Pod>(),
+        "PodDisruptionBudget" => components.kind::<PodDisruptionBudget>(),
         "PriorityClass" => components.kind::<PriorityClass>(),
         "Role" => components.kind::<Role>(),
         "RoleBinding" => components.kind::<RoleBinding>(),
@@ -129,6 +140,7 @@ fn add_kind(components: Components, kind: &Kind) -> Components {
         "SelfSubjectAccessReview" => components.object::<SelfSubjectAccessReview>(),
         "SelfSubjectReview" => components.object::<SelfSubjectReview>(),
         "SelfSubjectRulesReview" => components.object::<SelfSubjectRulesReview>(),
+        "Service" => components.kind::<Service>(),
         "ServiceAccount" => components.kind::<ServiceAccount>(),
         "SubjectAccessReview" => components.object::<SubjectAccessReview>(),
         "TokenReview" => components.object::<TokenReview>(),
@@ -285,7 +297,7 @@ mod tests {
     fn every_rule_for_merging_lists_is_about_a_field_of_the_schema() {
         for kind in KINDS {
             let root = paths::root(kind);
-            check_shape(shape_of(kind.kind), &document(root.trim_start_matches('/'))["components"]["schemas"]);
+            check_shape(shape_of(kind), &document(root.trim_start_matches('/'))["components"]["schemas"]);
         }
         let schemas = &document("apis/apps/v1")["components"]["schemas"];
         let volumes = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
@@ -296,7 +308,7 @@ mod tests {
                 .get("x-kubernetes-patch-strategy")
                 .is_none()
         );
-        assert_eq!(shape_of(DAEMON_SET.kind).definition, "io.k8s.api.apps.v1.DaemonSet");
+        assert_eq!(shape_of(&DAEMON_SET).definition, "io.k8s.api.apps.v1.DaemonSet");
     }
 
     fn check_shape(shape: &Shape, schemas: &Value) {

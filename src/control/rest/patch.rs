@@ -132,7 +132,7 @@ pub fn apply_patch(kind: &Kind, current: &Value, patch: &[u8], patch_type: Patch
         }
         PatchType::Strategic => {
             let mut patched = current.as_object().cloned().unwrap_or_default();
-            strategic::merge(&mut patched, decode(patch)?, shape_of(kind.kind)).map_err(PatchError::Strategic)?;
+            strategic::merge(&mut patched, decode(patch)?, shape_of(kind)).map_err(PatchError::Strategic)?;
             Ok(Value::Object(patched))
         }
     }

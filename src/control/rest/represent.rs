@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::errors::ApiError;
+use super::events;
 use super::query::Query;
 use super::table::{self, IncludeObject};
 use crate::control::kinds::Kind;
@@ -74,7 +75,7 @@ impl Form {
     /// One object.
     pub fn object(self, kind: &Kind, object: Value, now: Timestamp) -> Value {
         match self {
-            Self::Object => object,
+            Self::Object => events::shown(kind, object),
             Self::Metadata => metadata(object),
             Self::Table(include) => one_row(kind, &object, include, true, now),
         }
@@ -96,7 +97,11 @@ impl Form {
         }
         let (list_kind, api_version, items): (_, _, Vec<Value>) = match self {
             Self::Table(include) => return table::table(kind, &list.items, &list_meta, include, true, now),
-            Self::Object => (kind.list_kind(), kind.api_version(), list.items.into_iter().map(untyped).collect()),
+            Self::Object => (
+                kind.list_kind(),
+                kind.api_version(),
+                list.items.into_iter().map(|object| untyped(events::shown(kind, object))).collect(),
+            ),
             Self::Metadata => (
                 "PartialObjectMetadataList".to_owned(),
                 "meta.k8s.io/v1".to_owned(),

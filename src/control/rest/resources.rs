@@ -10,17 +10,18 @@ use serde_json::Value;
 
 use super::errors::{self, ApiError};
 use super::filter::Filter;
-use super::patch::{Asked, PatchType, apply_patch};
+use super::patch::{Asked, PatchError, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, body, escalation, logs, reviews, rollout, streams, subresources, watch};
+use super::{Api, apply, auth, body, escalation, events, logs, reviews, rollout, streams, subresources, watch};
+use crate::api::field::{FieldError, Path};
 use crate::control::kinds::{
-    ATTACH, EPHEMERAL_CONTAINERS, EXEC, Kind, LOG, NAMESPACE, POD, PORT_FORWARD, ROLLOUT, STATUS,
+    ATTACH, EPHEMERAL_CONTAINERS, EVENT, EXEC, Kind, LEASE, LOG, NAMESPACE, POD, PORT_FORWARD, ROLLOUT, STATUS,
 };
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
-use crate::control::rbac::User;
+use crate::control::rbac::{Attributes, User};
 use crate::control::registry::Part;
 use crate::store::Revision;
 
@@ -121,20 +122,20 @@ pub async fn read_list(
         at,
         not_before,
     };
-    api.objects.list(request.target.kind, options).await
+    api.objects.list(request.target.kind.kept(), options).await
 }
 
 async fn get(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let Target { kind, .. } = request.target;
     let form = request.form()?;
-    let object = api.objects.get(kind, request.target.namespace(), request.name()).await?;
+    let object = api.objects.get(kind.kept(), request.target.namespace(), request.name()).await?;
     Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &[]))
 }
 
 async fn list(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let kind = request.target.kind;
     let form = request.form()?;
-    let filter = Filter::parse(kind, &request.query)?;
+    let filter = Filter::parse(kind.kept(), &request.query)?;
     let limit = request.query.number("limit")?.unwrap_or(0);
     let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
     Ok(answer(StatusCode::OK, &form.list(kind, list, Timestamp::now()), &[]))
@@ -153,8 +154,11 @@ async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
         return reviews::serve(api, request, received.object, &received.warnings).await;
     }
     allow_grant(api, request, None, &received.object)?;
-    let object = api.objects.create(kind, request.target.namespace(), received.object, options).await?;
-    Ok(answer(StatusCode::CREATED, &form.object(kind, object, Timestamp::now()), &received.warnings))
+    let object = api
+        .objects
+        .create(kind.kept(), request.target.namespace(), events::kept(kind, received.object), options)
+        .await?;
+    Ok(answer_write(request, StatusCode::CREATED, &form.object(kind, object, Timestamp::now()), received.warnings))
 }
 
 async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
@@ -170,16 +174,31 @@ async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     let (namespace, name) = (request.target.namespace(), request.name());
     let change = |current: &Value| {
         allow_grant(api, request, Some(current), &received.object)?;
-        Ok::<_, ApiError>(received.object.clone())
+        check_version(kind, name, &received.object)?;
+        Ok::<_, ApiError>(events::kept(kind, received.object.clone()))
     };
-    let object = api.objects.update(kind, namespace, name, request.part(), options, change).await?;
-    Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &received.warnings))
+    let updated = api.objects.update(kind.kept(), namespace, name, request.part(), options, change).await;
+    let (code, object) = match updated {
+        Err(ApiError::Object(ObjectError::NotFound { kind: missing, .. }))
+            if is_made_by_update(kind.kept(), missing) =>
+        {
+            allow_creation(api, request)?;
+            (
+                StatusCode::CREATED,
+                api.objects.create(kind.kept(), namespace, events::kept(kind, received.object), options).await?,
+            )
+        }
+        updated => (StatusCode::OK, updated?),
+    };
+    Ok(answer_write(request, code, &form.object(kind, object, Timestamp::now()), received.warnings))
 }
 
 async fn patch(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
     let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     match Asked::from_content_type(content_type.unwrap_or_default())? {
         Asked::Patch(patch_type) => apply_patch_of(api, request, body, patch_type).await,
+        // Nobody applies events, and under two names nobody could say who owns which field.
+        Asked::Apply if request.target.kind.kept_as.is_some() => Err(PatchError::MediaType.into()),
         Asked::Apply => apply::serve(api, request, body).await,
     }
 }
@@ -195,16 +214,16 @@ async fn apply_patch_of(api: &Api, request: &Request, body: Body, patch_type: Pa
     let patch = body::read(body).await?;
     let mut warnings = Vec::new();
     let change = |current: &Value| {
-        let patched = apply_patch(kind, current, &patch, patch_type)?;
+        let patched = apply_patch(kind, &events::shown(kind, current.clone()), &patch, patch_type)?;
         let received = body::patched(kind, &patched, validation)?;
         same_name(request, &received.object)?;
         allow_grant(api, request, Some(current), &received.object)?;
         warnings = received.warnings;
-        Ok::<_, ApiError>(received.object)
+        Ok::<_, ApiError>(events::kept(kind, received.object))
     };
     let (namespace, name) = (request.target.namespace(), request.name());
-    let object = api.objects.update(kind, namespace, name, request.part(), options, change).await?;
-    Ok(answer(StatusCode::OK, &form.object(kind, object, Timestamp::now()), &warnings))
+    let object = api.objects.update(kind.kept(), namespace, name, request.part(), options, change).await?;
+    Ok(answer_write(request, StatusCode::OK, &form.object(kind, object, Timestamp::now()), warnings))
 }
 
 async fn delete(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {
@@ -212,7 +231,7 @@ async fn delete(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     let form = request.form()?;
     let options = body::delete_options(&request.parts.headers, &body::read(body).await?)?;
     let options = request.query.delete_options(options)?;
-    let deleted = api.objects.delete(kind, request.target.namespace(), request.name(), &options).await?;
+    let deleted = api.objects.delete(kind.kept(), request.target.namespace(), request.name(), &options).await?;
     Ok(match deleted {
         Deleted::Removed(object) if !answers_with_object(kind) => {
             errors::status_response(&errors::deleted(kind, meta::name(&object), meta::uid(&object)))
@@ -229,11 +248,11 @@ async fn delete_collection(api: &Api, request: &Request, body: Body) -> Result<R
     let form = request.form()?;
     let options = body::delete_options(&request.parts.headers, &body::read(body).await?)?;
     let options = request.query.delete_options(options)?;
-    let filter = Filter::parse(kind, &request.query)?;
+    let filter = Filter::parse(kind.kept(), &request.query)?;
     let limit = request.query.number("limit")?.unwrap_or(0);
     let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
     for object in &list.items {
-        match api.objects.delete(kind, meta::namespace(object), meta::name(object), &options).await {
+        match api.objects.delete(kind.kept(), meta::namespace(object), meta::name(object), &options).await {
             Ok(_) | Err(ObjectError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -244,6 +263,30 @@ async fn delete_collection(api: &Api, request: &Request, body: Body) -> Result<R
 /// Source: kubernetes v1.36, `ReturnDeletedObject` of the registries.
 fn answers_with_object(kind: &Kind) -> bool {
     *kind == POD || *kind == NAMESPACE
+}
+
+/// Source: kubernetes v1.36, `AllowCreateOnUpdate` of the registries.
+fn is_made_by_update(kind: &Kind, missing: &Kind) -> bool {
+    kind == missing && (*kind == LEASE || *kind == EVENT)
+}
+
+/// Who takes a Lease must have seen who has it.
+///
+/// Source: kubernetes v1.36, `AllowUnconditionalUpdate` of the registries.
+fn check_version(kind: &'static Kind, name: &str, object: &Value) -> Result<(), ObjectError> {
+    if *kind != LEASE || !meta::text(object, "resourceVersion").is_empty() {
+        return Ok(());
+    }
+    let field = Path::new("metadata.resourceVersion");
+    let errors = vec![FieldError::invalid(&field, 0, "must be specified for an update")];
+    Err(ObjectError::Invalid { kind, name: name.to_owned(), errors })
+}
+
+/// Who may change an object may not therefore make it.
+pub fn allow_creation(api: &Api, request: &Request) -> Result<(), ApiError> {
+    let Parts { method, uri, .. } = &request.parts;
+    let asked = auth::attributes::of(method, uri.path(), &request.query, Some(&request.target));
+    auth::authorize(&api.policy(), request.user(), &Attributes { verb: "create".to_owned(), ..asked })
 }
 
 /// Roles and bindings grant nothing that their writer does not have.
@@ -270,6 +313,15 @@ pub fn same_name(request: &Request, object: &Value) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::BadRequest(format!("the name of the object ({said}) does not match the name on the URL ({asked})")))
+}
+
+/// The answer to a write. Who writes what nobody acts on is told so.
+pub fn answer_write(request: &Request, code: StatusCode, value: &Value, mut warnings: Vec<String>) -> Response {
+    let kind = request.target.kind;
+    if kind.without_effect {
+        warnings.push(format!("{} are kept for the charts that bring them; they have no effect here", kind.resource()));
+    }
+    answer(code, value, &warnings)
 }
 
 /// A JSON answer, with a `Warning` header for each text.

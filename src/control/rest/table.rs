@@ -7,6 +7,7 @@
 //! `pkg/endpoints/handlers/response.go`.
 
 mod age;
+mod charts;
 mod kinds;
 mod pod;
 #[cfg(test)]
@@ -150,13 +151,19 @@ fn layout(kind: &Kind) -> &'static Layout {
         "ConfigMap" => &kinds::CONFIG_MAP,
         "ControllerRevision" => &kinds::CONTROLLER_REVISION,
         "DaemonSet" => &kinds::DAEMON_SET,
+        "EndpointSlice" => &charts::ENDPOINT_SLICE,
+        "Endpoints" => &charts::ENDPOINTS,
         "Event" => &kinds::EVENT,
+        "Lease" => &charts::LEASE,
         "Namespace" => &kinds::NAMESPACE,
+        "NetworkPolicy" => &charts::NETWORK_POLICY,
         "Node" => &kinds::NODE,
         "Pod" => &pod::POD,
+        "PodDisruptionBudget" => &charts::POD_DISRUPTION_BUDGET,
         "PriorityClass" => &kinds::PRIORITY_CLASS,
         "RuntimeClass" => &kinds::RUNTIME_CLASS,
         "Secret" => &kinds::SECRET,
+        "Service" => &charts::SERVICE,
         "ServiceAccount" => &kinds::SERVICE_ACCOUNT,
         _ => &kinds::OTHER,
     }

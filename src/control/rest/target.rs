@@ -114,7 +114,7 @@ mod tests {
             assert!(matches!(Target::parse(path), Ok(None) | Err(ApiError::NoResource)), "{path}");
         }
         for path in [
-            "/api/v1/services",
+            "/api/v1/widgets",
             "/api/v1/pods/p",
             "/api/v1/namespaces/n/nodes/x",
             "/api/v1/namespaces/n/pods/p/resize",

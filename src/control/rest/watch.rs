@@ -75,7 +75,7 @@ struct Session {
 pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let kind = request.target.kind;
     let form = request.form()?;
-    let filter = Filter::parse(kind, &request.query)?;
+    let filter = Filter::parse(kind.kept(), &request.query)?;
     let begin = begin(&request.query)?;
     let end_at = Instant::now() + timeout(&request.query)?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
@@ -92,7 +92,7 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
         kind,
         form,
         filter,
-        watcher: api.objects.watch(kind, namespace, after),
+        watcher: api.objects.watch(kind.kept(), namespace, after),
         ready: VecDeque::new(),
         first: true,
         bookmark_at: bookmarks.then(|| (Instant::now() + BOOKMARK_PERIOD).min(end_at - LAST_BOOKMARK)),
@@ -188,7 +188,7 @@ impl Session {
             (false, None) => "ADDED",
             (false, Some(_)) => "MODIFIED",
         };
-        if self.filter.is_empty() && self.form == Form::Object {
+        if self.filter.is_empty() && self.form == Form::Object && self.kind.kept_as.is_none() {
             return self.push(unfiltered, event.object.clone());
         }
         let Ok(object) = serde_json::from_slice::<Value>(&event.object) else { return };

@@ -231,11 +231,11 @@ fn event(object: &Value, now: Timestamp) -> Vec<Value> {
 
 // === single cells ===
 
-fn name(object: &Value) -> Value {
+pub(super) fn name(object: &Value) -> Value {
     text(object, "/metadata/name").into()
 }
 
-fn age(object: &Value, now: Timestamp) -> Value {
+pub(super) fn age(object: &Value, now: Timestamp) -> Value {
     since(object, "/metadata/creationTimestamp", now).into()
 }
 
@@ -257,7 +257,7 @@ fn of_containers(object: &Value, pointer: &str) -> String {
 }
 
 /// The entries of a map of strings as `key=value`, sorted by key.
-fn labels(object: &Value, pointer: &str) -> Vec<String> {
+pub(super) fn labels(object: &Value, pointer: &str) -> Vec<String> {
     fields(object, pointer).map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect()
 }
 
