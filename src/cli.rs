@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 
 /// Stations Kubernetes DaemonSets on every host of a fleet, without a cluster.
 #[derive(Debug, Parser)]
@@ -34,8 +35,101 @@ pub enum Command {
     Rollout(RolloutFlags),
     /// Look whether an agent can work on this host, and say what to do where it cannot; changes nothing
     Check(CheckFlags),
+    /// Make, list and revoke the tokens with which hosts join; asks the control endpoint that runs on this host
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print a kubeconfig for a user, with a certificate of the fleet's authority or a token; run it on the control host
+    Kubeconfig(KubeconfigFlags),
     /// End every pod of this host's agent and forget the node; the agent has to be stopped first
     Purge(PurgeFlags),
+}
+
+/// What is to be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a join token and print it; it is not shown again
+    Create(TokenCreateFlags),
+    /// List all tokens, of hosts and of users, without their secrets
+    List(TokenListFlags),
+    /// Make a token worth nothing, by its id
+    Revoke(TokenRevokeFlags),
+}
+
+/// Flags of `garrison token create`.
+#[derive(Debug, Args)]
+pub struct TokenCreateFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// How long it is good, such as 90m, 8h or 30d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub ttl: SignedDuration,
+    /// How many hosts may join with it [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub uses: Option<u32>,
+    /// The only name a host may join under
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The only labels a host may give itself; without this flag it may give itself any
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
+    pub labels: Option<Vec<String>>,
+}
+
+/// Flags of `garrison token list`.
+#[derive(Debug, Args)]
+pub struct TokenListFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+}
+
+/// Flags of `garrison token revoke`.
+#[derive(Debug, Args)]
+pub struct TokenRevokeFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// The first part of a join token, or the second of a user's
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Flags of `garrison kubeconfig`.
+#[derive(Debug, Args)]
+pub struct KubeconfigFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Who the kubeconfig is for; what they may do is up to roles and bindings
+    #[arg(long, value_name = "NAME")]
+    pub user: String,
+    /// A group of theirs; several only with --token
+    #[arg(long = "group", value_name = "NAME")]
+    pub groups: Vec<String>,
+    /// How long it is good, such as 90m, 8h or 30d
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration)]
+    pub ttl: SignedDuration,
+    /// Where they reach the control endpoint [default: as admin.kubeconfig says]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Use a token, which can be revoked, in the place of a certificate; the control endpoint has to run
+    #[arg(long)]
+    pub token: bool,
+}
+
+/// A time as people write it: a number and `s`, `m`, `h` or `d`.
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let wrong = || format!("{text:?} is not a time; write a number and s, m, h or d, such as 8h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds_each = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<i64>().ok().and_then(|number| number.checked_mul(seconds_each));
+    seconds.filter(|seconds| *seconds > 0).map(SignedDuration::from_secs).ok_or_else(wrong)
 }
 
 /// Flags that each role has.
@@ -225,6 +319,15 @@ pub enum Output {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let seconds = |text: &str| super::duration(text).map(|time| time.as_secs()).ok();
+        assert_eq!((seconds("90m"), seconds("8h"), seconds("1d")), (Some(5400), Some(28800), Some(86400)));
+        for wrong in ["", "8", "h", "-1h", "0s", "1w", "9999999999999999d", "8é"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -36,6 +36,8 @@ pub const POD_LOGS_DIR: &str = "/var/log/pods";
 pub const CGROUP_ROOT: &str = "/";
 /// Where packages put the agent's configuration; the small commands for a host read it unless told otherwise.
 pub const AGENT_CONFIG: &str = "/etc/garrison/agent.yaml";
+/// The same of the control endpoint.
+pub const CONTROL_CONFIG: &str = "/etc/garrison/control.yaml";
 /// Default of `clusterDomain`, as most clusters have it; the kubelet itself has none.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Port of the control endpoint, as kube-apiserver's.

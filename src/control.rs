@@ -14,6 +14,7 @@ pub mod objects;
 pub mod ownership;
 pub mod rbac;
 pub mod registry;
+pub mod remote;
 pub mod removal;
 pub mod rest;
 pub mod sessions;

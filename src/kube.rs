@@ -1,6 +1,6 @@
 //! Asking a control endpoint as `kubectl` does: a kubeconfig says where it is and who asks.
 //!
-//! Only what `garrison`'s own commands need: one GET, answered with JSON. Everything else is `kubectl`'s.
+//! Only what `garrison`'s own commands need: one request, answered with JSON. Everything else is `kubectl`'s.
 
 mod config;
 
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{ACCEPT, AUTHORIZATION, HOST};
-use http::{Request, StatusCode, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -67,10 +67,18 @@ pub enum KubeError {
 /// # Errors
 /// [`KubeError`].
 pub async fn get(config: &Kubeconfig, path: &str) -> Result<Value, KubeError> {
-    tokio::time::timeout(TIMEOUT, ask(config, path)).await.unwrap_or(Err(KubeError::Silent))
+    send(config, Method::GET, path, None).await
 }
 
-async fn ask(config: &Kubeconfig, path: &str) -> Result<Value, KubeError> {
+/// What a path answers to a method and a body.
+///
+/// # Errors
+/// [`KubeError`].
+pub async fn send(config: &Kubeconfig, method: Method, path: &str, body: Option<&Value>) -> Result<Value, KubeError> {
+    tokio::time::timeout(TIMEOUT, ask(config, method, path, body)).await.unwrap_or(Err(KubeError::Silent))
+}
+
+async fn ask(config: &Kubeconfig, method: Method, path: &str, body: Option<&Value>) -> Result<Value, KubeError> {
     let bad_address = || KubeError::Address(config.server.clone());
     let uri: Uri = config.server.parse().map_err(|_| bad_address())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad_address)?;
@@ -84,13 +92,22 @@ async fn ask(config: &Kubeconfig, path: &str) -> Result<Value, KubeError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the sender.
     tokio::spawn(connection);
-    let mut request = Request::get(path)
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, uri.authority().map_or("", |authority| authority.as_str()))
         .header(ACCEPT, "application/json");
     if let Some(token) = &config.token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Body::empty()).map_err(|_| bad_address())?;
+    let body = match body {
+        Some(body) => {
+            request = request.header(CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    let request = request.body(body).map_err(|_| bad_address())?;
     let response = sender.send_request(request).await?;
     let code = response.status();
     let body = response.into_body().collect().await?.to_bytes();

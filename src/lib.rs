@@ -11,7 +11,8 @@
 //!   control, [`spdy`] where Kubernetes streams, [`store`] to control's disk.
 //! - Run, tasks that own state: [`agent`] and [`control`]. They never name each other; they meet in `link` and in the decide
 //!   layer.
-//! - Around them: [`cli`] and [`config`], [`kube`] for the one command that asks control as a user, [`telemetry`], [`error`]; `testing` has the fakes.
+//! - Around them: [`cli`] and [`config`], [`kube`] for the commands that ask control as a user, [`telemetry`], [`error`];
+//!   `testing` has the fakes.
 //!
 //! Deliberately absent: a scheduler, a controller manager, a kubelet, and any second client for what kubectl does.
 

@@ -8,17 +8,22 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
-    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, Output, PurgeFlags, RolloutFlags,
-    StatusFlags, UpFlags,
+    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, KubeconfigFlags, Output, PurgeFlags,
+    RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
+use garrison::control::remote::{self, JoinTokenRequest, Minted, TokenList, UserTokenRequest};
 use garrison::control::tokens::Allowance;
 use garrison::control::updates::{self, Rollout};
 use garrison::host::service;
 use garrison::kube::{self, Kubeconfig};
+use garrison::link::tls::{self, ADMINISTRATOR_KUBECONFIG, Authority, Credential};
+use garrison::model::NodeName;
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -37,6 +42,10 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Control(flags) => run_control(flags),
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
+        Command::Token(TokenCommand::Create(flags)) => create_token(flags),
+        Command::Token(TokenCommand::List(flags)) => list_tokens(&flags),
+        Command::Token(TokenCommand::Revoke(flags)) => revoke_token(&flags),
+        Command::Kubeconfig(flags) => kubeconfig(&flags),
         Command::Status(flags) => status(flags),
         Command::Rollout(flags) => rollout(flags),
         Command::Check(flags) => check(flags),
@@ -110,6 +119,69 @@ fn announce(endpoint: &Endpoint) {
     tracing::info!(%address, %kubeconfig, "serving the Kubernetes API; use it with kubectl --kubeconfig");
 }
 
+fn create_token(flags: TokenCreateFlags) -> anyhow::Result<()> {
+    let labels = flags.labels.map(|labels| labels.iter().map(|text| label(text)).collect()).transpose()?;
+    let request = JoinTokenRequest {
+        ttl_seconds: flags.ttl.as_secs(),
+        uses: flags.uses,
+        node_name: flags.node_name.map(NodeName::from),
+        labels,
+    };
+    let Minted { token } = ask(&flags.common, Method::POST, remote::JOIN_TOKENS, Some(&request))?;
+    print(&format!("{token}\n"));
+    Ok(())
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = text.split_once('=').with_context(|| format!("{text:?} is not a label; write key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn list_tokens(flags: &TokenListFlags) -> anyhow::Result<()> {
+    let list: TokenList = ask(&flags.common, Method::GET, remote::TOKENS, None::<&()>)?;
+    print(&remote::render(&list, Timestamp::now()));
+    Ok(())
+}
+
+fn revoke_token(flags: &TokenRevokeFlags) -> anyhow::Result<()> {
+    let path = format!("{}/{}", remote::TOKENS, flags.id);
+    ask::<serde_json::Value>(&flags.common, Method::DELETE, &path, None::<&()>).map(drop)
+}
+
+/// Asks the control endpoint that runs on this host, as its administrator.
+fn ask<T: DeserializeOwned>(
+    flags: &CommonFlags,
+    method: Method,
+    path: &str,
+    body: Option<&impl Serialize>,
+) -> anyhow::Result<T> {
+    let config = Kubeconfig::read(&control_dir(flags)?.join(ADMINISTRATOR_KUBECONFIG))?;
+    let body = body.map(serde_json::to_value).transpose()?;
+    let answer = block_on(async { Ok(kube::send(&config, method, path, body.as_ref()).await?) })?;
+    T::deserialize(answer).context("the answer is of another version")
+}
+
+fn kubeconfig(flags: &KubeconfigFlags) -> anyhow::Result<()> {
+    let state_dir = control_dir(&flags.common)?;
+    let Kubeconfig { server, authority: ca, .. } = Kubeconfig::read(&state_dir.join(ADMINISTRATOR_KUBECONFIG))?;
+    let server = flags.server.as_ref().unwrap_or(&server);
+    let now = Timestamp::now();
+    let text = if flags.token {
+        let (user, groups) = (flags.user.clone(), flags.groups.clone());
+        let request = UserTokenRequest { user, groups, ttl_seconds: flags.ttl.as_secs() };
+        let Minted { token } = ask(&flags.common, Method::POST, remote::USER_TOKENS, Some(&request))?;
+        tls::kubeconfig(server, &ca, &flags.user, &Credential::Token(&token), now)?
+    } else {
+        anyhow::ensure!(flags.groups.len() < 2, "a certificate names one group; give --token for several");
+        let authority = Authority::open(&state_dir)?;
+        let group = flags.groups.first().map(String::as_str);
+        let credential = Credential::Certificate { authority: &authority, group, valid_for: flags.ttl };
+        tls::kubeconfig(server, &ca, &flags.user, &credential, now)?
+    };
+    print(&text);
+    Ok(())
+}
+
 fn explain(flags: ExplainFlags) -> anyhow::Result<()> {
     let file = read_host_config(&flags.common)?;
     let state_dir = config::state_dir(flags.common.state_dir, &file);
@@ -147,7 +219,7 @@ fn rollout(flags: RolloutFlags) -> anyhow::Result<()> {
 
 /// The administrator's on the control endpoint's host, the user's elsewhere.
 fn default_kubeconfig() -> anyhow::Result<PathBuf> {
-    let of_control = config::state_dir(None, &File::default()).join("admin.kubeconfig");
+    let of_control = control_dir(&CommonFlags { config: None, state_dir: None })?.join(ADMINISTRATOR_KUBECONFIG);
     if of_control.is_file() {
         return Ok(of_control);
     }
@@ -222,7 +294,17 @@ fn read_config(flags: &CommonFlags) -> anyhow::Result<File> {
 
 /// For commands about the agent of this host: what packages configure it with, unless told otherwise.
 fn read_host_config(flags: &CommonFlags) -> anyhow::Result<File> {
-    let installed = Path::new(config::AGENT_CONFIG);
+    read_installed_config(flags, config::AGENT_CONFIG)
+}
+
+/// For commands about the control endpoint of this host: where it keeps what it has.
+fn control_dir(flags: &CommonFlags) -> anyhow::Result<PathBuf> {
+    let file = read_installed_config(flags, config::CONTROL_CONFIG)?;
+    Ok(config::state_dir(flags.state_dir.clone(), &file))
+}
+
+fn read_installed_config(flags: &CommonFlags, installed: &str) -> anyhow::Result<File> {
+    let installed = Path::new(installed);
     let config = flags.config.clone().or_else(|| installed.is_file().then(|| installed.to_owned()));
     read_config(&CommonFlags { config, state_dir: None })
 }

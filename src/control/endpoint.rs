@@ -157,8 +157,14 @@ impl Endpoint {
     /// [`ControlError::Tls`] if the server's certificate cannot be made, [`ControlError::Close`] if status was not written at the end.
     pub async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ControlError> {
         let streams = Arc::new(self.sessions.clone());
-        let (policy_rx, bearer) = (self.policy_rx, self.bearer);
-        let api = Api { objects: self.objects, streams, policy_rx, bearer, questions_tx: self.questions_tx };
+        let api = Api {
+            objects: self.objects,
+            streams,
+            authority: self.authority.pin(),
+            policy_rx: self.policy_rx,
+            bearer: self.bearer,
+            questions_tx: self.questions_tx,
+        };
         let router = server::routes(Arc::new(self.sessions)).merge(rest::router(api));
         let tls = tls::server_config(&self.authority, &self.names)?;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

@@ -20,7 +20,7 @@ mod permits;
 mod pods;
 mod records;
 mod reports;
-mod user_tokens;
+mod tokens;
 mod watcher;
 mod writes;
 

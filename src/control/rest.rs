@@ -33,6 +33,7 @@ pub mod table;
 pub mod target;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 pub mod watch;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ use super::rbac::{Policy, User};
 use super::streams::NodeStreams;
 use super::updates::Question;
 use crate::link::listen::Connection;
+use crate::link::tls::KeyPin;
 
 /// What handlers work with.
 pub struct Api {
@@ -62,6 +64,8 @@ pub struct Api {
     pub objects: Objects,
     /// The way to the nodes.
     pub streams: Arc<dyn NodeStreams>,
+    /// The fleet's authority, which join tokens name.
+    pub authority: KeyPin,
     /// Who may do what, now.
     pub policy_rx: watch_channel::Receiver<Arc<Policy>>,
     /// Tokens of ServiceAccounts.
@@ -86,7 +90,13 @@ pub fn router(api: Api) -> Router {
 /// The API for requests that carry their [`User`] as an extension; without one they are anonymous.
 fn routes(api: Arc<Api>) -> Router {
     let guard = from_fn_with_state(api.clone(), guard);
-    Router::new().merge(fixed::routes()).merge(openid::routes()).fallback(resource).layer(guard).with_state(api)
+    Router::new()
+        .merge(fixed::routes())
+        .merge(openid::routes())
+        .merge(tokens::routes())
+        .fallback(resource)
+        .layer(guard)
+        .with_state(api)
 }
 
 async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {

@@ -39,10 +39,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 pub(in crate::control) use self::nodes::HOST_LABELS;
 
@@ -54,7 +52,7 @@ use self::shelf::Shelf;
 use self::tunnels::Tunnels;
 use super::bearer::Bearer;
 use super::objects::{ObjectError, Objects};
-use super::tokens::{self as join_tokens, Allowance};
+use super::tokens::Allowance;
 use super::updates::{FromNode, Grant};
 use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds};
 use crate::link::tls::{Authority, NodeIdentity};
@@ -119,13 +117,7 @@ impl Sessions {
     /// # Errors
     /// [`ObjectError::Store`].
     pub async fn make_token(&self, allowance: Allowance) -> Result<JoinToken, ObjectError> {
-        let mut random = [0; 48];
-        for part in random.chunks_mut(16) {
-            part.copy_from_slice(Uuid::new_v4().as_bytes());
-        }
-        let (token, record) = join_tokens::mint(self.shared.authority.pin(), random, allowance, Timestamp::now());
-        self.shared.objects.put_token(&token.id, &record).await?;
-        Ok(token)
+        self.shared.objects.make_token(self.shared.authority.pin(), allowance).await
     }
 }
 

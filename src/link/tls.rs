@@ -38,7 +38,7 @@ mod kubeconfig;
 pub use authority::{Authority, EPOCH, RENEW_BEFORE, make_key};
 pub use files::{read_private, write_private};
 pub use identity::{BadPin, Credentials, Identity, KeyPin, NodeIdentity, NodeKey};
-pub use kubeconfig::write_kubeconfig;
+pub use kubeconfig::{ADMINISTRATOR_KUBECONFIG, Credential, kubeconfig, write_kubeconfig};
 
 /// When this binary was built, in seconds since the Unix epoch.
 const BUILD_UNIX_SECS: &str = env!("GARRISON_BUILD_UNIX_SECS");

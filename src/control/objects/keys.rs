@@ -28,6 +28,8 @@ pub const POSITION: &str = "/v1/_meta/position";
 pub const FLEET: &str = "/v1/_meta/fleet";
 /// The last permit's number.
 pub const LAST_PERMIT: &str = "/v1/_meta/permit";
+/// Above every join token.
+pub const TOKENS: &str = "/v1/_meta/tokens/";
 /// Above every user's token.
 pub const USER_TOKENS: &str = "/v1/_meta/user-tokens/";
 /// Above every permit.
@@ -60,7 +62,7 @@ pub fn member(uid: &str) -> String {
 
 /// The key of a join token.
 pub fn token(id: &str) -> String {
-    format!("/v1/_meta/tokens/{id}")
+    format!("{TOKENS}{id}")
 }
 
 /// The key of a user's token.

@@ -90,15 +90,6 @@ impl Objects {
         entry.map(|entry| Ok(Token { record: parse(&entry.key, &entry.value)?, entry })).transpose()
     }
 
-    /// Keeps a new token.
-    ///
-    /// # Errors
-    /// [`ObjectError::Store`].
-    pub async fn put_token(&self, id: &str, token: &TokenRecord) -> Result<(), ObjectError> {
-        let write = record(keys::token(id), token);
-        self.inner.store.commit(Vec::new(), vec![write]).await.map(drop).map_err(ObjectError::Store)
-    }
-
     /// Makes a host a node, at once and for good: its record, its Node if it has none yet, and what is left of the
     /// token. `before` is the
     /// record of the same Node, if it has one. False if any of these changed meanwhile.

@@ -27,7 +27,7 @@ use crate::link::listen::Connection;
 use crate::link::tls::Identity;
 
 /// The group of nodes' certificates.
-const NODES: &str = "system:nodes";
+pub(super) const NODES: &str = "system:nodes";
 
 /// Who sent a request.
 ///

@@ -97,6 +97,9 @@ pub enum ApiError {
         /// To what; none for a path.
         about: Option<Box<Resource>>,
     },
+    /// No token has this id.
+    #[error("there is no token {0}")]
+    NoToken(String),
     /// The path is below a known group and names nothing.
     #[error("the server could not find the requested resource")]
     NoResource,
@@ -189,6 +192,7 @@ impl ApiError {
             Self::TooMany(_) => bare(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unauthorized => bare(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_deref()))),
+            Self::NoToken(_) => bare(StatusCode::NOT_FOUND, "NotFound"),
             Self::NoResource => (StatusCode::NOT_FOUND, "NotFound", Some(StatusDetails::default())),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", Some(StatusDetails::default()))

@@ -21,6 +21,7 @@ use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
 use crate::control::updates::Question;
+use crate::link::tls::KeyPin;
 use crate::model::{NodeName, PodKey};
 use crate::store::{Memory, Store};
 
@@ -52,6 +53,23 @@ pub(super) struct Harness {
 impl Drop for Harness {
     fn drop(&mut self) {
         self.keeper.abort();
+    }
+}
+
+fn api(
+    objects: &Objects,
+    streams: Arc<dyn NodeStreams>,
+    policy_rx: &watch::Receiver<Arc<Policy>>,
+    bearer: &Arc<Bearer>,
+    questions_tx: mpsc::Sender<Question>,
+) -> Api {
+    Api {
+        objects: objects.clone(),
+        streams,
+        authority: KeyPin([7; 32]),
+        policy_rx: policy_rx.clone(),
+        bearer: bearer.clone(),
+        questions_tx,
     }
 }
 
@@ -89,19 +107,14 @@ impl Harness {
         let keeper = tokio::spawn(keeper);
         let dir = tempfile::tempdir().unwrap();
         let bearer = Arc::new(Bearer::open(dir.path(), objects.clone()).unwrap());
-        let policy = policy_rx.clone();
         let (questions_tx, questions_rx) = mpsc::channel(1);
-        let (shared, bearer_of_api) = (objects.clone(), bearer.clone());
-        let api = Api { objects: shared, streams, policy_rx: policy, bearer: bearer_of_api, questions_tx };
-        let router = routes(Arc::new(api));
+        let router = routes(Arc::new(api(&objects, streams, &policy_rx, &bearer, questions_tx)));
         Self { store, objects, bearer, router, policy_rx, questions_rx: Some(questions_rx), keeper, user: master() }
     }
 
     /// A GET by whoever these headers say.
     async fn by_credentials(&self, headers: &[(&str, &str)], path: &str) -> (u16, Value) {
-        let (objects, streams) = (self.objects.clone(), Arc::new(EchoNode));
-        let (policy_rx, bearer) = (self.policy_rx.clone(), self.bearer.clone());
-        let api = Api { objects, streams, policy_rx, bearer, questions_tx: mpsc::channel(1).0 };
+        let api = api(&self.objects, Arc::new(EchoNode), &self.policy_rx, &self.bearer, mpsc::channel(1).0);
         let mut request = Request::builder().uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -20,7 +20,6 @@ use crate::model::{NodeName, Uid};
 pub const EPOCH: (i32, u8, u8) = (2025, 1, 1);
 
 const CA_DAYS: i64 = 10 * 365;
-const ADMIN_DAYS: i64 = 365;
 /// How long a node's certificate holds.
 const NODE_DAYS: i64 = 90;
 /// How long before its end a node renews its certificate: when a third of its time is left.
@@ -108,9 +107,15 @@ impl Authority {
         Ok((vec![certificate.into(), self.certificate.clone()], key.into()))
     }
 
-    /// A certificate and its key, both PEM, for a person who may do everything: group `system:masters`.
-    pub(super) fn issue_admin(&self, name: &str, now: Timestamp) -> Result<(String, String), TlsError> {
-        let params = client_params(name, "system:masters", now, ADMIN_DAYS);
+    /// A certificate and its key, both PEM, for a person or a tool.
+    pub(super) fn issue_user(
+        &self,
+        name: &str,
+        group: Option<&str>,
+        valid_for: SignedDuration,
+        now: Timestamp,
+    ) -> Result<(String, String), TlsError> {
+        let params = client_params(name, group, now, valid_for);
         let key = KeyPair::generate().map_err(make_error("key"))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
         Ok((certificate.pem(), key.serialize_pem()))
@@ -134,7 +139,12 @@ impl Authority {
         let unusable = |error: rcgen::Error| TlsError::Unusable { what: "certificate request", source: error.into() };
         let request = CertificateSigningRequestDer::from(request);
         let key = CertificateSigningRequestParams::from_der(&request).map_err(unusable)?.public_key;
-        let mut params = client_params(&format!("system:node:{name}"), "system:nodes", now, NODE_DAYS);
+        let mut params = client_params(
+            &format!("system:node:{name}"),
+            Some("system:nodes"),
+            now,
+            SignedDuration::from_hours(24 * NODE_DAYS),
+        );
         let uri = format!("urn:uuid:{uid}").try_into().map_err(unusable)?;
         params.subject_alt_names.push(SanType::URI(uri));
         let certificate: Certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
@@ -167,16 +177,18 @@ pub fn make_key() -> Result<String, TlsError> {
     Ok(KeyPair::generate().map_err(make_error("key"))?.serialize_pem())
 }
 
-fn client_params(name: &str, group: &str, now: Timestamp, days: i64) -> CertificateParams {
+fn client_params(name: &str, group: Option<&str>, now: Timestamp, valid_for: SignedDuration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, group);
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
+    }
     params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(serial_number());
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(now - SKEW);
-    set_not_after(&mut params, now + SignedDuration::from_hours(24 * days));
+    set_not_after(&mut params, now.saturating_add(valid_for).unwrap_or(Timestamp::MAX));
     params
 }
 

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use super::*;
 use crate::control::kinds::Kind;
 use crate::control::rbac::{AUTHENTICATED, Attributes, Resource};
+use crate::control::remote::{JOIN_TOKENS, TOKENS, USER_TOKENS};
 use crate::control::rest::auth::authorize;
 use crate::control::user_tokens;
 
@@ -201,24 +202,65 @@ async fn a_patch_by_apply_makes_nothing_that_may_not_be_made() {
 async fn a_bearer_token_is_good_until_it_is_revoked() {
     let api = Harness::new().await;
     let expires_at = jiff::Timestamp::now() + SignedDuration::from_hours(1);
-    let (token, id, record) = user_tokens::mint("ops", &[MASTERS.to_owned()], expires_at, [41; 48]);
-    api.objects.put_user_token(&id, &record).await.unwrap();
+    let token = api.objects.make_user_token("ops", &[MASTERS.to_owned()], expires_at).await.unwrap();
+    let (id, _) = user_tokens::parse(&token).unwrap();
     let ask = async |headers: &[(&str, &str)], path: &str| api.by_credentials(headers, path).await.0;
     let bearer = format!("Bearer {token}");
     assert_eq!(ask(&[("authorization", &bearer)], CONFIG_MAPS).await, 200);
     let review = json!({"spec": {"token": token}});
     let (_, reviewed) = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review.clone()).await;
     assert_eq!(reviewed["status"]["user"]["username"], "ops");
-    assert_eq!(ask(&[("authorization", "Bearer usr.aaaaaa.wrong")], CONFIG_MAPS).await, 401);
-    assert_eq!(ask(&[("authorization", "Bearer usr.aaaaaa.wrong")], "/readyz").await, 401, "who tells a wrong name");
+    let wrong = [("authorization", format!("Bearer usr.{id}.wrong"))];
+    let wrong = wrong.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(ask(&wrong, CONFIG_MAPS).await, 401);
+    assert_eq!(ask(&wrong, "/readyz").await, 401, "who tells a wrong name");
     assert_eq!(ask(&[], CONFIG_MAPS).await, 401);
     assert_eq!(ask(&[], "/livez").await, 200);
     let as_bob = [("authorization", bearer.as_str()), ("impersonate-user", "bob")];
     assert_eq!(ask(&as_bob, CONFIG_MAPS).await, 403);
     let as_master = [("authorization", bearer.as_str()), ("impersonate-user", "x"), ("impersonate-group", MASTERS)];
     assert_eq!(ask(&as_master, CONFIG_MAPS).await, 200);
-    assert!(api.objects.forget_user_token(&id).await.unwrap());
+    assert!(api.objects.forget_user_token(id).await.unwrap());
     assert_eq!(ask(&[("authorization", &bearer)], CONFIG_MAPS).await, 401);
     let (_, reviewed) = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert_eq!(reviewed["status"]["authenticated"], Value::Null);
+}
+
+#[tokio::test]
+async fn tokens_are_for_who_may_do_everything() {
+    let api = Harness::new().await;
+    let role = json!({"metadata": {"name": "paths"}, "rules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}]});
+    api.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await;
+    api.bind("paths", "ann", true).await;
+    let ann = api.as_user(known("ann"));
+    let ops = json!({"user": "ops", "groups": [MASTERS], "ttlSeconds": 60});
+    assert_eq!(ann.get("/no/such/path").await.0, 404, "she may go anywhere");
+    assert_eq!(ann.get(TOKENS).await.0, 403);
+    assert_eq!(ann.post(USER_TOKENS, ops.clone()).await.0, 403, "would be more than she is");
+    assert_eq!(ann.delete(&format!("{TOKENS}/aaaaaa"), Value::Null).await.0, 403);
+
+    let (code, made) = api.post(JOIN_TOKENS, json!({"ttlSeconds": 60, "uses": 2, "labels": {"site": "north"}})).await;
+    assert_eq!(code, 201);
+    let token: crate::link::JoinToken = made["token"].as_str().unwrap().parse().unwrap();
+    assert_eq!(api.post(USER_TOKENS, ops).await.0, 201);
+    let (_, list) = api.get(TOKENS).await;
+    let join = json!({
+        "id": token.id, "purpose": "join", "usesLeft": 2, "nodeName": null, "labels": {"site": "north"},
+        "expiresAt": list["tokens"][0]["expiresAt"],
+    });
+    assert_eq!((&list["tokens"][0], &list["tokens"][1]["user"]), (&join, &"ops".into()));
+    assert_eq!(api.delete(&format!("{TOKENS}/{}", token.id), Value::Null).await.0, 200);
+    assert_eq!(api.delete(&format!("{TOKENS}/{}", token.id), Value::Null).await.0, 404);
+    for wrong in [
+        json!({"user": "", "ttlSeconds": 60}),
+        json!({"user": "system:node:a", "ttlSeconds": 60}),
+        json!({"user": "a", "groups": ["system:nodes"], "ttlSeconds": 60}),
+        json!({"user": "a", "ttlSeconds": 0}),
+        json!({"user": "a", "ttlSeconds": 60, "more": true}),
+    ] {
+        assert_eq!(api.post(USER_TOKENS, wrong.clone()).await.0, 400, "{wrong}");
+    }
+    for wrong in [json!({"ttlSeconds": 60, "labels": {"-": ""}}), json!({"ttlSeconds": 60, "nodeName": "A b"})] {
+        assert_eq!(api.post(JOIN_TOKENS, wrong.clone()).await.0, 400, "{wrong}");
+    }
 }
