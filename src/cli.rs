@@ -220,6 +220,12 @@ pub struct ControlFlags {
     /// Address to serve kubectl and agents on [default: 0.0.0.0:6443; for up 127.0.0.1:6443]
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<String>,
+    /// Append a line of JSON for each request that changes something or is refused
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// Verbs of the requests that are written down; '*' for all [default: create,delete,deletecollection,patch,update]
+    #[arg(long, value_name = "VERB,...", value_delimiter = ',')]
+    pub audit_verbs: Vec<String>,
     /// Further names and addresses under which this endpoint is reached; they go into its certificate
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub names: Vec<String>,

@@ -40,6 +40,8 @@ pub const AGENT_CONFIG: &str = "/etc/garrison/agent.yaml";
 pub const CONTROL_CONFIG: &str = "/etc/garrison/control.yaml";
 /// Default of `clusterDomain`, as most clusters have it; the kubelet itself has none.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Default of `auditVerbs`: what changes something.
+pub const AUDIT_VERBS: [&str; 5] = ["create", "delete", "deletecollection", "patch", "update"];
 /// Port of the control endpoint, as kube-apiserver's.
 pub const PORT: u16 = 6443;
 
@@ -85,6 +87,10 @@ pub struct File {
     pub listen: Option<String>,
     /// Further names of the control endpoint.
     pub names: Vec<String>,
+    /// File to which requests are written down.
+    pub audit_log: Option<PathBuf>,
+    /// Verbs of the requests that are; `*` for all.
+    pub audit_verbs: Vec<String>,
     /// What `labels.d` says; no key of a file.
     #[serde(skip)]
     pub host_labels: HostLabels,
@@ -116,6 +122,8 @@ impl File {
             control: over.control.or(self.control),
             listen: over.listen.or(self.listen),
             names: list(over.names, self.names),
+            audit_log: over.audit_log.or(self.audit_log),
+            audit_verbs: list(over.audit_verbs, self.audit_verbs),
             host_labels: self.host_labels,
         }
     }
@@ -180,6 +188,10 @@ pub struct ControlSettings {
     pub listen: SocketAddr,
     /// Names and addresses for the server's certificate, beside `localhost`, the hostname and the listening address.
     pub names: Vec<String>,
+    /// File to which requests are written down, if any.
+    pub audit_log: Option<PathBuf>,
+    /// Verbs of the requests that are; `*` for all. What is refused is written down whatever the verb.
+    pub audit_verbs: Vec<String>,
 }
 
 /// What is wrong with the settings, by the name the user gave it.
@@ -368,7 +380,11 @@ pub fn control(flags: ControlFlags, file: &File, default_ip: Ipv4Addr) -> Result
     };
     let names = if flags.names.is_empty() { file.names.clone() } else { flags.names };
     let state_dir = absolute("--state-dir", state_dir(flags.common.state_dir, file))?;
-    Ok(ControlSettings { state_dir, listen, names })
+    let audit_log = flags.audit_log.or_else(|| file.audit_log.clone());
+    let audit_log = audit_log.map(|path| absolute("--audit-log", path)).transpose()?;
+    let said = if flags.audit_verbs.is_empty() { file.audit_verbs.clone() } else { flags.audit_verbs };
+    let audit_verbs = if said.is_empty() { AUDIT_VERBS.map(str::to_owned).to_vec() } else { said };
+    Ok(ControlSettings { state_dir, listen, names, audit_log, audit_verbs })
 }
 
 fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -130,7 +130,9 @@ mod tests {
     async fn an_endpoint_is_asked_as_its_kubeconfig_says() {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().to_owned();
-        let settings = ControlSettings { state_dir, listen: ([127, 0, 0, 1], 0).into(), names: Vec::new() };
+        let listen = ([127, 0, 0, 1], 0).into();
+        let settings =
+            ControlSettings { state_dir, listen, names: Vec::new(), audit_log: None, audit_verbs: Vec::new() };
         let endpoint = Endpoint::open(&settings).await.unwrap();
         let config = Kubeconfig::read(&endpoint.kubeconfig).unwrap();
         let (stop_tx, stop_rx) = watch::channel(false);

@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 use super::bearer::Bearer;
 use super::objects::{ObjectError, Objects};
 use super::rbac::Policy;
+use super::rest::audit::AuditLog;
+use super::rest::observe::Observer;
 use super::rest::{self, Api};
 use super::sessions::Sessions;
 use super::tokens::Allowance;
@@ -57,6 +59,15 @@ pub enum ControlError {
     /// What the store holds.
     #[error("cannot read the fleet's objects")]
     Objects(#[from] ObjectError),
+    /// The audit log.
+    #[error("cannot open the audit log {path}")]
+    AuditLog {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The address.
     #[error(
         "cannot listen on {address}; another control endpoint, or a Kubernetes API server, may be there: use --listen"
@@ -82,6 +93,7 @@ pub struct Endpoint {
     store: Arc<Embedded>,
     objects: Objects,
     policy_rx: watch::Receiver<Arc<Policy>>,
+    observer: Arc<Observer>,
     sessions: Sessions,
     bearer: Arc<Bearer>,
     questions_tx: mpsc::Sender<Question>,
@@ -95,6 +107,8 @@ impl Endpoint {
     /// [`ControlError`]. Nothing damaged is ever replaced.
     pub async fn open(settings: &ControlSettings) -> Result<Self, ControlError> {
         let authority = Arc::new(Authority::open(&settings.state_dir)?);
+        let audit = open_audit_log(settings)?;
+        let observer = Arc::new(Observer::new(audit));
         let store = Embedded::open(&settings.state_dir.join("store")).await?;
         let objects = Objects::open(store.clone()).await?;
         let bearer = Arc::new(Bearer::open(&settings.state_dir, objects.clone())?);
@@ -125,6 +139,7 @@ impl Endpoint {
             store,
             objects,
             policy_rx,
+            observer,
             sessions,
             bearer,
             questions_tx,
@@ -161,6 +176,7 @@ impl Endpoint {
             objects: self.objects,
             streams,
             authority: self.authority.pin(),
+            observer: self.observer,
             policy_rx: self.policy_rx,
             bearer: self.bearer,
             questions_tx: self.questions_tx,
@@ -173,6 +189,12 @@ impl Endpoint {
         self.store.close().await?;
         Ok(())
     }
+}
+
+fn open_audit_log(settings: &ControlSettings) -> Result<Option<AuditLog>, ControlError> {
+    let Some(path) = settings.audit_log.clone() else { return Ok(None) };
+    let open = AuditLog::open(path.clone(), settings.audit_verbs.clone());
+    open.map(Some).map_err(|source| ControlError::AuditLog { path, source })
 }
 
 /// Drops history that no watch will resume from.

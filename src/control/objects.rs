@@ -123,6 +123,14 @@ impl Objects {
         &self.inner.fleet
     }
 
+    /// Whether the store can be read.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`].
+    pub async fn check(&self) -> Result<(), ObjectError> {
+        self.inner.store.get(keys::FLEET).await.map(drop).map_err(ObjectError::Store)
+    }
+
     /// The revision of the last commit.
     pub fn revision(&self) -> Revision {
         self.inner.store.revision()

@@ -3,13 +3,18 @@
 //! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
 //! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`], [`rollout`]
 //! and [`streams`] do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users
-//! from granting what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All of these but
-//! the handlers are pure. [`fixed`] answers the paths that are the same for every client: health, version, [`discovery`],
+//! from granting what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All
+//! of these but the handlers are pure. [`fixed`] answers the paths that are the same for every client: version, [`discovery`],
 //! [`openapi`].
+//!
+//! Around all of them [`observe`] gives each request an id and a place within the [`limits`], and counts ([`metrics`]), logs
+//! and audits ([`audit`]) its answer. [`health`] says whether control is well.
 
 pub mod apply;
+pub mod audit;
 pub mod auth;
 pub mod body;
+pub mod compress;
 pub mod discovery;
 pub mod document;
 pub mod errors;
@@ -17,7 +22,11 @@ pub mod escalation;
 pub mod events;
 pub mod filter;
 pub mod fixed;
+pub mod health;
+pub mod limits;
 pub mod logs;
+pub mod metrics;
+pub mod observe;
 pub mod openapi;
 pub mod openid;
 pub mod patch;
@@ -41,18 +50,20 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::{mpsc, watch as watch_channel};
 
 use self::errors::ApiError;
+use self::observe::{Observer, Seen};
 use self::query::Query;
 use self::target::Target;
 use super::bearer::Bearer;
 use super::objects::Objects;
-use super::rbac::{Policy, User};
+use super::rbac::{Attributes, Policy, User};
 use super::streams::NodeStreams;
 use super::updates::Question;
 use crate::link::listen::Connection;
@@ -66,6 +77,8 @@ pub struct Api {
     pub streams: Arc<dyn NodeStreams>,
     /// The fleet's authority, which join tokens name.
     pub authority: KeyPin,
+    /// Counts, logs and audits requests.
+    pub observer: Arc<Observer>,
     /// Who may do what, now.
     pub policy_rx: watch_channel::Receiver<Arc<Policy>>,
     /// Tokens of ServiceAccounts.
@@ -84,7 +97,8 @@ impl Api {
 /// The API on connections of [`link::listen`](crate::link::listen), which say who asks.
 pub fn router(api: Api) -> Router {
     let api = Arc::new(api);
-    routes(api.clone()).layer(from_fn_with_state(api, authenticate))
+    let observed = from_fn_with_state(api.observer.clone(), observe::observe);
+    routes(api.clone()).layer(from_fn_with_state(api, authenticate)).layer(observed)
 }
 
 /// The API for requests that carry their [`User`] as an extension; without one they are anonymous.
@@ -92,9 +106,12 @@ fn routes(api: Arc<Api>) -> Router {
     let guard = from_fn_with_state(api.clone(), guard);
     Router::new()
         .merge(fixed::routes())
+        .merge(health::routes())
         .merge(openid::routes())
         .merge(tokens::routes())
+        .route("/metrics", get(render_metrics))
         .fallback(resource)
+        .layer(from_fn(compress::compress))
         .layer(guard)
         .with_state(api)
 }
@@ -113,29 +130,49 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
 /// Lets through what may pass, as who it is to be taken for. Paths of objects are also judged here, before anything of
 /// them is read.
 async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    match check(&api.policy(), &request) {
-        Ok(user) => {
-            request.extensions_mut().insert(user);
+    let (mut seen, judged) = match look(&request) {
+        Ok((seen, needs)) => {
+            let judged = judge(&api.policy(), &seen, &needs);
+            (Some(seen), judged)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    let mut response = match (judged, &seen) {
+        (Ok(()), Some(Seen { user, acted_as, .. })) => {
+            request.extensions_mut().insert(acted_as.as_ref().unwrap_or(user).clone());
             next.run(request).await
         }
-        Err(error) => error.into_response(),
+        (judged, _) => judged.err().unwrap_or(ApiError::Unauthorized).into_response(),
+    };
+    if let Some(seen) = seen.take() {
+        response.extensions_mut().insert(seen);
     }
+    response
 }
 
-fn check(policy: &Policy, request: &Request) -> Result<User, ApiError> {
-    let mut user = request.extensions().get::<User>().cloned().unwrap_or_else(User::anonymous);
-    if let Some(asked) = auth::impersonation::asked(request.headers())? {
-        for need in &asked.needs {
-            auth::authorize(policy, &user, need)?;
-        }
-        user = asked.user;
-    }
+/// Who asks for what, and what they must be allowed to do to ask as somebody else.
+fn look(request: &Request) -> Result<(Seen, Vec<Attributes>), ApiError> {
+    let user = request.extensions().get::<User>().cloned().unwrap_or_else(User::anonymous);
+    let asked = auth::impersonation::asked(request.headers())?;
+    let (acted_as, needs) = asked.map_or((None, Vec::new()), |asked| (Some(asked.user), asked.needs));
     let path = request.uri().path();
     let target = Target::parse(path).ok().flatten();
     let query = Query::parse(request.uri())?;
     let attributes = auth::attributes::of(request.method(), path, &query, target.as_ref());
-    auth::authorize(policy, &user, &attributes)?;
-    Ok(user)
+    Ok((Seen { user, acted_as, attributes }, needs))
+}
+
+fn judge(policy: &Policy, seen: &Seen, needs: &[Attributes]) -> Result<(), ApiError> {
+    for need in needs {
+        auth::authorize(policy, &seen.user, need)?;
+    }
+    auth::authorize(policy, seen.acted_as.as_ref().unwrap_or(&seen.user), &seen.attributes)
+}
+
+async fn render_metrics(State(api): State<Arc<Api>>) -> Response {
+    let mut response = api.observer.metrics.render().into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    response
 }
 
 /// Everything that is not one of the fixed paths.

@@ -36,6 +36,8 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Pause after a failure to accept, such as too many open files, which would otherwise come at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// HTTP/1.1: what the head of a request may have.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// HTTP/2: what is buffered for one stream to send.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -134,7 +136,7 @@ pub(super) async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 
         async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(MAX_HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -97,6 +97,9 @@ pub enum ApiError {
         /// To what; none for a path.
         about: Option<Box<Resource>>,
     },
+    /// As many requests as may be are being answered.
+    #[error("too many requests, please try again later")]
+    TooManyRequests,
     /// No token has this id.
     #[error("there is no token {0}")]
     NoToken(String),
@@ -192,6 +195,11 @@ impl ApiError {
             Self::TooMany(_) => bare(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::Unauthorized => bare(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Forbidden { about, .. } => (StatusCode::FORBIDDEN, "Forbidden", Some(refused(about.as_deref()))),
+            Self::TooManyRequests => {
+                let retry_after_seconds = Some(RETRY_AFTER_SECS);
+                let details = StatusDetails { retry_after_seconds, ..StatusDetails::default() };
+                (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", Some(details))
+            }
             Self::NoToken(_) => bare(StatusCode::NOT_FOUND, "NotFound"),
             Self::NoResource => (StatusCode::NOT_FOUND, "NotFound", Some(StatusDetails::default())),
             Self::MethodNotAllowed => {

@@ -1,4 +1,4 @@
-//! The paths whose answers do not depend on any object: health, version, discovery, OpenAPI.
+//! The paths whose answers do not depend on any object: version, discovery, OpenAPI.
 
 use axum::Router;
 use axum::extract::{Path, RawQuery};
@@ -25,9 +25,6 @@ const REVALIDATE: &str = "public";
 /// Routes to all of them.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/healthz", get(healthy))
-        .route("/livez", get(healthy))
-        .route("/readyz", get(healthy))
         .route("/version", get(version))
         .route("/api", get(core))
         .route("/api/{version}", get(core_version))
@@ -75,10 +72,6 @@ async fn openapi(Path(path): Path<String>, RawQuery(query): RawQuery, headers: H
     let found = OPENAPI.document(&path);
     let by_hash = found.is_some_and(|found| query.is_some_and(|query| query.contains(&found.hash)));
     document(found, &headers, if by_hash { FOREVER } else { REVALIDATE })
-}
-
-async fn healthy() -> &'static str {
-    "ok"
 }
 
 /// `kubectl version` and tools that choose their behaviour by it.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::errors::{self, ApiError};
 use super::filter::Filter;
+use super::observe::Made;
 use super::patch::{Asked, PatchError, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
@@ -158,7 +159,11 @@ async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
         .objects
         .create(kind.kept(), request.target.namespace(), events::kept(kind, received.object), options)
         .await?;
-    Ok(answer_write(request, StatusCode::CREATED, &form.object(kind, object, Timestamp::now()), received.warnings))
+    let made = Made(meta::name(&object).to_owned());
+    let object = form.object(kind, object, Timestamp::now());
+    let mut response = answer_write(request, StatusCode::CREATED, &object, received.warnings);
+    response.extensions_mut().insert(made);
+    Ok(response)
 }
 
 async fn update(api: &Api, request: &Request, body: Body) -> Result<Response, ApiError> {

@@ -67,6 +67,7 @@ fn api(
         objects: objects.clone(),
         streams,
         authority: KeyPin([7; 32]),
+        observer: Arc::default(),
         policy_rx: policy_rx.clone(),
         bearer: bearer.clone(),
         questions_tx,
