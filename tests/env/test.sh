@@ -4,6 +4,8 @@ source "$(dirname "$0")/lib.sh"
 
 "$env_dir/packages.sh" run
 "$env_dir/images.sh"
+"$env_dir/clients.sh"
+PATH=$target/clients:$PATH
 
 # The tests on real containerd make namespaces, mounts and cgroups. cargo itself stays with the user; only the test programs it
 # has built run as root.
