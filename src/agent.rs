@@ -46,6 +46,7 @@ use crate::podspec::objects::Objects;
 use crate::podspec::{self, ApiAddress, CgroupDriver, HostFacts, Pod};
 
 mod blobs;
+mod blocking;
 mod check;
 mod clock;
 mod configure;

@@ -1,7 +1,7 @@
 //! This machine: the only place that touches files, mounts, cgroups and devices of the host.
 //!
 //! One module for each thing the host has. They carry out what others decided and report what they find; they keep nothing
-//! in memory. Functions here block, for as long as a disk takes: async callers put them into `spawn_blocking`. Only
+//! in memory. Functions here block, for as long as a disk takes: async callers put them into `agent::blocking`. Only
 //! [`logs::stream`] is async, since following a log may last for days, and so are [`check`], which waits for others, and
 //! [`netns::connect`], which has to have a thread of its own.
 //!

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::agent::Shared;
+use crate::agent::blocking::blocking;
 use crate::cri::RuntimeVersion;
 use crate::error::Chain;
 use crate::host::volumes::{self, parts};
@@ -57,7 +58,7 @@ pub(super) async fn bind_container(
     let can_be_recursive = can_be_recursive(shared, pod, &pod.containers[container]).await?;
     let (pod, pod_ips, images) = (pod.clone(), pod_ips.to_vec(), images.clone());
     let objects = shared.objects.borrow().clone();
-    let bound = tokio::task::spawn_blocking(move || {
+    let bound = blocking(move || {
         let container = &pod.containers[container];
         let files = read_env_files(&pod, container)?;
         let given = Given { objects: &objects, pod_ips: &pod_ips, files: &files, images: &images, can_be_recursive };
@@ -65,7 +66,7 @@ pub(super) async fn bind_container(
         bind_parts(&pod, container, &bound)?;
         Ok(bound)
     });
-    bound.await.expect("binding does not panic").map_err(Outcome::Misconfigured)
+    bound.await.map_err(Outcome::Misconfigured)
 }
 
 /// A runtime that does not know of images in volumes takes such a mount for one of the host.

@@ -1,6 +1,7 @@
 //! What is shown to registries for a pod's images: what its pull secrets hold, then what the node has itself.
 
 use crate::agent::Shared;
+use crate::agent::blocking::blocking;
 use crate::error::Chain;
 use crate::host::credentials;
 use crate::podspec::{Credentials, Keyring, Pod, pull_secrets};
@@ -23,8 +24,7 @@ pub(super) async fn credentials(shared: &Shared, pod: &Pod, reference: &str) -> 
 /// Trouble with the node's own credentials is the operator's: pods' images are pulled without them.
 async fn of_node(shared: &Shared) -> Keyring {
     let root_dir = shared.settings.root_dir.clone();
-    let read = tokio::task::spawn_blocking(move || credentials::keyring(&root_dir));
-    read.await.expect("reading a file does not panic").unwrap_or_else(|error| {
+    blocking(move || credentials::keyring(&root_dir)).await.unwrap_or_else(|error| {
         tracing::warn!(error = %Chain(&error), "images are pulled without the node's own credentials");
         Keyring::default()
     })

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
+use super::blocking::blocking;
 use super::roster::Input;
 use super::storage::{Meter, containers, files, is_split, processes};
 use crate::error::Chain;
@@ -151,9 +152,7 @@ impl Evictor {
 
     async fn read(&self) -> Readings {
         let (settings, images) = (self.shared.settings.clone(), self.images.clone());
-        let reading =
-            tokio::task::spawn_blocking(move || read(&settings.root_dir, images.as_deref(), &settings.eviction_hard));
-        reading.await.expect("reading does not panic")
+        blocking(move || read(&settings.root_dir, images.as_deref(), &settings.eviction_hard)).await
     }
 
     /// The node's conditions, and what it is short of so that a pod has to go.

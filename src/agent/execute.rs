@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::agent::blocking::blocking;
 use crate::agent::credentials::credentials;
 use crate::agent::images::Pulled;
 use crate::agent::{Shared, configure, hooks};
@@ -98,7 +99,7 @@ async fn hook(
 
 async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
     let (cgroups, objects) = (shared.cgroups.clone(), shared.objects.borrow().clone());
-    blocking(pod, move |pod| {
+    on_host(pod, move |pod| {
         dirs::make_pod(pod).map_err(|error| Chain(&error).to_string())?;
         configure::set_up_volumes(pod, &objects)?;
         cgroups.make_pod(pod).map_err(|error| format!("unable to ensure pod container exists: {}", Chain(&error)))
@@ -149,7 +150,7 @@ async fn users(shared: &Shared, pod: &Arc<Pod>) -> Result<Option<IdRange>, Strin
         return Ok(None);
     }
     let (users, pod) = (shared.users.clone(), pod.clone());
-    let given = tokio::task::spawn_blocking(move || users.of(&pod)).await.expect("the work does not panic");
+    let given = blocking(move || users.of(&pod)).await;
     given.map(Some).map_err(|error| Chain(&error).to_string())
 }
 
@@ -169,7 +170,7 @@ async fn create(
     };
     let pod_ips = pod_ips(shared, pod, sandbox);
     let ips = pod_ips.clone();
-    let prepared = blocking(pod, move |pod| {
+    let prepared = on_host(pod, move |pod| {
         dirs::write_etc_hosts(pod, &ips).map_err(|error| Chain(&error).to_string())?;
         dirs::make_container(pod, &pod.containers[container], attempt).map_err(|error| Chain(&error).to_string())
     })
@@ -214,7 +215,7 @@ fn target<'a>(container: &Container, observed: &'a ObservedPod) -> Result<Option
 async fn link_log(pod: &Arc<Pod>, container: usize, id: &ContainerId, observed: &ObservedPod) {
     let attempt = observed.containers.iter().find(|instance| instance.id == *id).map_or(0, |instance| instance.attempt);
     let id = id.clone();
-    let linked = blocking(pod, move |pod| {
+    let linked = on_host(pod, move |pod| {
         dirs::link_log(pod, &pod.containers[container], attempt, &id).map_err(|error| Chain(&error).to_string())
     })
     .await;
@@ -230,7 +231,7 @@ async fn remove_log(pod: &Arc<Pod>, id: &ContainerId, observed: &ObservedPod) {
     if !observed.containers.iter().any(is_newer) {
         return;
     }
-    let removed = blocking(pod, move |pod| {
+    let removed = on_host(pod, move |pod| {
         let container = pod.containers.iter().find(|container| container.name == instance.name);
         let removed = container.map(|container| dirs::remove_log(pod, container, instance.attempt, &instance.id));
         removed.unwrap_or(Ok(())).map_err(|error| Chain(&error).to_string())
@@ -243,7 +244,7 @@ async fn remove_log(pod: &Arc<Pod>, id: &ContainerId, observed: &ObservedPod) {
 
 async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
     let cgroups = shared.cgroups.clone();
-    blocking(pod, move |pod| {
+    on_host(pod, move |pod| {
         cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
         dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())
     })
@@ -252,16 +253,16 @@ async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
 
 async fn clean_up(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
     let cgroups = shared.cgroups.clone();
-    blocking(pod, move |pod| {
+    on_host(pod, move |pod| {
         cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
         dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())
     })
     .await
 }
 
-/// Runs work that blocks on a thread of its own.
-async fn blocking(pod: &Arc<Pod>, work: impl FnOnce(&Pod) -> Result<(), String> + Send + 'static) -> Outcome {
+/// Does work on the host that blocks.
+async fn on_host(pod: &Arc<Pod>, work: impl FnOnce(&Pod) -> Result<(), String> + Send + 'static) -> Outcome {
     let pod = pod.clone();
-    let result = tokio::task::spawn_blocking(move || work(&pod)).await.expect("the work does not panic");
+    let result = blocking(move || work(&pod)).await;
     result.map_or_else(Outcome::Failed, |()| Outcome::Done)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::blocking::blocking;
 use super::desired::Folder;
 use super::manifest::{self, Manifests};
 use super::roster::Input;
@@ -32,7 +33,7 @@ pub(super) async fn run(path: PathBuf, inputs_tx: mpsc::Sender<Input>) -> io::Re
     let mut watch = FolderWatch::new(&path)?;
     loop {
         let folder = path.clone();
-        let folder = tokio::task::spawn_blocking(move || read(&folder)).await.expect("reading files does not panic");
+        let folder = blocking(move || read(&folder)).await;
         let known = folder.as_ref().ok().map(|folder| folder.id);
         if inputs_tx.send(Input::Folder(folder)).await.is_err() {
             return Ok(());

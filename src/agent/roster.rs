@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
+use super::blocking::blocking;
 use super::desired::{Desired, Folder};
 use super::eviction::Eviction;
 use super::objects::{self, Book};
@@ -400,11 +401,11 @@ impl Roster {
     async fn write(&mut self) -> Result<(), LedgerError> {
         let mut ledger = self.ledger.take().expect("it is only away within this function");
         let (snapshot, blobs) = (self.contents.snapshot(), self.new_blobs.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let (ledger, result) = blocking(move || {
             let result = ledger.commit(&snapshot, &blobs);
             (ledger, result)
-        });
-        let (ledger, result) = written.await.expect("writing the ledger does not panic, and nothing cancels it");
+        })
+        .await;
         self.ledger = Some(ledger);
         result
     }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::Shared;
+use super::blocking::blocking;
 use crate::cri::CriError;
 use crate::error::Chain;
 use crate::host::FileError;
@@ -96,10 +97,7 @@ async fn look(shared: &Shared, id: &ContainerId, path: PathBuf) -> Result<(), Ro
     let rotated = match logs::due(&path)? {
         Due::Nothing => return Ok(()),
         Due::Reopen => None,
-        Due::Rotate => {
-            let rotating = tokio::task::spawn_blocking(move || logs::rotate(&path, Timestamp::now())).await;
-            Some(rotating.expect("rotating a log does not panic")?)
-        }
+        Due::Rotate => Some(blocking(move || logs::rotate(&path, Timestamp::now())).await?),
     };
     let reopened = shared.runtime.reopen_container_log(id).await;
     match (reopened, rotated) {

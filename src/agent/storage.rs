@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Shared;
+use super::blocking::blocking;
 use crate::error::Chain;
 use crate::host::usage::{self, Space};
 use crate::model::{Moment, Uid};
@@ -89,7 +90,7 @@ pub(super) async fn containers(shared: &Shared, pod: &Pod) -> Option<BTreeMap<St
 /// What a pod has on disk beside what its containers changed of their images. What cannot be looked at takes nothing.
 pub(super) async fn files(pod: &Arc<Pod>) -> PodUsage {
     let pod = pod.clone();
-    let looking = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let taken = |path: &Path| {
             usage::of_tree(path).unwrap_or_else(|error| {
                 tracing::debug!(pod = %pod.key, error = %Chain(&error), "what the pod has on disk is not known");
@@ -110,18 +111,18 @@ pub(super) async fn files(pod: &Arc<Pod>) -> PodUsage {
             rest: taken(&pod.etc_hosts()),
             ..PodUsage::default()
         }
-    });
-    looking.await.expect("looking at files does not panic")
+    })
+    .await
 }
 
 /// How many processes a pod has; none if that cannot be told.
 pub(super) async fn processes(shared: &Shared, pod: &Arc<Pod>) -> Option<u64> {
     let (cgroups, pod) = (shared.cgroups.clone(), pod.clone());
-    let counting = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let found = cgroups.processes(&pod).inspect_err(|error| {
             tracing::debug!(pod = %pod.key, error = %Chain(error), "the pod's processes are not known");
         });
         found.ok().map(|pids| u64::try_from(pids.len()).unwrap_or(u64::MAX))
-    });
-    counting.await.expect("counting processes does not panic")
+    })
+    .await
 }

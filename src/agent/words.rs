@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::agent::blocking::blocking;
 use crate::error::Chain;
 use crate::host::{dirs, logs};
 use crate::model::{ContainerId, ContainerPhase, ObservedContainer, ObservedPod};
@@ -29,8 +30,7 @@ pub(super) async fn add(pod: &Arc<Pod>, observed: &mut ObservedPod, words: &mut 
 
 async fn read(pod: &Arc<Pod>, container: &Container, instance: &ObservedContainer) -> String {
     let file = pod.termination_log(container, instance.attempt);
-    let read = tokio::task::spawn_blocking(move || dirs::termination_message(&file));
-    let said = read.await.expect("reading a file does not panic").unwrap_or_else(|error| {
+    let said = blocking(move || dirs::termination_message(&file)).await.unwrap_or_else(|error| {
         tracing::warn!(pod = %pod.key, error = %Chain(&error), "the termination message cannot be read");
         String::new()
     });

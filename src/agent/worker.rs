@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
+use super::blocking::blocking;
 use super::execute::{execute, pod_ips};
 use super::prober::{PodProbes, Running};
 use super::roster::Input;
@@ -256,8 +257,7 @@ impl Worker {
     /// Lets restart counts go on where those of an earlier process ended.
     async fn next_attempts(&self) -> Vec<u32> {
         let pod = self.pod.clone();
-        let next_attempts = tokio::task::spawn_blocking(move || logs::next_attempts(&pod)).await;
-        next_attempts.expect("listing logs does not panic")
+        blocking(move || logs::next_attempts(&pod)).await
     }
 
     /// Takes on what is wanted now; the pod may have got more containers or other images.
