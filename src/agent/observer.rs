@@ -12,6 +12,7 @@ use crate::agent::roster::Input;
 use crate::cri::labels::Owner;
 use crate::cri::{RuntimeEvent, RuntimeStatus};
 use crate::error::Chain;
+use crate::model::{ContainerPhase, ObservedPod};
 
 /// The safety net: how long a change may stay unseen if its event was lost.
 const LIST_INTERVAL: Duration = Duration::from_secs(300);
@@ -66,10 +67,21 @@ async fn look(
         changes
     });
     match shared.runtime.list(owner).await {
-        Ok(pods) => inputs_tx.send(Input::Listed(pods.into_keys().collect())).await,
+        Ok(pods) => {
+            let over = pods.iter().filter(|(_, owned)| is_over(&owned.pod));
+            let sandboxes = |pod: &ObservedPod| pod.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+            let over = over.map(|(uid, owned)| (uid.clone(), sandboxes(&owned.pod))).collect();
+            inputs_tx.send(Input::Listed { found: pods.into_keys().collect(), over }).await
+        }
         Err(error) => {
             tracing::warn!(error = %Chain(&error), "cannot list the runtime's pods");
             Ok(())
         }
     }
+}
+
+/// Nothing of the pod lives, and nothing can.
+fn is_over(pod: &ObservedPod) -> bool {
+    let ended = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Created | ContainerPhase::Exited { .. });
+    !pod.sandboxes.iter().any(|sandbox| sandbox.ready) && pod.containers.iter().all(|container| ended(&container.phase))
 }

@@ -36,7 +36,7 @@ use crate::fit::{self, Abilities, Admitted, Rejection};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
-use crate::model::{Finished, Moment, RevisionHash, Uid};
+use crate::model::{Finished, Moment, RevisionHash, SandboxId, Uid};
 use crate::placement::Failures;
 use crate::plan::pressure::Conditions;
 use crate::podspec::{CgroupDriver, Pod, QosClass};
@@ -68,8 +68,13 @@ pub(super) enum Input {
     Pod(FromPod),
     /// The runtime has news of a pod.
     Changed(Uid),
-    /// The runtime was looked at as a whole: these pods of ours are in it, and any may have changed.
-    Listed(HashSet<Uid>),
+    /// The runtime was looked at as a whole, and any pod may have changed.
+    Listed {
+        /// The pods of ours that are in it.
+        found: HashSet<Uid>,
+        /// The sandboxes of those among them of which nothing lives any more.
+        over: HashMap<Uid, Vec<SandboxId>>,
+    },
     /// A revision was prepared, or cannot be.
     Prepared {
         /// The DaemonSet.

@@ -1,6 +1,6 @@
 //! Taking inputs in: what each does to the contents, the session and the workers. Nothing is written or sent here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::EphemeralContainer;
@@ -12,12 +12,13 @@ use crate::agent::eviction::Eviction;
 use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
 use crate::agent::{event_report, objects, streams};
+use crate::error::Chain;
 use crate::host::ledger::{AmendedMetadata, Ending, NodeIntent, PodRecord};
 use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
-use crate::model::{ObjectKey, RevisionHash, Source, Uid};
+use crate::model::{ObjectKey, RevisionHash, SandboxId, Source, Uid};
 use crate::plan::events::{self, PodEvent};
 use crate::plan::finish;
 
@@ -55,15 +56,17 @@ impl Roster {
                     worker.hint.notify_one();
                 }
             }
-            Input::Listed(found) => {
+            Input::Listed { found, over } => {
                 if self.found.is_none() {
-                    for uid in found.iter().filter(|uid| !self.contents.pods.contains_key(*uid)) {
+                    let unknown = found.iter().filter(|uid| !self.contents.pods.contains_key(*uid));
+                    for uid in unknown.filter(|uid| !over.contains_key(*uid)) {
                         tracing::warn!(%uid, "a pod of this node is not in its ledger; it is left alone");
                     }
                     self.restaff = true;
                     self.found = Some(found);
                 }
                 self.workers.values().for_each(|worker| worker.hint.notify_one());
+                self.clear_away(over);
             }
             Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),
             Input::Node(node) => {
@@ -79,6 +82,27 @@ impl Roster {
             Input::Event(event) => self.session.event(event),
             // Whoever asked may have gone.
             Input::Status(status_tx) => drop(status_tx.send(self.status())),
+        }
+    }
+
+    /// Removes from the runtime what is left of pods that are not in the ledger, such as those of a disk that was newer. A pod's
+    /// record is on disk before its sandbox is made and until that is gone, so nobody else looks after these.
+    fn clear_away(&self, over: HashMap<Uid, Vec<SandboxId>>) {
+        for (uid, sandboxes) in over.into_iter().filter(|(uid, _)| !self.contents.pods.contains_key(uid)) {
+            tracing::info!(%uid, "what is left of a pod that is not in this node's ledger is removed");
+            let runtime = self.shared.runtime.clone();
+            tokio::spawn(async move {
+                for sandbox in sandboxes {
+                    // Stopping gives its network back, also after a reboot.
+                    let removed = match runtime.stop_sandbox(&sandbox).await {
+                        Ok(()) => runtime.remove_sandbox(&sandbox).await,
+                        failed => failed,
+                    };
+                    if let Err(error) = removed {
+                        tracing::warn!(%uid, error = %Chain(&error), "it is tried again when the runtime is next looked at");
+                    }
+                }
+            });
         }
     }
 

@@ -64,3 +64,29 @@ async fn pods_of_the_ledger_are_cared_for_whether_or_not_it_can_be_written() {
     assert_eq!(again.uid, pod.uid);
     assert_ne!(again.running(), Some(ended));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_pods_that_an_older_disk_does_not_know_is_removed_and_what_lives_is_not() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let older = host.dir.path().join("older");
+    std::fs::rename(host.dir.path().join("ledger"), &older).unwrap();
+    agent.stop().await;
+
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one"), set("log", "one")]).await;
+    let (web, log) = (host.runs("web", "one").await, host.runs("log", "one").await);
+    agent.stop().await;
+    let newer = host.dir.path().join("ledger");
+    std::fs::remove_dir_all(&newer).unwrap();
+    std::fs::rename(&older, &newer).unwrap();
+    host.cri.end_sandbox(&web.uid);
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.settle().await;
+    let mut pods = host.pods().await;
+    assert_eq!(pods.remove("log"), Some(vec![log]));
+    assert_eq!(pods, BTreeMap::new(), "nothing is left of {}", web.uid);
+}
