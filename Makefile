@@ -1,11 +1,13 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test demo demo-down bench-idle bench-start packages test-system ci
+.PHONY: help build test sim soak-sim demo demo-down bench-idle bench-start packages test-system ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
 	@echo 'make demo-down     remove all of it'
 	@echo 'make test          the whole test suite; the tests on real containerd take root'
+	@echo 'make sim SEED=1     a simulated fleet: what happened and what should not have; NODES=3 HOURS=1 for more'
+	@echo 'make soak-sim      one new seed after the other until one fails; SEED, NODES and HOURS as above'
 	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
 	@echo 'make bench-start   what the agent adds to the bare CRI calls when a pod starts; takes root; RUNS=50 for more'
 	@echo 'make packages      the .deb and .rpm in target/packages; ARCH="amd64 arm64" cross-builds, too'
@@ -19,6 +21,14 @@ build:
 
 test:
 	tests/env/test.sh
+
+sim soak-sim: NODES = 3
+sim soak-sim: HOURS = 1
+sim:
+	@tests/env/sim.sh one "$(SEED)" $(NODES) $(HOURS)
+
+soak-sim:
+	@tests/env/sim.sh soak "$(SEED)" $(NODES) $(HOURS)
 
 demo:
 	@tests/env/demo.sh up

@@ -314,27 +314,29 @@ fn start_link(
     inputs_tx: &mpsc::Sender<Input>,
     tasks: &mut JoinSet<()>,
 ) -> LinkEnd {
-    let LinkHandle { up_tx, mut incoming_rx, tunnels, .. } = client::spawn(ClientSettings {
+    let LinkHandle { up_tx, incoming_rx, tunnels, .. } = client::spawn(ClientSettings {
         control,
         state_dir: shared.settings.state_dir.clone(),
         credentials,
         machine_id: shared.facts.machine_id.clone(),
         last_seen: contents.last_seen,
     });
-    let inputs_tx = inputs_tx.clone();
-    tasks.spawn(async move {
-        while let Some(incoming) = incoming_rx.recv().await {
-            let input = match incoming {
-                Incoming::Dialling(hello_tx) => Input::Hello(hello_tx),
-                Incoming::Down(down) => Input::Down(Box::new(down)),
-                Incoming::Lost(why) => Input::Disconnected(why),
-            };
-            if inputs_tx.send(input).await.is_err() {
-                return;
-            }
-        }
-    });
+    tasks.spawn(hear(incoming_rx, inputs_tx.clone()));
     LinkEnd { up_tx, tunnels }
+}
+
+/// Passes on to the roster what the link tells.
+async fn hear(mut incoming_rx: mpsc::Receiver<Incoming>, inputs_tx: mpsc::Sender<Input>) {
+    while let Some(incoming) = incoming_rx.recv().await {
+        let input = match incoming {
+            Incoming::Dialling(hello_tx) => Input::Hello(hello_tx),
+            Incoming::Down(down) => Input::Down(Box::new(down)),
+            Incoming::Lost(why) => Input::Disconnected(why),
+        };
+        if inputs_tx.send(input).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Has pods reach the API at an address of this node. Where that cannot be had they are told where this agent reaches it.
@@ -403,4 +405,4 @@ fn share(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

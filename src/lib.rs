@@ -12,7 +12,7 @@
 //! - Run, tasks that own state: [`agent`] and [`control`]. They never name each other; they meet in `link` and in the decide
 //!   layer.
 //! - Around them: [`cli`] and [`config`], [`kube`] for the commands that ask control as a user, [`telemetry`], [`error`];
-//!   `testing` has the fakes.
+//!   `testing` has the fakes, and `sim` plays whole fleets.
 //!
 //! Deliberately absent: a scheduler, a controller manager, a kubelet, and any second client for what kubectl does.
 
@@ -34,6 +34,8 @@ pub mod placement;
 pub mod plan;
 pub mod podspec;
 pub mod rollout;
+#[cfg(test)]
+mod sim;
 pub mod spdy;
 pub mod store;
 pub mod telemetry;

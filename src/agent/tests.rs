@@ -45,13 +45,16 @@ const FLEET: &str = "fleet";
 const NODE: &str = "node-uid";
 
 /// A machine: what an agent finds when it starts.
-struct Host {
-    dir: TempDir,
-    cri: FakeCri,
+pub(crate) struct Host {
+    pub(crate) dir: TempDir,
+    pub(crate) cri: FakeCri,
+    pub(crate) identity: Identity,
+    pub(crate) machine_id: String,
+    pub(crate) boot_id: String,
 }
 
 /// An agent that runs, and control's end of its link.
-struct Agent {
+pub(crate) struct Agent {
     inputs_tx: mpsc::Sender<Input>,
     up_rx: mpsc::Receiver<Up>,
     /// What is wished of the link's tunnels.
@@ -74,18 +77,24 @@ struct Seen {
 impl Host {
     /// One with nothing on it, its images in reach.
     fn new() -> Self {
-        let cri = FakeCri::new();
+        let host = Self::of(Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() });
         for image in ["one", "two"] {
-            cri.serve_image(&reference(image));
+            host.cri.serve_image(&reference(image));
         }
-        Self { dir: tempfile::tempdir().unwrap(), cri }
+        host
+    }
+
+    /// One that is this node, with nothing on it.
+    pub(crate) fn of(identity: Identity) -> Self {
+        let (machine_id, boot_id) = ("machine".to_owned(), "boot".to_owned());
+        Self { dir: tempfile::tempdir().unwrap(), cri: FakeCri::new(), identity, machine_id, boot_id }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
-    fn start(&self) -> Agent {
+    pub(crate) fn start(&self) -> Agent {
         let Opened { ledger, contents, .. } = Ledger::open(self.dir.path()).unwrap();
         let shared = Arc::new(self.shared());
-        let identity = Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() };
+        let identity = self.identity.clone();
         let owner = self.owner();
         let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
         let (up_tx, up_rx) = mpsc::channel(8);
@@ -108,7 +117,7 @@ impl Host {
         let settings = AgentSettings {
             state_dir: self.dir.path().to_owned(),
             runtime_endpoint: "unix:///fake/cri.sock".to_owned(),
-            node_name: "node-1".into(),
+            node_name: self.identity.name.clone(),
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
             node_ip: None,
@@ -126,10 +135,10 @@ impl Host {
             token: None,
         };
         let facts = Facts {
-            hostname: "node-1".to_owned(),
-            machine_id: "machine".to_owned(),
-            system_uuid: "machine".to_owned(),
-            boot_id: "boot".to_owned(),
+            hostname: self.identity.name.to_string(),
+            machine_id: self.machine_id.clone(),
+            system_uuid: self.machine_id.clone(),
+            boot_id: self.boot_id.clone(),
             kernel_version: "6.1".to_owned(),
             os_image: "Linux".to_owned(),
             architecture: "amd64",
@@ -143,7 +152,8 @@ impl Host {
         let mut host = podspec::tests::host();
         // With this driver pods' cgroups are systemd's to make: tests make none, and need not be root.
         host.cgroup_driver = CgroupDriver::Systemd;
-        (host.fleet, host.node_uid) = (FLEET.into(), NODE.into());
+        (host.fleet, host.node_uid) = (self.identity.fleet.clone(), self.identity.uid.clone());
+        host.node_name = self.identity.name.clone();
         host.allocatable.insert("pods".to_owned(), 10);
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
@@ -165,11 +175,11 @@ impl Host {
     }
 
     fn owner(&self) -> Owner {
-        Owner { fleet: FLEET.into(), node: NODE.into() }
+        Owner { fleet: self.identity.fleet.clone(), node: self.identity.uid.clone() }
     }
 
     /// What is on disk.
-    fn ledger(&self) -> Contents {
+    pub(crate) fn ledger(&self) -> Contents {
         Ledger::open(self.dir.path()).unwrap().contents
     }
 
@@ -227,6 +237,17 @@ impl Seen {
 }
 
 impl Agent {
+    /// Puts a link in the test's place: gives what the agent says and takes what its link tells. The agent ends with the tasks.
+    pub(crate) fn link(self) -> (mpsc::Receiver<Up>, mpsc::Sender<Incoming>, JoinSet<()>) {
+        let Self { inputs_tx, up_rx, conditions_tx, mut tasks, .. } = self;
+        let (incoming_tx, incoming_rx) = mpsc::channel(INPUTS);
+        tasks.spawn(async move {
+            hear(incoming_rx, inputs_tx).await;
+            drop(conditions_tx);
+        });
+        (up_rx, incoming_tx, tasks)
+    }
+
     /// Opens a session in which all is well.
     async fn connect(&mut self) -> Hello {
         self.connect_as(Reception::Accepted).await

@@ -44,7 +44,7 @@ pub(crate) use tunnels::{Opening, Wish};
 pub use tunnels::{TooMany, TunnelEnds, Tunnels};
 
 /// The pause after the first lost connection, doubled for each that follows, with full jitter.
-const RECONNECT: Limits = Limits { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+pub(crate) const RECONNECT: Limits = Limits { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 /// How many messages wait in each direction between agent and link.
 const QUEUE: usize = 256;
 
@@ -285,7 +285,7 @@ async fn open(
 }
 
 /// Waits for `work` while the agent's messages go nowhere, since there is no session they could belong to.
-async fn discarding<T>(
+pub(crate) async fn discarding<T>(
     up_rx: &mut mpsc::Receiver<Up>,
     work: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {

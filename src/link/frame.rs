@@ -26,6 +26,13 @@ impl Frame {
         Self::from_message(&to_proto::down(down))
     }
 
+    /// What it says.
+    #[cfg(test)]
+    pub(crate) fn down(self) -> Down {
+        let message = pb::SessionDown::decode(self.0).expect("control encodes what it says");
+        super::from_proto::down(message).expect("control speaks this protocol").expect("it says something")
+    }
+
     pub(super) fn from_message(message: &pb::SessionDown) -> Self {
         Self(message.encode_to_vec().into())
     }

@@ -6,8 +6,8 @@
 //! The idea is that of kubernetes `staging/src/k8s.io/cri-api/pkg/apis/testing/fake_runtime_service.go`.
 
 use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::{fmt, io};
 
 use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
@@ -60,6 +60,27 @@ struct Shared {
     events: broadcast::Sender<v1::ContainerEventResponse>,
     /// Methods that do not return.
     held: watch::Sender<Vec<&'static str>>,
+    watcher: OnceLock<Watcher>,
+}
+
+/// Is told of everything that is there after each change.
+struct Watcher(Box<dyn Fn(Vec<Sandbox>) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
+/// A sandbox as somebody sees it who looks at the machine, not at the runtime's answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Whose it is, by its labels.
+    pub labels: HashMap<String, String>,
+    /// It is ready.
+    pub ready: bool,
+    /// The containers that run in it: id and image.
+    pub running: Vec<(ContainerId, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +103,12 @@ struct State {
 impl Default for FakeCri {
     fn default() -> Self {
         let state = State { connections: Some(vec![]), ..State::default() };
-        let shared =
-            Shared { state: Mutex::new(state), events: broadcast::channel(EVENTS).0, held: watch::channel(vec![]).0 };
+        let shared = Shared {
+            state: Mutex::new(state),
+            events: broadcast::channel(EVENTS).0,
+            held: watch::channel(vec![]).0,
+            watcher: OnceLock::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -113,6 +138,33 @@ impl FakeCri {
     /// Lets `PullImage` find an image in its registry.
     pub fn serve_image(&self, reference: &str) {
         self.state().model.registry.insert(reference.to_owned());
+    }
+
+    /// Takes an image out of the registry.
+    pub fn withdraw_image(&self, reference: &str) {
+        self.state().model.registry.remove(reference);
+    }
+
+    /// Tells `watcher` of all sandboxes, at once after each change. It must not call the fake.
+    ///
+    /// # Panics
+    /// If there is one already.
+    pub fn watch(&self, watcher: impl Fn(Vec<Sandbox>) + Send + Sync + 'static) {
+        self.shared.watcher.set(Watcher(Box::new(watcher))).expect("one watcher");
+    }
+
+    /// All sandboxes.
+    pub fn sandboxes(&self) -> Vec<Sandbox> {
+        self.state().model.seen()
+    }
+
+    /// Ends every sandbox and container and tells nobody: the machine was switched off. What was held is not, any more.
+    pub fn switch_off(&self) {
+        self.go_away();
+        self.shared.held.send_replace(vec![]);
+        let mut state = self.state();
+        state.model.stop_all();
+        self.look(&state.model);
     }
 
     /// Says whether the network is ready.
@@ -262,7 +314,14 @@ impl FakeCri {
 
     /// Without a subscriber an event is lost, as with the real one.
     fn emit(&self, model: &Model, id: &str, kind: v1::ContainerEventType) {
+        self.look(model);
         let _ = self.shared.events.send(model.event(id, kind));
+    }
+
+    fn look(&self, model: &Model) {
+        if let Some(Watcher(watcher)) = self.shared.watcher.get() {
+            watcher(model.seen());
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

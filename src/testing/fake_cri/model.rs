@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use k8s_cri::v1;
 use tonic::Status;
 
+use super::Sandbox;
+
 /// What a process killed by SIGKILL ends with.
 const KILLED: i32 = 137;
 
@@ -99,6 +101,28 @@ impl Model {
         };
         self.sandboxes.insert(id.clone(), status);
         Ok(id)
+    }
+
+    /// Every sandbox with the containers that run in it.
+    pub(super) fn seen(&self) -> Vec<Sandbox> {
+        let running = |sandbox: &str| {
+            let inside = self.containers.values().filter(|container| container.sandbox == sandbox);
+            let running = inside.filter(|one| one.status.state() == v1::ContainerState::ContainerRunning);
+            running.map(|one| (one.status.id.as_str().into(), one.status.image_ref.clone())).collect()
+        };
+        let seen = |(id, sandbox): (&String, &v1::PodSandboxStatus)| Sandbox {
+            labels: sandbox.labels.clone(),
+            ready: sandbox.state() == v1::PodSandboxState::SandboxReady,
+            running: running(id),
+        };
+        self.sandboxes.iter().map(seen).collect()
+    }
+
+    /// Ends all there is.
+    pub(super) fn stop_all(&mut self) {
+        for sandbox in self.sandboxes.keys().cloned().collect::<Vec<_>>() {
+            self.stop_sandbox(&sandbox);
+        }
     }
 
     /// Kills its containers, too. False if there is none.

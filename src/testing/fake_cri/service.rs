@@ -175,6 +175,7 @@ with_unused! { RuntimeService {
         let mut state = self.state();
         let event = state.model.event(&id, Event::ContainerDeletedEvent);
         state.model.remove_container(&id);
+        self.look(&state.model);
         let _ = self.shared.events.send(event);
         Ok(Response::new(v1::RemoveContainerResponse {}))
     }

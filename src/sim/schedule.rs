@@ -1,0 +1,212 @@
+//! What happens next: steps drawn from chance. Pure.
+
+use std::time::Duration;
+
+use super::chance::Chance;
+
+/// Something that users, machines or lines do. Machines go by their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// `kubectl create`.
+    CreateSet(String, Template),
+    /// `kubectl apply`.
+    UpdateSet(String, Template),
+    DeleteSet(String),
+    /// A label; none takes it away.
+    SetZone(usize, Option<&'static str>),
+    /// A taint that lets nothing stay.
+    Clear(usize, bool),
+    /// The pod of this DaemonSet on a machine, if there is one in the API.
+    DeletePod(usize, String),
+    /// The agent dies at whatever it is about.
+    KillAgent(usize),
+    /// The agent dies at its so-many-th call from now that would change something in its runtime.
+    KillAgentAt(usize, usize),
+    StartAgent(usize),
+    /// The machine loses its power, and stays off.
+    SwitchOff(usize),
+    /// The same, and when it is on again, its disk is as it was at some time before.
+    SwitchOffAndRollBack(usize),
+    /// Keeps a copy of a machine's disk.
+    CopyDisk(usize),
+    /// Nothing gets through, and nobody is told.
+    CutLine(usize),
+    MendLine(usize),
+    /// The connection is reset.
+    BreakLine(usize),
+    /// What messages take from now on, in milliseconds at most.
+    SlowLine(usize, u64),
+    /// A container ends by itself.
+    EndContainer(usize, String),
+    /// The runtime is gone; what it runs goes on.
+    StopRuntime(usize),
+    StartRuntime(usize),
+    /// Calls of this method do not return.
+    HangRuntime(usize, &'static str),
+    ReleaseRuntime(usize, &'static str),
+    /// The next calls of this method fail.
+    FailRuntime(usize, &'static str, usize),
+    KillControl,
+    StartControl,
+    /// Control's disk is full for so many writes.
+    FailStore(usize),
+    /// All clocks are set.
+    JumpClock(i64),
+}
+
+/// What a simulated user says of a DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template {
+    /// Counts the images; every one is another revision.
+    pub(super) version: u64,
+    /// It cannot be pulled.
+    pub(super) missing: bool,
+    pub(super) zone: Option<&'static str>,
+    pub(super) budget: Budget,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Budget {
+    Nodes(usize),
+    Percent(usize),
+    Surge(usize),
+}
+
+/// What there is, as far as it decides what can happen.
+#[derive(Debug)]
+pub(super) struct Outline {
+    pub(super) machines: Vec<MachineOutline>,
+    pub(super) sets: Vec<(String, Template)>,
+    pub(super) control: bool,
+    /// Images made so far.
+    pub(super) versions: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct MachineOutline {
+    pub(super) runs: bool,
+    pub(super) line_open: bool,
+    pub(super) runtime: bool,
+    pub(super) hangs: Option<&'static str>,
+    pub(super) has_copy: bool,
+    pub(super) cleared: bool,
+}
+
+/// How many DaemonSets there are.
+const SETS_MIN: usize = 2;
+const SETS_MAX: usize = 4;
+/// Where machines are, and what some DaemonSets are for.
+pub(super) const ZONES: [&str; 2] = ["a", "b"];
+/// Calls that may fail or hang.
+const METHODS: [&str; 6] =
+    ["PullImage", "RunPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "StopPodSandbox"];
+
+/// Draws what happens next.
+pub(super) fn next(chance: &mut Chance, outline: &Outline) -> Step {
+    if outline.sets.len() < SETS_MIN && outline.control {
+        return create(chance, outline);
+    }
+    if !outline.control {
+        return if chance.one_in(3) { Step::StartControl } else { fault(chance, outline) };
+    }
+    match chance.below(20) {
+        0 if outline.sets.len() < SETS_MAX => create(chance, outline),
+        0..=5 => update(chance, outline),
+        6 if chance.one_in(3) => Step::DeleteSet(chance.pick(&outline.sets).0.clone()),
+        6..=7 => Step::SetZone(machine(chance, outline), Some(*chance.pick(&ZONES)).filter(|_| !chance.one_in(5))),
+        8 => {
+            let machine = machine(chance, outline);
+            Step::Clear(machine, !outline.machines[machine].cleared)
+        }
+        9 => Step::DeletePod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
+        10 => Step::KillControl,
+        11 if chance.one_in(2) => Step::FailStore(1 + chance.below(3)),
+        11 => Step::JumpClock(*chance.pick(&[-3600, -5, 5, 3600])),
+        _ => fault(chance, outline),
+    }
+}
+
+/// How long it is until the next step: now and then in the middle of things, now and then when all has settled.
+pub(super) fn pause(chance: &mut Chance) -> Duration {
+    match chance.below(10) {
+        0..=4 => chance.millis(0..400),
+        5..=7 => chance.millis(400..20_000),
+        _ => chance.millis(20_000..200_000),
+    }
+}
+
+fn create(chance: &mut Chance, outline: &Outline) -> Step {
+    let name = format!("set-{}", outline.versions);
+    Step::CreateSet(name, Template { zone: zone(chance), budget: budget(chance), ..template(chance, outline) })
+}
+
+fn update(chance: &mut Chance, outline: &Outline) -> Step {
+    let (name, before) = chance.pick(&outline.sets).clone();
+    let zone = if chance.one_in(6) { zone(chance) } else { before.zone };
+    // Whether it surges stays: two pods beside each other would not be what the user of then asked for.
+    let budget = match before.budget {
+        Budget::Surge(_) => Budget::Surge(1 + chance.below(2)),
+        _ if chance.one_in(4) => spread(chance),
+        before => before,
+    };
+    let (version, missing) = if chance.one_in(6) {
+        (before.version, before.missing)
+    } else {
+        let new = template(chance, outline);
+        (new.version, new.missing)
+    };
+    Step::UpdateSet(name, Template { version, missing, zone, budget })
+}
+
+fn template(chance: &mut Chance, outline: &Outline) -> Template {
+    Template { version: outline.versions, missing: chance.one_in(8), zone: None, budget: Budget::Nodes(1) }
+}
+
+fn budget(chance: &mut Chance) -> Budget {
+    if chance.one_in(4) { Budget::Surge(1 + chance.below(2)) } else { spread(chance) }
+}
+
+fn spread(chance: &mut Chance) -> Budget {
+    if chance.one_in(3) { Budget::Percent(10 + chance.below(50)) } else { Budget::Nodes(1 + chance.below(2)) }
+}
+
+fn zone(chance: &mut Chance) -> Option<&'static str> {
+    if chance.one_in(3) { Some(*chance.pick(&ZONES)) } else { None }
+}
+
+fn machine(chance: &mut Chance, outline: &Outline) -> usize {
+    chance.below(outline.machines.len())
+}
+
+fn fault(chance: &mut Chance, outline: &Outline) -> Step {
+    let machine = machine(chance, outline);
+    let seen = &outline.machines[machine];
+    let method = *chance.pick(&METHODS);
+    // What is broken is mended sooner than the next thing breaks.
+    if !seen.runs && chance.one_in(2) {
+        return Step::StartAgent(machine);
+    }
+    if !seen.line_open && chance.one_in(2) {
+        return Step::MendLine(machine);
+    }
+    if !seen.runtime && chance.one_in(2) {
+        return Step::StartRuntime(machine);
+    }
+    if let Some(method) = seen.hangs.filter(|_| chance.one_in(2)) {
+        return Step::ReleaseRuntime(machine, method);
+    }
+    match chance.below(14) {
+        0 | 1 if seen.runs => Step::KillAgent(machine),
+        2 | 3 if seen.runs => Step::KillAgentAt(machine, chance.below(8)),
+        4 if seen.runs => Step::SwitchOff(machine),
+        5 if seen.runs && seen.has_copy => Step::SwitchOffAndRollBack(machine),
+        5 => Step::CopyDisk(machine),
+        6 | 7 if seen.line_open => Step::CutLine(machine),
+        8 => Step::SlowLine(machine, *chance.pick(&[10, 10, 500, 3000])),
+        9 => Step::EndContainer(machine, chance.pick(&outline.sets).0.clone()),
+        10 if seen.runtime => Step::StopRuntime(machine),
+        11 if seen.hangs.is_none() => Step::HangRuntime(machine, method),
+        12 => Step::FailRuntime(machine, method, 1 + chance.below(3)),
+        _ => Step::BreakLine(machine),
+    }
+}

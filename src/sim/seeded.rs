@@ -1,0 +1,91 @@
+//! Makes a thread repeatable: what it draws of the system's randomness follows from a seed, and its wall clock goes with tokio's.
+//!
+//! Uids, back-off, the order of hash maps and tokio's own choices all begin with `getrandom`, and every `Timestamp::now` with
+//! `clock_gettime`. Both are C symbols; the ones defined here take the place of libc's in this test program. On threads that
+//! are not seeded they ask the kernel, as libc's do.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_uint, c_void};
+use std::time::Duration;
+
+use nix::libc;
+use tokio::time::Instant;
+
+use super::chance::Chance;
+
+/// Where every simulation begins: 2026-01-01T00:00:00Z.
+const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
+
+thread_local! {
+    static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
+    static WALL: Cell<Option<Wall>> = const { Cell::new(None) };
+}
+
+/// The wall clock of a seeded thread.
+#[derive(Debug, Clone, Copy)]
+struct Wall {
+    /// When it showed `at`.
+    set: Instant,
+    /// Since 1970.
+    at: Duration,
+}
+
+/// Seeds this thread, before anything on it has drawn.
+pub(super) fn seed(seed: u64) {
+    CHANCE.set(Some(Chance::new(seed)));
+}
+
+/// Lets this thread's wall clock go with tokio's, from within a runtime.
+pub(super) fn start_clock() {
+    WALL.set(Some(Wall { set: Instant::now(), at: BEGINNING }));
+}
+
+/// Sets the wall clock of all machines forward, or back.
+pub(super) fn jump(by_secs: i64) {
+    let wall = WALL.get().expect("the clock was started");
+    let by = Duration::from_secs(by_secs.unsigned_abs());
+    WALL.set(Some(Wall { at: if by_secs < 0 { wall.at - by } else { wall.at + by }, ..wall }));
+}
+
+/// getrandom(2).
+///
+/// # Safety
+/// `buffer` has room for `length` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getrandom(buffer: *mut c_void, length: libc::size_t, flags: c_uint) -> libc::ssize_t {
+    // A thread that is ending has no chance any more.
+    let drawn = CHANCE.try_with(|chance| {
+        let mut chance = chance.borrow_mut();
+        let chance = chance.as_mut()?;
+        for place in 0..length {
+            // SAFETY: it is less than `length`, and the caller vouches for so many.
+            unsafe { buffer.cast::<u8>().add(place).write(chance.number().to_le_bytes()[0]) };
+        }
+        libc::ssize_t::try_from(length).ok()
+    });
+    match drawn {
+        Ok(Some(drawn)) => drawn,
+        // SAFETY: the arguments are those of the system call, as they came.
+        _ => unsafe {
+            libc::ssize_t::try_from(libc::syscall(libc::SYS_getrandom, buffer, length, flags)).unwrap_or(-1)
+        },
+    }
+}
+
+/// clock_gettime(2).
+///
+/// # Safety
+/// `time` may be written to.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> c_int {
+    let wall = WALL.try_with(Cell::get).ok().flatten().filter(|_| clock == libc::CLOCK_REALTIME);
+    let Some(wall) = wall else {
+        // SAFETY: the arguments are those of the system call, as they came.
+        return unsafe { c_int::try_from(libc::syscall(libc::SYS_clock_gettime, clock, time)).unwrap_or(-1) };
+    };
+    let now = wall.at + wall.set.elapsed();
+    let seconds = libc::time_t::try_from(now.as_secs()).unwrap_or_default();
+    // SAFETY: the caller vouches for it.
+    unsafe { time.write(libc::timespec { tv_sec: seconds, tv_nsec: now.subsec_nanos().into() }) };
+    0
+}

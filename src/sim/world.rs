@@ -1,0 +1,671 @@
+//! The fleet: control, machines with their agents, the lines between, and the users. Does what the schedule says.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use super::chance::Chance;
+use super::fuse::Fuse;
+use super::schedule::{self, Budget, MachineOutline, Outline, Step, Template};
+use super::seeded;
+use super::wire::{Line, Wire};
+use super::witness::{PodSeen, Witness};
+use crate::agent::tests::Host;
+use crate::control::bearer::Bearer;
+use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
+use crate::control::objects::{ListOptions, ObjectError, Objects, WriteOptions};
+use crate::control::registry::Part;
+use crate::control::removal::DeleteOptions;
+use crate::control::sessions::Sessions;
+use crate::control::tokens::Allowance;
+use crate::control::{belongings, collector, updates};
+use crate::host::ledger::Identity;
+use crate::link::server::Control as _;
+use crate::link::tls::{self, Authority, NodeIdentity, NodeKey};
+use crate::link::{EnrollRequest, PROTOCOL, SILENCE};
+use crate::model::Uid;
+use crate::store::{Memory, Revision};
+
+/// How many messages wait between sessions and updates, as in the endpoint.
+const QUEUE: usize = 1024;
+/// How often a user tries again whose request failed.
+const TRIES: usize = 10;
+/// How long everything may take to be as users want it, once nothing is broken any more.
+const SETTLED_WITHIN: Duration = Duration::from_secs(40 * 60);
+/// The user's taint.
+const TAINT: &str = "maintenance";
+const NAMESPACE: &str = "default";
+
+pub(super) struct World {
+    chance: Chance,
+    witness: Arc<Mutex<Witness>>,
+    store: Arc<Memory>,
+    /// Control's state directory.
+    dir: TempDir,
+    authority: Arc<Authority>,
+    control: Option<ControlLife>,
+    door_tx: watch::Sender<Option<Sessions>>,
+    machines: Vec<Machine>,
+    sets: Vec<(String, Template)>,
+    versions: u64,
+    begun: Instant,
+    /// Takes what happens, a line each.
+    tell: fn(&str),
+}
+
+/// One life of control.
+struct ControlLife {
+    objects: Objects,
+    fuse: Arc<Fuse>,
+    /// How `garrison rollout` asks; nobody does.
+    _questions_tx: mpsc::Sender<updates::Question>,
+    _tasks: JoinSet<()>,
+}
+
+struct Machine {
+    host: Host,
+    node: NodeIdentity,
+    line_tx: watch::Sender<Line>,
+    /// The agent's tasks; it dies with them.
+    agent: Option<JoinSet<()>>,
+    has_runtime: bool,
+    hangs: Option<&'static str>,
+    copy: Option<TempDir>,
+}
+
+impl World {
+    /// A fleet of so many machines, all well. What happens goes to `tell`.
+    pub(super) async fn new(mut chance: Chance, machines: usize, tell: fn(&str)) -> Self {
+        let dir = place();
+        let mut world = Self {
+            witness: Arc::default(),
+            store: Memory::new(),
+            authority: Arc::new(Authority::open(dir.path()).unwrap()),
+            dir,
+            control: None,
+            door_tx: watch::channel(None).0,
+            machines: Vec::new(),
+            sets: Vec::new(),
+            versions: 0,
+            begun: Instant::now(),
+            tell,
+            chance: chance.split(),
+        };
+        world.start_control().await;
+        for number in 0..machines {
+            let machine = world.join(number).await;
+            world.machines.push(machine);
+            world.start_agent(number);
+        }
+        world
+    }
+
+    /// Draws the next step, waits until it is due, does it, and looks at what the witness saw.
+    pub(super) async fn step(&mut self) -> Result<(), String> {
+        let outline = self.outline();
+        let step = schedule::next(&mut self.chance, &outline);
+        sleep(schedule::pause(&mut self.chance)).await;
+        self.tell(&format!("{step:?}"));
+        self.carry_out(step).await;
+        self.verdict()
+    }
+
+    /// Mends everything and waits until all is as users want it: first without one machine, which is lost before the last
+    /// rollout and must not be in its way, then with it.
+    pub(super) async fn settle(&mut self) -> Result<(), String> {
+        self.mend().await;
+        let absent = self.chance.below(self.machines.len());
+        self.switch_off(absent).await;
+        self.tell(&format!("everything is mended, but {absent} is off"));
+        sleep(2 * SILENCE).await;
+        for (name, template) in self.sets.clone() {
+            self.update(name, Template { version: self.versions, missing: false, ..template }).await;
+        }
+        self.converge(Some(absent)).await?;
+        self.tell("it is on again");
+        self.start_agent(absent);
+        self.converge(None).await
+    }
+
+    async fn converge(&mut self, absent: Option<usize>) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            sleep(Duration::from_secs(5)).await;
+            self.verdict()?;
+            match self.lacking(absent).await {
+                None => break,
+                Some(lacking) if begun.elapsed() > SETTLED_WITHIN => {
+                    return Err(format!("after {SETTLED_WITHIN:?} without a fault: {lacking}"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.tell(&format!("all is as it should be after {} s", begun.elapsed().as_secs()));
+        Ok(())
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn tell(&self, what: &str) {
+        (self.tell)(&format!("{:>9.3} {what}", self.begun.elapsed().as_secs_f64()));
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        let witness = self.witness();
+        if witness.violations().is_empty() { Ok(()) } else { Err(witness.violations().join("\n")) }
+    }
+
+    fn witness(&self) -> MutexGuard<'_, Witness> {
+        self.witness.lock().unwrap()
+    }
+
+    fn outline(&self) -> Outline {
+        let machine = |(number, machine): (usize, &Machine)| MachineOutline {
+            runs: machine.agent.is_some(),
+            line_open: machine.line_tx.borrow().open,
+            runtime: machine.has_runtime,
+            hangs: machine.hangs,
+            has_copy: machine.copy.is_some(),
+            cleared: self.witness().is_cleared(number),
+        };
+        Outline {
+            machines: self.machines.iter().enumerate().map(machine).collect(),
+            sets: self.sets.clone(),
+            control: self.control.is_some(),
+            versions: self.versions,
+        }
+    }
+
+    async fn carry_out(&mut self, step: Step) {
+        match step {
+            Step::CreateSet(name, template) => self.create(name, template).await,
+            Step::UpdateSet(name, template) => self.update(name, template).await,
+            Step::DeleteSet(name) => self.delete_set(&name).await,
+            Step::SetZone(machine, zone) => self.set_zone(machine, zone).await,
+            Step::Clear(machine, cleared) => self.clear(machine, cleared).await,
+            Step::DeletePod(machine, set) => self.delete_pod(machine, &set).await,
+            Step::KillAgent(machine) => self.kill_agent(machine).await,
+            Step::KillAgentAt(machine, calls) => self.kill_agent_at(machine, calls).await,
+            Step::StartAgent(machine) => self.start_agent(machine),
+            Step::SwitchOff(machine) => self.switch_off(machine).await,
+            Step::SwitchOffAndRollBack(machine) => {
+                self.switch_off(machine).await;
+                self.roll_back(machine);
+            }
+            Step::CopyDisk(machine) => {
+                let copy = place();
+                copy_dir(&self.ledger(machine), copy.path());
+                self.machines[machine].copy = Some(copy);
+            }
+            Step::CutLine(machine) => self.line(machine, |line| line.open = false),
+            Step::MendLine(machine) => self.line(machine, |line| line.open = true),
+            Step::BreakLine(machine) => self.line(machine, |line| line.breaks += 1),
+            Step::SlowLine(machine, most) => self.line(machine, |line| line.delay_max = most),
+            Step::EndContainer(machine, set) => self.end_container(machine, &set),
+            Step::StopRuntime(machine) => {
+                self.machines[machine].host.cri.go_away();
+                self.machines[machine].has_runtime = false;
+            }
+            Step::StartRuntime(machine) => self.start_runtime(machine),
+            Step::HangRuntime(machine, method) => {
+                self.machines[machine].host.cri.hold(method);
+                self.machines[machine].hangs = Some(method);
+            }
+            Step::ReleaseRuntime(machine, method) => {
+                self.machines[machine].host.cri.release(method);
+                self.machines[machine].hangs = None;
+            }
+            Step::FailRuntime(machine, method, calls) => {
+                let cri = &self.machines[machine].host.cri;
+                (0..calls).for_each(|_| cri.fail_next(method, Code::Unknown, "the disk is slow today"));
+            }
+            Step::KillControl => self.kill_control(),
+            Step::StartControl => {
+                self.start_control().await;
+                self.check_acknowledged().await;
+            }
+            Step::FailStore(commits) => self.living().fuse.fail_next(commits),
+            Step::JumpClock(seconds) => seeded::jump(seconds),
+        }
+        // What the machines remember of calls is of no use here.
+        self.machines.iter().for_each(|machine| drop(machine.host.cri.take_changes()));
+    }
+}
+
+// === control ===
+
+impl World {
+    fn living(&self) -> &ControlLife {
+        self.control.as_ref().expect("the schedule asks only a control that runs")
+    }
+
+    fn objects(&self) -> Objects {
+        self.living().objects.clone()
+    }
+
+    /// As the endpoint does, but for what listens.
+    async fn start_control(&mut self) {
+        let fuse = Fuse::new(self.store.clone());
+        let objects = Objects::open(fuse.clone()).await.unwrap();
+        let bearer = Arc::new(Bearer::open(self.dir.path(), objects.clone()).unwrap());
+        let (to_updates_tx, to_updates_rx) = mpsc::channel(QUEUE);
+        let (grants_tx, grants_rx) = mpsc::channel(QUEUE);
+        let (questions_tx, questions_rx) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(updates::run(objects.clone(), to_updates_rx, questions_rx, grants_tx));
+        tasks.spawn(collector::run(objects.clone()));
+        tasks.spawn(belongings::run(objects.clone(), self.authority.certificate_pem()));
+        let sessions = Sessions::start(objects.clone(), self.authority.clone(), bearer, to_updates_tx, grants_rx);
+        self.door_tx.send_replace(Some(sessions.await.unwrap()));
+        self.control = Some(ControlLife { objects, fuse, _questions_tx: questions_tx, _tasks: tasks });
+    }
+
+    fn kill_control(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.fuse.blow();
+        }
+        self.door_tx.send_replace(None);
+    }
+
+    /// Every write that was acknowledged is still there.
+    async fn check_acknowledged(&self) {
+        let found = self.list(&DAEMON_SET).await;
+        let mut witness = self.witness();
+        let wanted: Vec<_> = witness.present().map(|(uid, set)| (uid.clone(), set.image.clone())).collect();
+        let found: Vec<_> = found.iter().map(|set| (Uid::from(text(set, "uid")), image(set).to_owned())).collect();
+        for lost in wanted.iter().filter(|set| !found.contains(set)) {
+            witness
+                .violation(format!("control came back without what it had acknowledged: {lost:?}; it has {found:?}"));
+        }
+    }
+
+    async fn list(&self, kind: &'static Kind) -> Vec<Value> {
+        let options = ListOptions {
+            namespace: None,
+            matches: &|_| true,
+            limit: 0,
+            next: None,
+            at: None,
+            not_before: Revision(0),
+        };
+        self.objects().list(kind, options).await.unwrap().items
+    }
+}
+
+// === users ===
+
+impl World {
+    async fn create(&mut self, name: String, template: Template) {
+        self.versions += 1;
+        let objects = self.objects();
+        let object = self.written(&name, &template);
+        let made =
+            trying(async || objects.create(&DAEMON_SET, NAMESPACE, object.clone(), WriteOptions::default()).await);
+        // Nodes may act before the answer is here, but not before this task has gone on.
+        let made = made.await;
+        let (uid, zone) = (Uid::from(text(&made, "uid")), template.zone.map(str::to_owned));
+        let surges = matches!(template.budget, Budget::Surge(_));
+        let budget = self.nodes_of(template.budget);
+        self.witness().set_made(uid, &name, image(&made), zone, budget, surges);
+        self.acknowledged(&name, &made);
+        self.sets.push((name, template));
+    }
+
+    async fn update(&mut self, name: String, template: Template) {
+        self.versions += 1;
+        let objects = self.objects();
+        let object = self.written(&name, &template);
+        let before = objects.get(&DAEMON_SET, NAMESPACE, &name).await.unwrap();
+        let budget = self.nodes_of(template.budget);
+        let zone = template.zone.map(str::to_owned);
+        self.witness().set_changed(&text(&before, "uid").into(), image(&object), zone, budget);
+        let made = trying(async || {
+            let change = |current: &Value| {
+                let mut changed = current.clone();
+                for field in ["template", "updateStrategy"] {
+                    changed["spec"][field] = object["spec"][field].clone();
+                }
+                Ok::<_, ObjectError>(changed)
+            };
+            objects.update(&DAEMON_SET, NAMESPACE, &name, Part::Main, WriteOptions::default(), change).await
+        });
+        let made = made.await;
+        if made["metadata"]["generation"] != before["metadata"]["generation"] {
+            self.acknowledged(&name, &made);
+        }
+        let known = self.sets.iter_mut().find(|(known, _)| *known == name).unwrap();
+        known.1 = template;
+    }
+
+    async fn delete_set(&mut self, name: &str) {
+        let objects = self.objects();
+        let object = objects.get(&DAEMON_SET, NAMESPACE, name).await.unwrap();
+        self.witness().set_deleted(&text(&object, "uid").into());
+        trying(async || objects.delete(&DAEMON_SET, NAMESPACE, name, &DeleteOptions::default()).await).await;
+        self.sets.retain(|(known, _)| known != name);
+    }
+
+    async fn set_zone(&self, machine: usize, zone: Option<&str>) {
+        self.witness().zone_changed(machine, zone.map(str::to_owned));
+        self.change_node(machine, |node| node["metadata"]["labels"]["zone"] = zone.map_or(Value::Null, Value::from))
+            .await;
+    }
+
+    async fn clear(&self, machine: usize, cleared: bool) {
+        self.witness().cleared(machine, cleared);
+        self.change_node(machine, |node| {
+            let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+            let mut taints: Vec<_> = taints.into_iter().filter(|taint| taint["key"] != TAINT).collect();
+            taints.extend(cleared.then(|| json!({ "key": TAINT, "effect": "NoExecute" })));
+            node["spec"]["taints"] = taints.into();
+        })
+        .await;
+    }
+
+    async fn change_node(&self, machine: usize, change: impl Fn(&mut Value)) {
+        let (objects, name) = (self.objects(), self.machines[machine].node.name.clone());
+        let change = |current: &Value| {
+            let mut changed = current.clone();
+            change(&mut changed);
+            let labels = changed["metadata"]["labels"].as_object_mut().unwrap();
+            labels.retain(|_, value| !value.is_null());
+            Ok::<_, ObjectError>(changed)
+        };
+        let options = WriteOptions::default();
+        trying(async || objects.update(&NODE, "", name.as_str(), Part::Main, options, change).await).await;
+    }
+
+    async fn delete_pod(&self, machine: usize, set: &str) {
+        let node = self.machines[machine].node.name.as_str();
+        let pods = self.list(&POD).await;
+        let of_set = |pod: &&Value| pod["spec"]["nodeName"] == node && pod["metadata"]["labels"]["app"] == set;
+        let Some(pod) = pods.iter().find(of_set) else { return };
+        self.witness().pod_deleted(text(pod, "uid").into());
+        let objects = self.objects();
+        // It may go by itself meanwhile.
+        drop(objects.delete(&POD, NAMESPACE, text(pod, "name"), &DeleteOptions::default()).await);
+    }
+
+    fn acknowledged(&self, name: &str, object: &Value) {
+        let version = text(object, "resourceVersion").parse().unwrap();
+        self.witness().answered(name, version);
+    }
+
+    /// The object as its user writes it. Its image is where nodes find it, unless it is missing.
+    fn written(&self, name: &str, template: &Template) -> Value {
+        let image = format!("registry.example/{name}:{}", template.version);
+        if !template.missing {
+            self.machines.iter().for_each(|machine| machine.host.cri.serve_image(&image));
+        }
+        let rolling = match template.budget {
+            Budget::Nodes(nodes) => json!({ "maxUnavailable": nodes, "maxSurge": 0 }),
+            Budget::Percent(percent) => json!({ "maxUnavailable": format!("{percent}%"), "maxSurge": 0 }),
+            Budget::Surge(nodes) => json!({ "maxUnavailable": 0, "maxSurge": nodes }),
+        };
+        let mut spec = json!({
+            "containers": [{ "name": "main", "image": image, "imagePullPolicy": "IfNotPresent" }],
+            "terminationGracePeriodSeconds": 5,
+            "automountServiceAccountToken": false,
+        });
+        if let Some(zone) = template.zone {
+            spec["nodeSelector"] = json!({ "zone": zone });
+        }
+        json!({
+            "metadata": { "name": name },
+            "spec": {
+                "selector": { "matchLabels": { "app": name } },
+                "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": rolling },
+                "template": { "metadata": { "labels": { "app": name } }, "spec": spec },
+            },
+        })
+    }
+
+    /// How many nodes a budget means at most, all of the fleet's being meant.
+    fn nodes_of(&self, budget: Budget) -> usize {
+        match budget {
+            Budget::Nodes(nodes) | Budget::Surge(nodes) => nodes,
+            Budget::Percent(percent) => (self.machines.len() * percent).div_ceil(100).max(1),
+        }
+    }
+}
+
+// === machines ===
+
+impl World {
+    /// Makes a machine a node, as its agent would.
+    async fn join(&mut self, number: usize) -> Machine {
+        let sessions = self.door_tx.borrow().clone().expect("control runs");
+        let allowance =
+            Allowance { valid_for: SignedDuration::from_hours(1), uses: Some(1), node_name: None, labels: None };
+        let token = sessions.make_token(allowance).await.unwrap();
+        let name = format!("node-{number}");
+        let zone = schedule::ZONES[number % schedule::ZONES.len()];
+        let request = EnrollRequest {
+            protocol: PROTOCOL,
+            token: token.credential(),
+            certificate_request: NodeKey::generate().unwrap().request().unwrap(),
+            node_name: name.as_str().into(),
+            labels: [("zone".to_owned(), zone.to_owned())].into(),
+            taints: vec![],
+            machine_id: name.clone(),
+        };
+        let enrolled = sessions.enroll(request).await.unwrap();
+        let node = tls::Identity::of(&enrolled.certificate).unwrap().node().unwrap();
+        let mut host = Host::of(Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid });
+        host.machine_id.clone_from(&name);
+        self.witness().machine_joined(&name, host.dir.path().to_owned(), Some(zone.to_owned()));
+        let witness = self.witness.clone();
+        host.cri.watch(move |sandboxes| witness.lock().unwrap().changed(number, &sandboxes));
+        let line = Line { open: true, breaks: 0, delay_max: 10 };
+        let line_tx = watch::channel(line).0;
+        Machine { host, node, line_tx, agent: None, has_runtime: true, hangs: None, copy: None }
+    }
+
+    fn start_agent(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        if machine.agent.is_some() {
+            return;
+        }
+        let wire = Wire {
+            machine: number,
+            node: machine.node.clone(),
+            door_rx: self.door_tx.subscribe(),
+            line_rx: machine.line_tx.subscribe(),
+            chance: self.chance.split(),
+            witness: self.witness.clone(),
+        };
+        if machine.has_runtime {
+            machine.host.cri.come_back();
+        }
+        let (up_rx, incoming_tx, mut tasks) = machine.host.start().link();
+        tasks.spawn(wire.run(up_rx, incoming_tx));
+        machine.agent = Some(tasks);
+    }
+
+    async fn kill_agent(&mut self, number: usize) {
+        if let Some(mut tasks) = self.machines[number].agent.take() {
+            tasks.shutdown().await;
+        }
+    }
+
+    async fn kill_agent_at(&mut self, number: usize, calls: usize) {
+        let cri = self.machines[number].host.cri.clone();
+        cri.freeze_after(calls);
+        let frozen = async {
+            while !cri.is_frozen() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // There may be nothing to do for it.
+        drop(tokio::time::timeout(Duration::from_secs(2), frozen).await);
+        self.kill_agent(number).await;
+        cri.thaw();
+    }
+
+    /// Control learns of it by silence.
+    async fn switch_off(&mut self, number: usize) {
+        let was_open = self.machines[number].line_tx.borrow().open;
+        self.line(number, |line| line.open = false);
+        self.kill_agent(number).await;
+        self.struck(number, |machine| machine.host.cri.switch_off());
+        let machine = &mut self.machines[number];
+        machine.hangs = None;
+        machine.has_runtime = true;
+        machine.host.boot_id.push('+');
+        self.line(number, |line| line.open = was_open);
+    }
+
+    fn roll_back(&mut self, number: usize) {
+        let ledger = self.ledger(number);
+        let Some(copy) = self.machines[number].copy.take() else { return };
+        std::fs::remove_dir_all(&ledger).unwrap();
+        copy_dir(copy.path(), &ledger);
+        self.witness().machines[number].rolled_back = true;
+    }
+
+    fn ledger(&self, number: usize) -> std::path::PathBuf {
+        self.machines[number].host.dir.path().join("ledger")
+    }
+
+    fn end_container(&self, number: usize, set: &str) {
+        let found = {
+            let witness = self.witness();
+            let of_set = |uid: &Uid| witness.sets.get(uid).is_some_and(|seen| seen.name == set);
+            let mut pods = witness.pods(number).iter();
+            pods.find(|(_, pod)| pod.image.is_some() && of_set(&pod.set)).map(|(uid, _)| uid.clone())
+        };
+        if let Some(pod) = found {
+            self.struck(number, |machine| drop(machine.host.cri.end_container(&pod, "main", 1)));
+        }
+    }
+
+    /// What stops meanwhile stops because of a fault.
+    fn struck(&self, number: usize, fault: impl FnOnce(&Machine)) {
+        self.witness().machines[number].is_struck = true;
+        fault(&self.machines[number]);
+        self.witness().machines[number].is_struck = false;
+    }
+
+    fn start_runtime(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        machine.host.cri.come_back();
+        machine.has_runtime = true;
+    }
+
+    fn line(&self, number: usize, change: impl FnOnce(&mut Line)) {
+        self.machines[number].line_tx.send_modify(change);
+    }
+}
+
+// === the end ===
+
+impl World {
+    async fn mend(&mut self) {
+        if self.control.is_none() {
+            self.start_control().await;
+        }
+        self.living().fuse.fail_next(0);
+        for number in 0..self.machines.len() {
+            self.line(number, |line| *line = Line { open: true, delay_max: 10, ..*line });
+            if let Some(method) = self.machines[number].hangs.take() {
+                self.machines[number].host.cri.release(method);
+            }
+            self.start_runtime(number);
+            self.start_agent(number);
+        }
+    }
+
+    /// What is not as users want it; none if all is. The machine that is `absent` may be as it likes.
+    async fn lacking(&self, absent: Option<usize>) -> Option<String> {
+        let (sets, pods, nodes) = (self.list(&DAEMON_SET).await, self.list(&POD).await, self.list(&NODE).await);
+        let witness = self.witness();
+        let unlike = (0..self.machines.len()).filter(|number| Some(*number) != absent).find_map(|number| {
+            let node = nodes.iter().find(|node| text(node, "name") == self.machines[number].node.name.as_str())?;
+            unready(node).or_else(|| witness.unlike(number))
+        });
+        if unlike.is_some() || absent.is_some() {
+            return unlike;
+        }
+        // Of a DaemonSet that control has forgotten there is nothing it could show.
+        let is_known = |pod: &&PodSeen| witness.present().any(|(uid, _)| *uid == pod.set);
+        let in_runtimes = witness.machines.iter().flat_map(|machine| machine.pods.values()).filter(is_known).count();
+        if pods.len() != in_runtimes {
+            let names: Vec<_> = pods.iter().map(|pod| text(pod, "name")).collect();
+            return Some(format!("{in_runtimes} pods are there, the API has {names:?}"));
+        }
+        witness.present().find_map(|(uid, set)| {
+            let wanted = (0..self.machines.len()).filter(|number| witness.belongs(set, *number)).count();
+            let object = sets.iter().find(|set| text(set, "uid") == uid.as_str());
+            object.map_or_else(|| Some(format!("{} is not in the API", set.name)), |object| miscounted(object, wanted))
+        })
+    }
+}
+
+/// What is wrong with a Node that should be ready.
+fn unready(node: &Value) -> Option<String> {
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+    (!ready).then(|| format!("{} is not ready: {conditions:?}", text(node, "name")))
+}
+
+/// What is wrong with a DaemonSet's status when all is well on the nodes it is for.
+fn miscounted(set: &Value, nodes: usize) -> Option<String> {
+    let status = &set["status"];
+    let counts = [
+        "desiredNumberScheduled",
+        "currentNumberScheduled",
+        "updatedNumberScheduled",
+        "numberReady",
+        "numberAvailable",
+    ];
+    let right = counts.into_iter().map(|count| status[count].as_u64().unwrap_or(0)).all(|count| count == nodes as u64);
+    let seen = status["observedGeneration"] == set["metadata"]["generation"];
+    (!right || !seen).then(|| format!("the status of {} is not that of {nodes} nodes: {status}", text(set, "name")))
+}
+
+/// What a user gets who tries again when a request fails.
+async fn trying<T>(mut request: impl AsyncFnMut() -> Result<T, ObjectError>) -> T {
+    for _ in 0..TRIES {
+        match request().await {
+            Ok(made) => return made,
+            Err(ObjectError::Store(_)) => sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("a user's request was refused: {error}"),
+        }
+    }
+    panic!("a user's request failed {TRIES} times")
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+fn image(set: &Value) -> &str {
+    set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default()
+}
+
+/// A directory in memory, if the system has such a place: nothing here is about disks that lose power.
+fn place() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
