@@ -37,6 +37,8 @@ enum Stage {
 pub(super) struct Session {
     up_tx: Option<mpsc::Sender<Up>>,
     stage: Stage,
+    /// A manifest of this session was taken over wholly.
+    in_step: bool,
     queue: VecDeque<Up>,
     /// Pods whose report control has not got.
     unreported: BTreeSet<Uid>,
@@ -55,6 +57,7 @@ impl Session {
         Self {
             up_tx,
             stage: Stage::Closed,
+            in_step: false,
             queue: VecDeque::new(),
             unreported: BTreeSet::new(),
             verdicts: HashMap::new(),
@@ -79,12 +82,23 @@ impl Session {
     /// Everything that held within the session is void.
     pub(super) fn closed(&mut self) {
         self.stage = Stage::Closed;
+        self.in_step = false;
         self.queue.clear();
         self.unreported.clear();
         self.verdicts.clear();
         self.needed.clear();
         self.asked.clear();
         self.granted.clear();
+    }
+
+    /// A manifest of this session is taken over wholly.
+    pub(super) fn came_into_step(&mut self) {
+        self.in_step = true;
+    }
+
+    /// Whether this node has all that control had told it by the beginning of the session.
+    pub(super) fn is_in_step(&self) -> bool {
+        self.in_step
     }
 
     /// Whether new desired state and deletions may be taken.

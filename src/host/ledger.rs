@@ -55,6 +55,10 @@ pub struct Contents {
     pub identity: Option<Identity>,
     /// The Node's user-owned fields as the API last told them.
     pub node: NodeIntent,
+    /// `node` is newer than the DaemonSets: those that go with it are still on their way. Until they are here, nothing is
+    /// known to be in the wrong place.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub node_ahead: bool,
     /// How far the fleet's intent has been taken over.
     pub position: Position,
     /// Counts the sessions this disk has begun; fsynced before dialling (design.md §5, clones and old disks).

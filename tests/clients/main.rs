@@ -1,6 +1,6 @@
 //! Real clients against a control endpoint alone: kubectl and helm as they are installed, no node and no containerd.
 //!
-//! Needs no root. Where a client is not installed its tests say so aloud and check nothing; in CI they fail.
+//! Needs no root. Where a client is not installed its tests say so aloud and check nothing.
 
 mod access;
 mod charts;

@@ -5,6 +5,8 @@
 #
 # One thing stays: where AppArmor is on, the profile cri-containerd.apparmor.d, which every containerd of the machine shares.
 
+pod_api=169.254.71.1
+
 # Notes what the machine does not have yet, before the first pod.
 note_what_is_absent() { # DIR
   local path
@@ -15,6 +17,7 @@ note_what_is_absent() { # DIR
   iptables-save >"$1/iptables-before"
   ip6tables-save >"$1/ip6tables-before"
   cp /proc/sys/net/ipv4/ip_forward "$1/ip-forward-before"
+  ip -brief address show dev lo >"$1/loopback-before"
 }
 
 # Ends the pods that nobody took down in order. What they hold outside of containerd is found from its records, which are
@@ -117,6 +120,8 @@ remove_network() { # DIR NETWORK
   remove_empty_nat_table "$1" ip6tables ip6
   # The bridge plugin turns forwarding on for the whole machine.
   if [[ $(<"$1/ip-forward-before") == 0 ]]; then echo 0 >/proc/sys/net/ipv4/ip_forward; fi
+  # Where pods reach the API.
+  grep -qF "$pod_api" "$1/loopback-before" || ip address delete "$pod_api/32" dev lo 2>/dev/null || true
 }
 
 # Removes directories that were absent before and hold nothing now. No file is ever removed but the sockets a killed shim

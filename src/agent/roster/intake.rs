@@ -163,7 +163,9 @@ impl Roster {
             Down::Node(change) => {
                 let (labels, taints, unschedulable) = (change.labels, change.taints, change.unschedulable);
                 let intent = NodeIntent { labels, taints, unschedulable };
-                self.dirty |= self.contents.node != intent;
+                let changes = self.contents.node != intent;
+                self.dirty |= changes;
+                self.contents.node_ahead |= changes && !self.session.is_in_step();
                 self.contents.node = intent;
             }
             Down::Permit(permit) => self.session.permit(permit),
@@ -199,7 +201,11 @@ impl Roster {
     fn take_over(&mut self) {
         let taken = self.desired.take(&mut self.contents, &mut self.new_blobs);
         self.dirty |= taken.changed;
-        self.after_commit.extend(taken.whole.map(|position| Up::Ack(Ack::Position(position))));
+        if let Some(position) = taken.whole {
+            self.session.came_into_step();
+            self.dirty |= std::mem::take(&mut self.contents.node_ahead);
+            self.after_commit.push(Up::Ack(Ack::Position(position)));
+        }
     }
 
     /// Takes over the posted pods whose bundle is here.

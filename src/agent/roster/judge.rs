@@ -112,6 +112,8 @@ impl Roster {
                 let standing = match (verdict.runs, verdict.stays) {
                     (true, _) => Standing::Runs,
                     (false, true) => Standing::Stays,
+                    // Neither of the two may be as the user has it: this one would end what the next keeps.
+                    (false, false) if self.contents.node_ahead && set.source == Source::Link => Standing::Stays,
                     (false, false) => Standing::Leaves,
                 };
                 (standing, verdict.reasons.iter().map(|against| reason("NotEligible", against.to_string())).collect())

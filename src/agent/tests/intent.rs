@@ -111,6 +111,38 @@ async fn a_slow_manifest_does_not_bring_back_what_was_deleted_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_label_is_judged_with_the_daemonset_that_came_with_it_not_with_the_one_before() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let selected = |image, color: &str| set_with("web", image, &json!({ "nodeSelector": { "color": color } }));
+    agent.node(&[("color", "red")], &[]).await;
+    agent.apply(1, &[selected("one", "red")]).await;
+    let pod = host.runs("web", "one").await;
+    agent.disconnect().await;
+
+    // Both changed meanwhile. The link breaks before the node has heard all of it, and the agent is restarted.
+    let changed = selected("one", "blue");
+    agent.connect().await;
+    agent.node(&[("color", "blue")], &[]).await;
+    agent.down(manifest(3, std::slice::from_ref(&changed))).await;
+    agent.settle().await;
+    agent.disconnect().await;
+    agent.stop().await;
+    let mut agent = host.start();
+    agent.settle().await;
+    assert_eq!(host.runs("web", "one").await, pod);
+
+    agent.connect().await;
+    agent.node(&[("color", "blue")], &[]).await;
+    agent.apply(3, &[changed]).await;
+    agent.settle().await;
+    assert_eq!(host.runs("web", "one").await, pod);
+    agent.node(&[], &[]).await;
+    host.lacks("web").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn neither_absence_nor_an_unknown_uid_takes_anything_away() {
     let host = Host::new();
     let mut agent = host.start();
