@@ -34,6 +34,7 @@ use crate::error::Chain;
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
 use crate::host::ledger::{AmendedMetadata, Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
+use crate::host::slices::Slices;
 use crate::host::userns::Users;
 use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
@@ -162,6 +163,7 @@ struct Shared {
     facts: Facts,
     host: HostFacts,
     cgroups: Cgroups,
+    slices: Slices,
     runtime: Runtime,
     images: Images,
     prober: Prober,
@@ -399,6 +401,7 @@ fn share(
         settings,
         facts,
         host,
+        slices: Slices::new(cgroups.is_v2()),
         cgroups,
         runtime,
     })

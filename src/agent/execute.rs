@@ -98,6 +98,7 @@ async fn hook(
 }
 
 async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
+    shared.slices.make_pod(pod).await;
     let (cgroups, objects) = (shared.cgroups.clone(), shared.objects.borrow().clone());
     on_host(pod, move |pod| {
         dirs::make_pod(pod).map_err(|error| Chain(&error).to_string())?;
@@ -243,21 +244,29 @@ async fn remove_log(pod: &Arc<Pod>, id: &ContainerId, observed: &ObservedPod) {
 }
 
 async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
-    let cgroups = shared.cgroups.clone();
-    on_host(pod, move |pod| {
-        cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
-        dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())
-    })
-    .await
+    remove_cgroup(shared, pod, |pod| dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())).await
 }
 
 async fn clean_up(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
+    remove_cgroup(shared, pod, |pod| dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())).await
+}
+
+/// Removes the pod's cgroup, and what `others` removes then. A slice is stopped last: systemd would wait for processes.
+async fn remove_cgroup(
+    shared: &Shared,
+    pod: &Arc<Pod>,
+    others: impl FnOnce(&Pod) -> Result<(), String> + Send + 'static,
+) -> Outcome {
     let cgroups = shared.cgroups.clone();
-    on_host(pod, move |pod| {
+    let outcome = on_host(pod, move |pod| {
         cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
-        dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())
+        others(pod)
     })
-    .await
+    .await;
+    if outcome == Outcome::Done {
+        shared.slices.remove_pod(pod).await;
+    }
+    outcome
 }
 
 /// Does work on the host that blocks.

@@ -481,10 +481,16 @@ impl Roster {
         let cpu = |amounts: &BTreeMap<String, u64>| amounts.get("cpu").copied().unwrap_or(0);
         let burstable = admitted.iter().filter(|pod| pod.qos == QosClass::Burstable);
         let asked = burstable.map(|pod| cpu(&pod.requests.resources)).sum();
-        if host.cgroup_driver == CgroupDriver::Systemd || self.burstable_millis.replace(asked) == Some(asked) {
+        if self.burstable_millis.replace(asked) == Some(asked) {
             return;
         }
-        let (cgroups, root, all) = (self.shared.cgroups.clone(), host.cgroup_root.clone(), cpu(&host.allocatable));
+        let all = cpu(&host.allocatable);
+        if host.cgroup_driver == CgroupDriver::Systemd {
+            let shared = self.shared.clone();
+            tokio::spawn(async move { shared.slices.weigh_classes(all, asked).await });
+            return;
+        }
+        let (cgroups, root) = (self.shared.cgroups.clone(), host.cgroup_root.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = cgroups.weigh_classes(&root, all, asked) {
                 tracing::warn!(error = %Chain(&error), "the cgroups of the pods' classes cannot be weighed");

@@ -150,7 +150,7 @@ impl Host {
             thermal_throttles: Vec::new(),
         };
         let mut host = podspec::tests::host();
-        // With this driver pods' cgroups are systemd's to make: tests make none, and need not be root.
+        // With this driver pods' cgroups are systemd's to make: tests make none, need not be root, and reach no systemd.
         host.cgroup_driver = CgroupDriver::Systemd;
         (host.fleet, host.node_uid) = (self.identity.fleet.clone(), self.identity.uid.clone());
         host.node_name = self.identity.name.clone();
@@ -169,6 +169,7 @@ impl Host {
             settings,
             facts,
             host,
+            slices: Slices::at("nowhere:", cgroups.is_v2()),
             cgroups,
             runtime,
         }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! With the cgroupfs driver they are made here, on cgroup v1 (in each hierarchy) and v2. With the systemd driver the paths
-//! are slices and systemd's to make: only what is still in them is looked at and ended here. The containers' own cgroups,
-//! below, are the runtime's.
+//! are slices and systemd's to make ([`super::slices`]): done here is what systemd does not do, limiting page sizes, and
+//! ending what is still in them. The containers' own cgroups, below, are the runtime's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,7 +32,9 @@ const SHARES_MIN: i64 = 2;
 /// The most.
 const SHARES_MAX: i64 = 262_144;
 /// What a pod's cgroup is told about; other controllers' cgroups come and go with the containers.
-const CONTROLLERS: [&str; 3] = ["cpu", "memory", "hugetlb"];
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", HUGETLB];
+/// The one that systemd does not know.
+const HUGETLB: &str = "hugetlb";
 
 /// The host's cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,18 +106,22 @@ impl Cgroups {
     ///
     /// Source: kubernetes v1.36 `pkg/kubelet/cm/qos_container_manager_linux.go`.
     pub fn weigh_classes(&self, root: &str, pods_millis: u64, burstable_millis: u64) -> Result<(), FileError> {
-        let weight = |millis: u64| CgroupLimits { cpu_shares: shares(millis), ..CgroupLimits::default() };
-        self.set(&format!("{root}/kubepods"), &weight(pods_millis))?;
-        self.set(&format!("{root}/kubepods/burstable"), &weight(burstable_millis))?;
-        self.set(&format!("{root}/kubepods/besteffort"), &weight(0))
+        self.set(&format!("{root}/kubepods"), &class_limits(pods_millis), None)?;
+        self.set(&format!("{root}/kubepods/burstable"), &class_limits(burstable_millis), None)?;
+        self.set(&format!("{root}/kubepods/besteffort"), &class_limits(0), None)
     }
 
-    /// Makes the cgroup of a pod and sets what the pod as a whole may use. Nothing with the systemd driver. Repeatable.
+    /// Makes the cgroup of a pod and sets what the pod as a whole may use: of a slice only the page sizes, once systemd was
+    /// asked to make it. Repeatable.
     ///
     /// # Errors
     /// [`FileError`] naming the cgroup or its file.
     pub fn make_pod(&self, pod: &Pod) -> Result<(), FileError> {
-        if is_slice(&pod.cgroup_parent) { Ok(()) } else { self.set(&pod.cgroup_parent, &pod.cgroup) }
+        let only = is_slice(&pod.cgroup_parent).then_some(HUGETLB);
+        if only.is_some() && pod.cgroup.hugepage_bytes.is_empty() {
+            return Ok(());
+        }
+        self.set(&pod.cgroup_parent, &pod.cgroup, only)
     }
 
     /// The processes in a pod's cgroup and below.
@@ -163,13 +169,15 @@ impl Cgroups {
         }
     }
 
-    fn set(&self, cgroup: &str, limits: &CgroupLimits) -> Result<(), FileError> {
+    /// `only` is the controller to leave it at, where the others are not ours.
+    fn set(&self, cgroup: &str, limits: &CgroupLimits, only: Option<&str>) -> Result<(), FileError> {
         match &self.version {
-            Version::V2(mount) => set_v2(mount, cgroup, limits),
+            Version::V2(mount) => set_v2(mount, cgroup, limits, only),
             Version::V1(hierarchies) => {
                 // Controllers may share a hierarchy.
                 let of = |controller: &str| hierarchies.iter().find(|(_, all)| all.iter().any(|one| one == controller));
-                for (controller, (mount, _)) in CONTROLLERS.into_iter().filter_map(|name| Some((name, of(name)?))) {
+                let ours = CONTROLLERS.into_iter().filter(|name| is_ours(name, only));
+                for (controller, (mount, _)) in ours.filter_map(|name| Some((name, of(name)?))) {
                     let dir = mount.join(cgroup.trim_start_matches('/'));
                     fs::create_dir_all(&dir).map_err(failed("make cgroup", &dir))?;
                     write_all(&dir, &files_v1(controller, limits))?;
@@ -205,8 +213,7 @@ fn files_v1(controller: &str, limits: &CgroupLimits) -> Vec<(String, String)> {
 fn files_v2(limits: &CgroupLimits, hugetlb: bool) -> Vec<(String, String)> {
     let max = |limit: i64| if limit == 0 { "max".to_owned() } else { limit.to_string() };
     let file = |name: &str, value: String| (name.to_owned(), value);
-    let weight = 1 + (limits.cpu_shares - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN);
-    let mut files = vec![file("cpu.weight", weight.to_string())];
+    let mut files = vec![file("cpu.weight", weight(limits.cpu_shares).to_string())];
     files.extend(limits.cpu_quota.map(|(quota, period)| file("cpu.max", format!("{} {period}", max(quota)))));
     files.extend(limits.memory_bytes.map(|bytes| file("memory.max", max(bytes))));
     files.extend(hugepages(limits, "max").filter(|_| hugetlb));
@@ -218,14 +225,18 @@ fn hugepages(limits: &CgroupLimits, file: &str) -> impl Iterator<Item = (String,
 }
 
 /// A cgroup of v2 has the controllers its parent hands down.
-fn set_v2(mount: &Path, cgroup: &str, limits: &CgroupLimits) -> Result<(), FileError> {
+fn set_v2(mount: &Path, cgroup: &str, limits: &CgroupLimits, only: Option<&str>) -> Result<(), FileError> {
     let mut dir = mount.to_owned();
     let mut hugetlb = false;
     for name in cgroup.split('/').filter(|name| !name.is_empty()) {
         let present = dir.join("cgroup.controllers");
         let present = fs::read_to_string(&present).map_err(failed("read", &present))?;
-        hugetlb = present.split_whitespace().any(|name| name == "hugetlb");
-        let handed_down = present.split_whitespace().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+        hugetlb = present.split_whitespace().any(|name| name == HUGETLB);
+        let ours: Vec<_> = present.split_whitespace().filter(|name| is_ours(name, only)).collect();
+        if only.is_some() && ours.is_empty() {
+            return Ok(());
+        }
+        let handed_down = ours.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
         write_all(&dir, &[("cgroup.subtree_control".to_owned(), handed_down)])?;
         dir.push(name);
         match fs::create_dir(&dir) {
@@ -235,7 +246,13 @@ fn set_v2(mount: &Path, cgroup: &str, limits: &CgroupLimits) -> Result<(), FileE
             _ => {}
         }
     }
-    write_all(&dir, &files_v2(limits, hugetlb))
+    let mut files = files_v2(limits, hugetlb);
+    files.retain(|(name, _)| name.split('.').next().is_some_and(|controller| is_ours(controller, only)));
+    write_all(&dir, &files)
+}
+
+fn is_ours(controller: &str, only: Option<&str>) -> bool {
+    only.is_none_or(|only| only == controller)
 }
 
 fn write_all(dir: &Path, files: &[(String, String)]) -> Result<(), FileError> {
@@ -246,11 +263,24 @@ fn write_all(dir: &Path, files: &[(String, String)]) -> Result<(), FileError> {
     Ok(())
 }
 
+/// What the cgroup of a class is told, whose pods ask for this much of the processors.
+pub(super) fn class_limits(millis: u64) -> CgroupLimits {
+    CgroupLimits { cpu_shares: shares(millis), ..CgroupLimits::default() }
+}
+
+/// The weight of cgroup v2 for one of v1. Runtimes may convert their containers' by another curve.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/cm/cgroup_manager_linux.go`, `getCPUWeight`.
+pub(super) fn weight(shares: i64) -> i64 {
+    1 + (shares.clamp(SHARES_MIN, SHARES_MAX) - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN)
+}
+
 fn shares(millis: u64) -> i64 {
     i64::try_from(millis.saturating_mul(1024) / 1000).unwrap_or(SHARES_MAX).clamp(SHARES_MIN, SHARES_MAX)
 }
 
-fn is_slice(cgroup: &str) -> bool {
+/// Whether a cgroup is systemd's to make.
+pub(super) fn is_slice(cgroup: &str) -> bool {
     cgroup.ends_with(".slice")
 }
 
@@ -335,7 +365,7 @@ mod tests {
         let hierarchies = vec![hierarchy(&cpu, &["cpu", "cpuacct"]), hierarchy(&memory, &["memory"])];
         let cgroups = Cgroups { version: Version::V1(hierarchies) };
 
-        cgroups.set("/kubepods/pod1", &limited()).unwrap();
+        cgroups.set("/kubepods/pod1", &limited(), None).unwrap();
         cgroups.weigh_classes("", 2000, 500).unwrap();
 
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
@@ -354,10 +384,32 @@ mod tests {
             fs::write(temp.path().join(cgroup).join("cgroup.controllers"), "cpu memory pids\n").unwrap();
         }
         let cgroups = Cgroups { version: Version::V2(temp.path().to_owned()) };
-        cgroups.set("/kubepods/burstable/pod1", &limited()).unwrap();
+        cgroups.set("/kubepods/burstable/pod1", &limited(), None).unwrap();
         let read = |path: &str| fs::read_to_string(temp.path().join(path)).unwrap();
         assert_eq!(read("kubepods/burstable/cgroup.subtree_control"), "+cpu +memory +pids");
         assert_eq!(read("kubepods/burstable/pod1/cpu.max"), "50000 100000");
+    }
+
+    #[test]
+    fn of_a_slice_nothing_is_written_but_page_sizes_and_only_where_there_are_any() {
+        let slice = "kubepods.slice/kubepods-pod1.slice";
+        let mut pod = Pod { cgroup_parent: format!("/{slice}"), cgroup: limited(), ..pod("web", Path::new("/")) };
+        for (controllers, has_sizes, limit) in
+            [("cpu hugetlb\n", true, Some("4194304")), ("cpu hugetlb\n", false, None), ("cpu\n", true, None)]
+        {
+            let temp = tempfile::tempdir().unwrap();
+            let place = |path: &str| temp.path().join(path);
+            for cgroup in ["", "kubepods.slice"] {
+                fs::create_dir_all(place(cgroup)).unwrap();
+                fs::write(place(cgroup).join("cgroup.controllers"), controllers).unwrap();
+            }
+            pod.cgroup.hugepage_bytes = if has_sizes { limited().hugepage_bytes } else { vec![] };
+            Cgroups { version: Version::V2(temp.path().to_owned()) }.make_pod(&pod).unwrap();
+            let read = |path: &str| fs::read_to_string(place(path)).ok();
+            assert_eq!(read(&format!("{slice}/hugetlb.2MB.max")).as_deref(), limit);
+            assert_eq!(read("kubepods.slice/cgroup.subtree_control").as_deref(), limit.map(|_| "+hugetlb"));
+            assert!(!place(slice).join("cpu.weight").exists());
+        }
     }
 
     #[test]
