@@ -107,9 +107,9 @@ node_root() { # SUITE PACKAGE...
 }
 
 # What a node needs to run inside of a container, and where its images come from.
-make_node_image() { # NAME SUITE PACKAGE...
-  local name=$1 root=$dir/root unit restrict=false
-  shift
+make_node_image() { # NAME DRIVER SUITE PACKAGE...
+  local name=$1 driver=$2 root=$dir/root unit restrict=false
+  shift 2
   node_root "$@"
   lacks_sys_resource && restrict=true
   mkdir -p "$root/etc/containerd/registries/_default" "$root/etc/systemd/journald.conf.d"
@@ -118,6 +118,10 @@ version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = $restrict
   sandbox_image = "registry.k8s.io/pause:3.6"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = $([[ $driver == systemd ]] && echo true || echo false)
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
   [plugins."io.containerd.grpc.v1.cri".registry]

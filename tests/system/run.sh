@@ -6,7 +6,7 @@
 #   KEEP=1 run.sh        leaves the nodes up; `run.sh down` removes them
 #
 # n1 is the control host with an agent of its own, n2 a second Debian 12; n3 is Debian 13 with the .rpm, for want of a free image of
-# a distribution that uses it.
+# a distribution that uses it, and with containerd's systemd cgroup driver, where the others have cgroupfs.
 # shellcheck disable=SC2317,SC2329 # the tests are called by names made at run time
 # shellcheck disable=SC2016 # what is in single quotes is for the shell on a node
 source "$(dirname "$0")/../env/lib.sh"
@@ -75,8 +75,8 @@ build_packages() {
 
 start_nodes() {
   local node
-  make_node_image bookworm bookworm
-  make_node_image trixie trixie rpm
+  make_node_image bookworm cgroupfs bookworm
+  make_node_image trixie systemd trixie rpm
   for node in n1 n2; do
     start_node "$node" bookworm
     copy_to "$node" "$deb" /root/garrison.deb
@@ -234,6 +234,48 @@ YAML
 }
 
 logs_say() { kube logs --selector app=memory --tail 5 | grep -q "$1"; }
+
+# Cgroups of pods are made by the agent on n2, by its systemd on n3.
+pods_are_limited_as_a_whole() {
+  local uid
+  kube apply -f - <<'YAML'
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: limited, namespace: default}
+spec:
+  selector: {matchLabels: {app: limited}}
+  template:
+    metadata: {labels: {app: limited}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: busybox:1.35
+        command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 1; done"]
+        resources: {limits: {cpu: 250m, memory: 32Mi}}
+YAML
+  kube rollout status --timeout=120s daemonset/limited
+  uid=$(uid_of_limited_on n2)
+  equals 33554432 "$(memory_limit n2 "kubepods/pod$uid")" "the pod's cgroup on n2"
+  uid=$(uid_of_limited_on n3)
+  equals 33554432 "$(memory_limit n3 "kubepods.slice/kubepods-pod${uid//-/_}.slice")" "the pod's slice on n3"
+  equals "CPUQuotaPerSecUSec=250ms" "$(on n3 systemctl show -p CPUQuotaPerSecUSec "kubepods-pod${uid//-/_}.slice")" "the slice's quota"
+  kube delete daemonset limited
+  kube wait --for=delete pod -l app=limited --timeout=60s
+  wait_until 60 "the slice to be stopped" is_stopped n3 "kubepods-pod${uid//-/_}.slice"
+}
+
+uid_of_limited_on() { # NODE
+  kube get pods -l app=limited --field-selector "spec.nodeName=$1" -o 'jsonpath={.items[0].metadata.uid}'
+}
+
+memory_limit() { # NODE CGROUP
+  on "$1" sh -c 'cat "/sys/fs/cgroup/memory/$1/memory.limit_in_bytes" 2>/dev/null || cat "/sys/fs/cgroup/$1/memory.max"' sh "$2"
+}
+
+is_stopped() { # NODE UNIT
+  [[ -z $(on "$1" systemctl list-units --all --no-legend "$2") ]]
+}
 
 a_killed_agent_is_back_and_no_container_was_restarted() {
   local before pid
@@ -398,7 +440,7 @@ with_rpm_a_purge_is_a_command() {
 
 tests=(the_packages_are_clean packages_are_the_same_bytes_when_built_again installing_enables_and_starts_nothing
   check_says_what_is_missing a_fleet_forms the_token_is_needed_once the_examples_run
-  status_and_explain_tell_it_at_the_host the_sandbox_is_as_stated memory_volumes_reach_pods
+  status_and_explain_tell_it_at_the_host the_sandbox_is_as_stated memory_volumes_reach_pods pods_are_limited_as_a_whole
   a_killed_agent_is_back_and_no_container_was_restarted a_hung_agent_is_replaced_by_the_watchdog a_second_agent_is_refused
   containerd_may_restart_under_it an_upgrade_restarts_the_services_and_no_container
   a_reboot_without_network_brings_every_daemon_back a_power_cut_brings_every_daemon_back control_may_be_away
