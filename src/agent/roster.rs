@@ -35,8 +35,9 @@ use crate::error::Chain;
 use crate::fit::{self, Abilities, Admitted, Rejection};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
+use crate::link::tls::Credentials;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
-use crate::model::{Finished, Moment, RevisionHash, SandboxId, Uid};
+use crate::model::{Finished, Moment, RevisionHash, SandboxId, Source, Uid};
 use crate::placement::Failures;
 use crate::plan::pressure::Conditions;
 use crate::podspec::{CgroupDriver, Pod, QosClass};
@@ -159,6 +160,8 @@ pub(super) struct Roster {
     /// Why there is no session, as long as there is none.
     link_lost: Option<String>,
     tunnels: Option<Tunnels>,
+    /// This node was removed from its fleet, and its credentials are still there.
+    removed: bool,
     node: Option<NodeState>,
     /// Pods of ours that were in the runtime when it was first looked at; none before.
     found: Option<HashSet<Uid>>,
@@ -213,6 +216,7 @@ impl Roster {
             unpublished: true,
             session: Session::new(up_tx),
             link_lost: None,
+            removed: false,
             node: None,
             found: None,
             restaff: true,
@@ -301,12 +305,30 @@ impl Roster {
         if !self.dirty || self.commit().await {
             self.tell();
             self.publish();
+            self.leave().await;
         }
         if std::mem::take(&mut self.restaff) {
             self.staff();
         }
         self.session.flush();
         self.watchdog.beat(self.shared.clock.now());
+    }
+
+    /// Removes the credentials of a fleet that has removed this node. Not before the last daemon has ended: an agent without
+    /// them has to join before it does anything, and one that is started again meanwhile has to end the rest.
+    async fn leave(&mut self) {
+        let is_left = || {
+            self.contents.daemonsets.values().any(|set| set.source == Source::Link)
+                || self.contents.pods.values().any(|record| record.ending.is_some())
+        };
+        if !self.removed || is_left() {
+            return;
+        }
+        let state_dir = self.shared.settings.state_dir.clone();
+        match blocking(move || Credentials::remove(&state_dir)).await {
+            Ok(()) => self.removed = false,
+            Err(error) => tracing::error!(error = %Chain(&error), "the credentials of the fleet stay here"),
+        }
     }
 
     /// Drops objects and tokens that are not needed any more, and asks for the objects that are.

@@ -290,12 +290,13 @@ impl Roster {
         }
     }
 
-    /// The Node was removed: everything learnt from control ends. Files stay in force.
+    /// The Node was removed: everything learnt from control ends, and then its credentials go. Files stay in force.
     fn removed(&mut self, id: CommandId) {
         tracing::warn!("this node was removed from its fleet; its daemons end");
         let linked = self.contents.daemonsets.values_mut().filter(|set| set.source == Source::Link);
         linked.for_each(|set| set.deleted = true);
         self.posted.session_ended();
+        self.removed = true;
         // Those whose DaemonSet was taken from over them and those that were posted, too.
         for record in self.contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
             let bundle = self.desired.bundle(&record.revision.bundle);

@@ -278,6 +278,8 @@ async fn a_node_that_is_removed_ends_all_it_has_from_control() {
     agent.answer(2, "log", Answer::Deleted { seq: 2, orphan: true }).await;
     agent.settle().await;
     assert_eq!(host.runs("log", "one").await, orphan);
+    let credentials = host.dir.path().join("node.pem");
+    std::fs::write(&credentials, "").unwrap();
     let id = CommandId(3);
     agent.down(Down::Removed { id, position: position(3) }).await;
     let done = Up::Ack(Ack::Command { id, outcome: Outcome::Done });
@@ -286,7 +288,7 @@ async fn a_node_that_is_removed_ends_all_it_has_from_control() {
     host.lacks("log").await;
     agent.settle().await;
     let ledger = host.ledger();
-    assert_eq!((ledger.daemonsets.len(), ledger.pods.len()), (0, 0));
+    assert_eq!((ledger.daemonsets.len(), ledger.pods.len(), credentials.exists()), (0, 0, false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,10 +16,7 @@ pub fn write_private(path: &Path, content: &str) -> Result<(), TlsError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(error("make", folder))?;
     let new = path.with_added_extension("new");
     // One that a crash left behind may have another mode.
-    match fs::remove_file(&new) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error("remove", &new)(source)),
-        _ => {}
-    }
+    remove_private(&new)?;
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(error("make", &new))?;
     file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(error("write", &new))?;
@@ -36,6 +33,17 @@ pub fn read_private(path: &Path) -> Result<Option<String>, TlsError> {
         Ok(content) => Ok(Some(content)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(error("read", path)(source)),
+    }
+}
+
+/// Removes what is at `path`, if there is such a file.
+///
+/// # Errors
+/// [`TlsError::File`] naming the file.
+pub fn remove_private(path: &Path) -> Result<(), TlsError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error("remove", path)(source)),
+        _ => Ok(()),
     }
 }
 

@@ -237,6 +237,14 @@ impl Credentials {
         let content = certificates.fold(self.key.0.serialize_pem(), |text, der| text + &pem("CERTIFICATE", der));
         files::write_private(&state_dir.join("node.pem"), &content)
     }
+
+    /// Removes what [`Credentials::save`] wrote, if it is there.
+    ///
+    /// # Errors
+    /// [`TlsError::File`].
+    pub fn remove(state_dir: &Path) -> Result<(), TlsError> {
+        files::remove_private(&state_dir.join("node.pem"))
+    }
 }
 
 fn der(bytes: &Bytes) -> CertificateDer<'static> {
