@@ -1,4 +1,4 @@
-//! One node for one test: private containerd and registry from `tests/env/node.sh`, garrison beside them, kubectl.
+//! Nodes for one test: private containerd and registry from `tests/env/node.sh`, garrison beside them, kubectl.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/env/node.sh");
 /// How long anything may take on a busy machine before the test calls it a failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// The address of a fleet's hub.
+pub const HUB: &str = "10.99.0.1";
 
 /// A node that exists as long as this value.
 pub struct Node {
@@ -19,6 +21,9 @@ pub struct Node {
     garrison: Option<Child>,
 }
 
+/// A node on its way up. Several can be at once.
+pub struct Booting(Node);
+
 /// A running container as containerd tells it, for telling a restart from the same one. The pid is the node's own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Task {
@@ -26,18 +31,46 @@ pub struct Task {
     pub pid: u32,
 }
 
+impl Booting {
+    /// Waits until the node is up.
+    pub fn wait(self) -> Node {
+        let Self(mut node) = self;
+        let mut socket = String::new();
+        let said = BufReader::new(node.keeper.stdout.take().expect("it is piped")).read_line(&mut socket);
+        assert!(said.is_ok_and(|bytes| bytes > 0), "node {} did not come up", node.name);
+        node
+    }
+}
+
 impl Node {
     /// Makes namespaces, containerd and registry. `name` has to be unique among the tests.
     pub fn up(name: &str) -> Self {
+        Self::boot(name, &[]).wait()
+    }
+
+    /// Makes the hub of a fleet: the network that others are plugged into, without containerd. Its address is [`HUB`].
+    pub fn hub(name: &str) -> Self {
+        Self::boot(name, &["hub"]).wait()
+    }
+
+    /// Begins to make a node with the address `10.99.0.number` in the network of a hub.
+    pub fn boot_in(hub: &Self, name: &str, number: usize) -> Booting {
+        let hub = hub.dir.path().to_str().expect("test paths are UTF-8");
+        Self::boot(name, &[hub, &number.to_string()])
+    }
+
+    fn boot(name: &str, fleet: &[&str]) -> Booting {
         let dir = tempfile::Builder::new().prefix("gt-").tempdir_in("/tmp").expect("/tmp is writable");
         let name = format!("gt-{name}");
         let mut keeper = Command::new(SCRIPT);
-        keeper.arg("run").arg(&name).arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut keeper = keeper.spawn().expect("tests/env/node.sh can be run");
-        let mut socket = String::new();
-        let said = BufReader::new(keeper.stdout.take().expect("it is piped")).read_line(&mut socket);
-        assert!(said.is_ok_and(|bytes| bytes > 0), "node {name} did not come up");
-        Self { name, dir, keeper, garrison: None }
+        keeper.arg("run").arg(&name).arg(dir.path()).args(fleet).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let keeper = keeper.spawn().expect("tests/env/node.sh can be run");
+        Booting(Self { name, dir, keeper, garrison: None })
+    }
+
+    /// `metadata.name` of its Node.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Starts `garrison up` and waits until the API answers and the node is there.
@@ -65,15 +98,33 @@ impl Node {
         self.spawn(&["agent", "--manifests", &manifests]);
     }
 
-    /// Inside the node all of garrison's default paths are the node's own.
+    /// Starts `garrison control` on the hub of a fleet and waits until the API answers.
+    pub fn garrison_control(&mut self) {
+        self.start(&["control", "--listen", &format!("{HUB}:6443")]);
+        self.eventually("the API answers", |node| node.try_kubectl(&["get", "--raw", "/readyz"]));
+    }
+
+    /// Starts `garrison agent` with a join token for the control endpoint on the hub.
+    pub fn garrison_agent(&mut self, token: &str) {
+        self.spawn(&["agent", "--control", &format!("{HUB}:6443"), "--token", token]);
+    }
+
+    /// Starts a role that has an agent in it.
     fn spawn(&mut self, role: &[&str]) {
-        let log = File::options().create(true).append(true).open(self.path("garrison.log")).expect("a log file");
-        let mut command = self.inside(env!("CARGO_BIN_EXE_garrison"));
-        command.args(role).args(["--node-name", &self.name]).arg("--state-dir").arg(self.path("state"));
+        let name = self.name.clone();
+        let mut arguments = [role, &["--node-name", &name]].concat();
         if !role.contains(&"--eviction-hard") {
             // The disk of the machine that runs the tests may be fuller than a node's should be.
-            command.args(["--eviction-hard", "memory.available<100Mi"]);
+            arguments.extend(["--eviction-hard", "memory.available<100Mi"]);
         }
+        self.start(&arguments);
+    }
+
+    /// Inside the node all of garrison's default paths are the node's own.
+    fn start(&mut self, arguments: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.path("garrison.log")).expect("a log file");
+        let mut command = self.inside(env!("CARGO_BIN_EXE_garrison"));
+        command.args(arguments).arg("--state-dir").arg(self.path("state"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.garrison = Some(command.spawn().expect("the binary under test starts"));
     }
@@ -117,6 +168,13 @@ impl Node {
         command
     }
 
+    /// Runs one of garrison's small commands; what it said, whether it failed or not.
+    pub fn run(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.inside(env!("CARGO_BIN_EXE_garrison")).args(args).output();
+        let output = output.expect("the binary under test starts");
+        if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
+    }
+
     /// Runs kubectl; panics with what it said if it fails.
     pub fn kubectl(&self, args: &[&str]) -> String {
         self.try_kubectl(args).unwrap_or_else(|said| panic!("kubectl {args:?} failed:\n{said}"))
@@ -130,7 +188,8 @@ impl Node {
         }
     }
 
-    fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+    /// Runs kubectl; what it said, whether it failed or not.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
         let output = self.kubectl_command(args).output().expect("kubectl is installed");
         if output.status.success() { Ok(text(&output)) } else { Err(text(&output)) }
     }
@@ -158,6 +217,14 @@ impl Node {
         let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill can be run");
         assert!(killed.success());
         child.wait().expect("it is our child");
+    }
+
+    /// Ends a program that writes until it is ended; answers with what it wrote.
+    pub fn end_child(&self, child: Child, program: &str) -> String {
+        let pid = self.eventually(&format!("{program} runs"), |_| descendant(child.id(), program));
+        let ended = Command::new("kill").arg(pid.to_string()).status().expect("kill can be run");
+        assert!(ended.success());
+        text(&child.wait_with_output().expect("it is our child"))
     }
 
     /// Writes a file of the test and answers with its path.
@@ -209,14 +276,24 @@ impl Node {
             match probe(self) {
                 Ok(value) => return value,
                 Err(complaint) if Instant::now() > deadline => {
-                    let log = fs::read_to_string(self.path("garrison.log")).unwrap_or_default();
-                    let tail: Vec<_> = log.lines().rev().take(40).collect();
-                    let tail: Vec<_> = tail.into_iter().rev().collect();
-                    panic!("waited in vain until {what}: {complaint}\ngarrison's log ends:\n{}", tail.join("\n"));
+                    panic!("waited in vain until {what}: {complaint}\ngarrison's log ends:\n{}", self.end_of_log());
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
         }
+    }
+
+    /// The last lines garrison wrote.
+    pub fn end_of_log(&self) -> String {
+        let log = fs::read_to_string(self.path("garrison.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The node's network namespace, to be entered by a thread of the test.
+    pub fn network(&self) -> File {
+        let pid = fs::read_to_string(self.path("node.pid")).expect("the node's script writes it");
+        File::open(format!("/proc/{}/ns/net", pid.trim())).expect("the node is up")
     }
 
     /// Waits until kubectl's output contains all of `parts`.

@@ -3,15 +3,19 @@
 # namespaces of their own (network, mount, pid, uts, ipc, cgroup). Inside, /run, /etc and /var are private, so a daemon under
 # test can use its default paths and leaves nothing on the host; hostPorts never clash. Several nodes run side by side. Root only.
 #
-#   node.sh run  NAME DIR          up; then waits until stdin ends, and takes the node down. A test that holds the other
+#   node.sh run  NAME DIR [FLEET]  up; then waits until stdin ends, and takes the node down. A test that holds the other
 #                                  end of the pipe cannot leave its node behind, however it dies
-#   node.sh up   NAME DIR          makes DIR, starts the node, prints the path of containerd's socket (from outside and inside)
+#   node.sh up   NAME DIR [FLEET]  makes DIR, starts the node, prints the path of containerd's socket (from outside and inside)
 #   node.sh exec NAME DIR CMD...   runs CMD inside
 #   node.sh start-containerd NAME DIR    starts it again after a test has ended it; its pid inside is in DIR/containerd.pid
 #   node.sh down NAME DIR          ends every process of the node, removes its cgroups and DIR
 #
 # The node's address is 10.99.0.1 on eth0; its pods get addresses of 10.98.0.0/24. It reaches nobody outside.
 # In there /run/containerd/containerd.sock is containerd's socket too.
+#
+# FLEET connects nodes: `hub` makes one without containerd and registry whose eth0 is a bridge, `HUB-DIR NUMBER` one with the address
+# 10.99.0.NUMBER that is plugged into the bridge of the hub with that DIR. In there the other end of its cable is called
+# port-NUMBER: `ip link set port-NUMBER down` cuts it off.
 source "$(dirname "$0")/lib.sh"
 source "$env_dir/runtime.sh"
 
@@ -80,41 +84,54 @@ mount_private_directories() { # NAME DIR
   echo "nameserver 10.99.0.1" >/etc/resolv.conf
 }
 
-make_network() {
+make_network() { # [hub | HUB-DIR NUMBER]
   ip link set lo up
-  # Both ends stay here: the device has a carrier and an address, and nobody is at the other end.
-  ip link add eth0 type veth peer name eth0-peer
-  ip link set eth0-peer up
+  if [[ ${1:-} == hub ]]; then
+    ip link add eth0 type bridge
+  else
+    # Both ends stay here, until `plug`: the device has a carrier and an address, and nobody is at the other end.
+    ip link add eth0 type veth peer name eth0-peer
+    ip link set eth0-peer up
+  fi
   ip link set eth0 up
-  ip addr add 10.99.0.1/24 dev eth0
+  ip addr add "10.99.0.${2:-1}/24" dev eth0
   ip route add default via 10.99.0.254
   echo 1 >/proc/sys/net/ipv4/ip_forward
 }
 
-become_init() { # NAME DIR
+become_init() { # NAME DIR [FLEET]
   # Shared among the node's own mounts, as bidirectional mount propagation wants; nothing goes to the host.
   mount --make-rshared /
   mount_cgroups
   enter_cgroups $$ system
   mount_private_directories "$1" "$2"
-  make_network
+  make_network "${@:3}"
   touch "$2/booted"
   exec "$images/bin/pause"
 }
 
 # From outside again.
 
-boot() { # NAME DIR
+boot() { # NAME DIR [FLEET]
   make_cgroups "$1"
   (
     enter_cgroups "$BASHPID" "garrison-$1"
     # When this process ends, by whatever signal, the kernel ends everything in the node.
     start_daemon "$2" node unshare --net --mount --propagation private --pid --fork --kill-child=KILL --mount-proc \
-      --uts --ipc --cgroup bash "$env_dir/node.sh" _init "$1" "$2"
+      --uts --ipc --cgroup bash "$env_dir/node.sh" _init "$@"
   )
   wait_until 10 "the node to boot (see $2/node.log)" test -e "$2/booted"
   # It had to be in the node's own cgroup when it made the cgroup namespace, and must not stay there.
   enter_cgroups "$(<"$2/node.pid")" "garrison-$1/system"
+}
+
+# The far end of the node's cable goes into the hub, and with either of both.
+plug() { # DIR HUB-DIR NUMBER
+  local node hub
+  node=$(<"$1/node.pid")
+  hub=$(<"$2/node.pid")
+  nsenter --target "$node" --net ip link set eth0-peer netns "$hub" name "port-$3"
+  nsenter --target "$hub" --net ip link set "port-$3" master eth0 up
 }
 
 in_node() { # NAME DIR CMD...
@@ -127,15 +144,16 @@ in_node() { # NAME DIR CMD...
   )
 }
 
-up() { # NAME DIR
+up() { # NAME DIR [FLEET]
   local name=$1 dir=$2
   ! is_running "$dir" node || die "node $name is up already"
   write_containerd_config "$dir"
   write_cni_config "$dir" pods cni0 10.98.0.0/24
   write_mirror "$dir" "$registry_port"
   write_registry_config "$dir" "$registry_port" "$images/registry" true
-  boot "$name" "$dir"
-  in_node "$name" "$dir" bash "$env_dir/node.sh" _start "$name" "$dir"
+  boot "$@"
+  (($# < 4)) || plug "$dir" "$3" "$4"
+  [[ ${3:-} == hub ]] || in_node "$name" "$dir" bash "$env_dir/node.sh" _start "$name" "$dir"
   echo "$dir/containerd.sock"
 }
 
@@ -152,7 +170,7 @@ down() { # NAME DIR
 }
 
 main() {
-  (($# >= 3)) || die "usage: node.sh run|up|exec|start-containerd|down NAME DIR [CMD...]"
+  (($# >= 3)) || die "usage: node.sh run|up|exec|start-containerd|down NAME DIR [FLEET | CMD...]"
   ((EUID == 0)) || die "a test node takes root: it makes namespaces, mounts and cgroups"
   # Not local: the trap of `run` reads them after this function has returned.
   verb=$1 name=$2
@@ -163,19 +181,19 @@ main() {
   esac
   shift 3
   case $verb in
-    up) up "$name" "$dir" ;;
+    up) up "$name" "$dir" "$@" ;;
     run)
       # An interrupt at the terminal reaches this shell too; it must not stop it before the node is down. A handler,
       # since an ignored signal would stay ignored in everything started below, containers included.
       trap : INT TERM
       trap 'down "$name" "$dir"' EXIT
-      up "$name" "$dir"
+      up "$name" "$dir" "$@"
       cat >/dev/null || true
       ;;
     exec) in_node "$name" "$dir" "$@" ;;
     start-containerd) in_node "$name" "$dir" bash "$env_dir/node.sh" _start-containerd "$name" "$dir" ;;
     down) down "$name" "$dir" ;;
-    _init) become_init "$name" "$dir" ;;
+    _init) become_init "$name" "$dir" "$@" ;;
     _start)
       start_registry "$dir" "$registry_port" "$images/bin/docker-registry"
       start_containerd "$dir"
