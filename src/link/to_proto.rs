@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::{BlobHash, Position, Stdio, Taint, TaintEffect, TerminalSize};
+use crate::model::{BlobHash, ObjectKey, Position, Stdio, Taint, TaintEffect, TerminalSize};
 
 /// An agent's message.
 pub(super) fn up(up: Up) -> pb::SessionUp {
@@ -185,7 +185,11 @@ fn hello(hello: Hello) -> pb::Hello {
         session: hello.session,
         nonce: hello.nonce,
         daemonsets: (hello.daemonsets.into_iter())
-            .map(|held| pb::HeldDaemonSet { uid: held.uid.0, seq: held.seq })
+            .map(|held| {
+                let ObjectKey { namespace, name } = held.key.unwrap_or_else(|| ObjectKey::new("", ""));
+                let revision = held.revision.map(|revision| revision.0).unwrap_or_default();
+                pb::HeldDaemonSet { uid: held.uid.0, seq: held.seq, namespace, name, revision }
+            })
             .collect(),
         pods: (hello.pods.into_iter())
             .map(|held| pb::HeldPod { uid: held.uid.0, digest: Bytes::copy_from_slice(&held.digest.0) })

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{CommandId, ObjectRef, Reason, to_proto};
-use crate::model::{BlobHash, FleetId, PermitNumber, PodKey, Position, RevisionHash, Uid};
+use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Uid};
 
 /// What an agent says in its session.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +70,10 @@ pub struct HeldDaemonSet {
     pub uid: Uid,
     /// The intent that brought what is held.
     pub seq: u64,
+    /// What to call it if control has no record of it; none from agents that do not say.
+    pub key: Option<ObjectKey>,
+    /// The newest revision held; none from agents that do not say.
+    pub revision: Option<RevisionHash>,
 }
 
 /// A pod in the ledger of a node.

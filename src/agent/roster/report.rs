@@ -19,6 +19,12 @@ impl Roster {
             let (number, permitted) = (set.taken?, set.permitted.as_ref()?);
             Some(TakenPermit { number, daemonset: uid.clone(), revision: permitted.hash.clone() })
         };
+        let held = |(uid, set): (&Uid, &DaemonSetRecord)| HeldDaemonSet {
+            uid: uid.clone(),
+            seq: set.seq,
+            key: Some(set.key.clone()),
+            revision: Some(set.newest.hash.clone()),
+        };
         Hello {
             protocol: PROTOCOL,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -29,7 +35,7 @@ impl Roster {
             position: self.contents.position,
             session: self.contents.session,
             nonce: self.contents.session_nonce.clone(),
-            daemonsets: linked().map(|(uid, set)| HeldDaemonSet { uid: uid.clone(), seq: set.seq }).collect(),
+            daemonsets: linked().map(held).collect(),
             pods: self.linked_pods().map(|record| self.held(record)).collect(),
             permits: linked().filter_map(permit).collect(),
         }

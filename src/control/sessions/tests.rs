@@ -356,7 +356,8 @@ async fn a_node_hears_what_became_of_what_it_holds() {
     let desired_rx = &harness.sessions.shared.desired_rx;
     desired_rx.clone().wait_for(|desired| desired.last_deletion > 0).await.unwrap();
     let unknown = Uid::from("99999999-0000-4000-8000-000000000000");
-    let held = [&present, &deleted, &unknown].map(|uid| HeldDaemonSet { uid: uid.clone(), seq: 1 });
+    let held =
+        [&present, &deleted, &unknown].map(|uid| HeldDaemonSet { uid: uid.clone(), seq: 1, key: None, revision: None });
     let (mut node, _) = harness.connect(&host, Hello { daemonsets: held.to_vec(), ..hello() }).await;
     let Down::Answers(answers) = node.down().await else { panic!() };
     let seq = desired_rx.borrow().last_deletion;

@@ -65,9 +65,7 @@ fn hello(hello: pb::Hello) -> Checked<Hello> {
         position: position(hello.position, "hello.position")?,
         session: hello.session,
         nonce: word(hello.nonce, "hello.nonce")?,
-        daemonsets: each(hello.daemonsets, |held| {
-            Ok(HeldDaemonSet { uid: uid(held.uid, "hello.daemonsets.uid")?, seq: held.seq })
-        })?,
+        daemonsets: each(hello.daemonsets, held_daemonset)?,
         pods: each(hello.pods, |held| {
             let digest = <[u8; 32]>::try_from(held.digest.as_ref());
             Ok(HeldPod {
@@ -83,6 +81,18 @@ fn hello(hello: pb::Hello) -> Checked<Hello> {
             })
         })?,
     })
+}
+
+fn held_daemonset(held: pb::HeldDaemonSet) -> Checked<HeldDaemonSet> {
+    let key = if held.name.is_empty() {
+        None
+    } else {
+        let namespace = name(held.namespace, "hello.daemonsets.namespace")?;
+        Some(ObjectKey { namespace, name: name(held.name, "hello.daemonsets.name")? })
+    };
+    let newest =
+        if held.revision.is_empty() { None } else { Some(revision(held.revision, "hello.daemonsets.revision")?) };
+    Ok(HeldDaemonSet { uid: uid(held.uid, "hello.daemonsets.uid")?, seq: held.seq, key, revision: newest })
 }
 
 fn pod_report(report: pb::PodReport) -> Checked<PodReport> {

@@ -10,8 +10,8 @@ use prost::Message;
 use crate::link::pb::session_down::Body;
 use crate::link::*;
 use crate::model::{
-    BlobHash, FleetId, NodeName, PermitNumber, PodKey, Position, RevisionHash, Stdio, Taint, TaintEffect, TerminalSize,
-    Uid,
+    BlobHash, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Stdio, Taint, TaintEffect,
+    TerminalSize, Uid,
 };
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
@@ -97,7 +97,9 @@ fn permit() -> impl Strategy<Value = Permit> {
 }
 
 fn hello() -> impl Strategy<Value = Up> {
-    let daemonset = (uid(), any::<u64>()).prop_map(|(uid, seq)| HeldDaemonSet { uid, seq });
+    let key = (name(), name()).prop_map(|(namespace, name)| ObjectKey { namespace, name });
+    let daemonset = (uid(), any::<u64>(), option::of(key), option::of(revision()))
+        .prop_map(|(uid, seq, key, revision)| HeldDaemonSet { uid, seq, key, revision });
     let pod = (uid(), any::<[u8; 32]>()).prop_map(|(uid, digest)| HeldPod { uid, digest: Digest(digest) });
     let taken = (any::<u64>(), uid(), revision()).prop_map(|(number, daemonset, revision)| TakenPermit {
         number: PermitNumber(number),
