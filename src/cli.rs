@@ -24,7 +24,7 @@ pub enum Command {
     /// Run this host's agent: it decides which DaemonSets belong here and realizes their pods through containerd
     Agent(AgentFlags),
     /// Run the control endpoint: the Kubernetes API for kubectl, and gRPC for agents
-    Control(ControlFlags),
+    Control(ControlArgs),
     /// Run agent and control endpoint in one process on this host, with defaults for everything
     Up(UpFlags),
     /// Say for each DaemonSet whether its pod runs on this host, with every reason; works offline
@@ -229,6 +229,40 @@ pub struct ControlFlags {
     /// Further names and addresses under which this endpoint is reached; they go into its certificate
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub names: Vec<String>,
+}
+
+/// `garrison control`: the role itself, or something about one that runs.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ControlArgs {
+    /// Flags of the role.
+    #[command(flatten)]
+    pub flags: ControlFlags,
+    /// What else to do.
+    #[command(subcommand)]
+    pub task: Option<ControlTask>,
+}
+
+/// What can be done with a control endpoint that runs.
+#[derive(Debug, Subcommand)]
+pub enum ControlTask {
+    /// Show the nodes that hold because control was restored from an older copy, with the differences; confirm that control's
+    /// word counts for them
+    Holds(HoldsFlags),
+}
+
+/// Flags of `garrison control holds`.
+#[derive(Debug, Args)]
+pub struct HoldsFlags {
+    /// Confirm this era, as it was shown, as the successor of all before it: held nodes follow control again
+    #[arg(long, value_name = "ERA")]
+    pub confirm: Option<u64>,
+    /// How to reach the control endpoint [default: admin.kubeconfig in control's state folder, or else ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
 }
 
 /// Flags of `garrison up`.

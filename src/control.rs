@@ -8,6 +8,7 @@ pub mod belongings;
 pub mod collector;
 pub mod endpoint;
 mod events;
+pub mod holds;
 pub mod kinds;
 pub mod meta;
 pub mod objects;

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
-    AgentFlags, CheckFlags, Command, CommonFlags, ControlFlags, ExplainFlags, KubeconfigFlags, Output, PurgeFlags,
-    RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
+    AgentFlags, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask, ExplainFlags, HoldsFlags,
+    KubeconfigFlags, Output, PurgeFlags, RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags, TokenListFlags,
+    TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
+use garrison::control::holds::{self, Holds};
 use garrison::control::remote::{self, JoinTokenRequest, Minted, TokenList, UserTokenRequest};
+use garrison::control::rest::holds::{Confirmation, PATH as HOLDS};
 use garrison::control::tokens::Allowance;
 use garrison::control::updates::{self, Rollout};
 use garrison::host::service;
@@ -39,7 +42,8 @@ const TOKEN_CREDENTIAL: &str = "garrison.token";
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Agent(flags) => run_agent(flags),
-        Command::Control(flags) => run_control(flags),
+        Command::Control(ControlArgs { task: Some(ControlTask::Holds(flags)), .. }) => holds(flags),
+        Command::Control(ControlArgs { flags, task: None }) => run_control(flags),
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
         Command::Token(TokenCommand::Create(flags)) => create_token(flags),
@@ -213,6 +217,29 @@ fn rollout(flags: RolloutFlags) -> anyhow::Result<()> {
             updates::render(&format!("{namespace}/{name}"), &rollout)
         }
         Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
+    });
+    Ok(())
+}
+
+fn holds(flags: HoldsFlags) -> anyhow::Result<()> {
+    let HoldsFlags { confirm, kubeconfig, output } = flags;
+    let config = Kubeconfig::read(&kubeconfig.map_or_else(default_kubeconfig, Ok)?)?;
+    let answer = block_on(async {
+        Ok(match confirm {
+            Some(era) => {
+                let confirmation = serde_json::to_value(Confirmation { era })?;
+                kube::send(&config, Method::POST, HOLDS, Some(&confirmation)).await?
+            }
+            None => kube::get(&config, HOLDS).await?,
+        })
+    })?;
+    let shown = Holds::deserialize(&answer).context("the answer is of another version")?;
+    print(&match (output, confirm) {
+        (Output::Json, _) => serde_json::to_string_pretty(&answer)? + "\n",
+        (Output::Text, None) => holds::render(&shown),
+        (Output::Text, Some(era)) => {
+            format!("era {era} is confirmed; {} held nodes are received anew\n", shown.nodes.len())
+        }
     });
     Ok(())
 }

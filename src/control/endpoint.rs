@@ -171,17 +171,18 @@ impl Endpoint {
     /// # Errors
     /// [`ControlError::Tls`] if the server's certificate cannot be made, [`ControlError::Close`] if status was not written at the end.
     pub async fn serve(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ControlError> {
-        let streams = Arc::new(self.sessions.clone());
+        let sessions = Arc::new(self.sessions);
         let api = Api {
             objects: self.objects,
-            streams,
+            streams: sessions.clone(),
+            fleet: sessions.clone(),
             authority: self.authority.pin(),
             observer: self.observer,
             policy_rx: self.policy_rx,
             bearer: self.bearer,
             questions_tx: self.questions_tx,
         };
-        let router = server::routes(Arc::new(self.sessions)).merge(rest::router(api));
+        let router = server::routes(sessions).merge(rest::router(api));
         let tls = tls::server_config(&self.authority, &self.names)?;
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         listen::serve(self.listener, tls, router, stopped).await;

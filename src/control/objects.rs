@@ -72,7 +72,7 @@ struct Inner {
     store: Arc<dyn Store>,
     recent: Arc<Recent>,
     position_rx: watch::Receiver<Position>,
-    fleet: FleetRecord,
+    fleet_tx: watch::Sender<Arc<FleetRecord>>,
     /// Follows the position; ends with the last handle.
     follower: tokio::task::JoinHandle<()>,
 }
@@ -96,7 +96,8 @@ impl Objects {
         let (fleet, position) = FleetRecord::open(&*store).await?;
         let (position_tx, position_rx) = watch::channel(position);
         let follower = tokio::spawn(follow_position(store.clone(), position_tx));
-        let inner = Inner { store, recent: Arc::default(), position_rx, fleet, follower };
+        let fleet_tx = watch::Sender::new(Arc::new(fleet));
+        let inner = Inner { store, recent: Arc::default(), position_rx, fleet_tx, follower };
         let objects = Self { inner: Arc::new(inner) };
         for name in registry::BUILT_IN_NAMESPACES {
             match objects.create(&NAMESPACE, "", json!({"metadata": {"name": name}}), WriteOptions::default()).await {
@@ -119,8 +120,8 @@ impl Objects {
     }
 
     /// The fleet's id and eras.
-    pub fn fleet(&self) -> &FleetRecord {
-        &self.inner.fleet
+    pub fn fleet(&self) -> Arc<FleetRecord> {
+        self.inner.fleet_tx.borrow().clone()
     }
 
     /// Whether the store can be read.

@@ -23,6 +23,7 @@ pub mod events;
 pub mod filter;
 pub mod fixed;
 pub mod health;
+pub mod holds;
 pub mod limits;
 pub mod logs;
 pub mod metrics;
@@ -62,6 +63,7 @@ use self::observe::{Observer, Seen};
 use self::query::Query;
 use self::target::Target;
 use super::bearer::Bearer;
+use super::holds::Fleet;
 use super::objects::Objects;
 use super::rbac::{Attributes, Policy, User};
 use super::streams::NodeStreams;
@@ -75,6 +77,8 @@ pub struct Api {
     pub objects: Objects,
     /// The way to the nodes.
     pub streams: Arc<dyn NodeStreams>,
+    /// The nodes that hold, and the way out.
+    pub fleet: Arc<dyn Fleet>,
     /// The fleet's authority, which join tokens name.
     pub authority: KeyPin,
     /// Counts, logs and audits requests.
@@ -107,6 +111,7 @@ fn routes(api: Arc<Api>) -> Router {
     Router::new()
         .merge(fixed::routes())
         .merge(health::routes())
+        .merge(holds::routes())
         .merge(openid::routes())
         .merge(tokens::routes())
         .route("/metrics", get(render_metrics))

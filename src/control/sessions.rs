@@ -1,7 +1,7 @@
 //! Sessions: the agents that are connected, what they are told, and what becomes of what they say.
 //!
 //! [`Sessions`] stands between the link and everything else in control. Towards the link it is a [`Control`]; towards
-//! REST it is the way to the nodes ([`NodeStreams`](super::streams::NodeStreams)); towards [`updates`](super::updates)
+//! REST it is the way to the nodes ([`NodeStreams`](super::streams::NodeStreams), [`Fleet`](super::holds::Fleet)); towards [`updates`](super::updates)
 //! it says who is in step and passes permits on.
 //!
 //! ```text
@@ -23,6 +23,7 @@ mod admit;
 mod assigned;
 mod desired;
 mod entitled;
+mod holds;
 mod joining;
 mod life;
 mod nodes;
@@ -46,6 +47,7 @@ pub(in crate::control) use self::nodes::HOST_LABELS;
 
 use self::admit::Known;
 use self::desired::Desired;
+use self::holds::Ahead;
 use self::roster::Roster;
 use self::session::{Ends, Session};
 use self::shelf::Shelf;
@@ -56,7 +58,7 @@ use super::tokens::Allowance;
 use super::updates::{FromNode, Grant};
 use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds};
 use crate::link::tls::{Authority, NodeIdentity};
-use crate::link::{CommandId, EnrollRequest, Enrolled, Hello, JoinToken, Reception, RenewRequest, Renewed};
+use crate::link::{CommandId, EnrollRequest, Enrolled, Hello, HoldReason, JoinToken, Reception, RenewRequest, Renewed};
 
 /// Messages of one node that wait to be written into objects; the node waits when there are more.
 const UP_QUEUE: usize = 16;
@@ -141,6 +143,10 @@ impl Shared {
             }
         }
         let (serial, orders_rx) = self.roster.enter(&node.uid, &node.name, session::footing(&reception));
+        if let Reception::Hold { reason: HoldReason::Ahead, .. } = &reception {
+            let ahead = Ahead { position: hello.position, daemonsets: hello.daemonsets.clone() };
+            self.roster.ahead(&node.uid, serial, ahead);
+        }
         let (up_tx, up_rx) = mpsc::channel(UP_QUEUE);
         let (down_tx, down_rx) = mpsc::channel(DOWN_QUEUE);
         let session = Session { shared: self, node: node.uid, name: node.name, reception };
@@ -153,7 +159,7 @@ impl Shared {
         loop {
             let member = self.known(node).await?;
             let known = Known {
-                fleet: self.objects.fleet(),
+                fleet: &self.objects.fleet(),
                 position: *self.objects.position().borrow(),
                 member: &member.record,
                 other: self.roster.other(&node.uid),

@@ -1,5 +1,6 @@
 //! The record of the fleet: its id, and the eras of its store (design: position and era).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::records::{parse, record, unchanged};
-use super::{ObjectError, keys};
+use super::{ObjectError, Objects, keys};
 use crate::model::{FleetId, Position};
 use crate::store::{Change, Condition, Entry, Store};
 
@@ -35,6 +36,9 @@ pub struct EraRecord {
     pub era: u64,
     /// `seq` of the position when it began: intent beyond it that an earlier era knew is lost.
     pub begins_at: u64,
+    /// Eras whose lost intent a person has given up: nodes that have taken it over follow this era all the same.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub succeeds: BTreeSet<u64>,
 }
 
 impl FleetRecord {
@@ -53,7 +57,7 @@ impl FleetRecord {
         if fleet.eras.last().is_some_and(|last| last.era == era) {
             return Ok((fleet, here));
         }
-        fleet.eras.push(EraRecord { era, begins_at: seq });
+        fleet.eras.push(EraRecord { era, begins_at: seq, succeeds: BTreeSet::new() });
         let condition = |entry: Option<&Entry>, key: &str| {
             entry.map_or_else(|| Condition::Absent { key: key.to_owned() }, unchanged)
         };
@@ -69,14 +73,54 @@ impl FleetRecord {
     /// Whether everything a node at `node` has taken over is known here, with `seq` the present one.
     ///
     /// A position of an earlier era is known up to where the next era began; one of an era that is not in the record is
-    /// not known at all. A node that has taken over nothing is always known.
+    /// not known at all. A node that has taken over nothing is always known, and so is one whose era was succeeded.
     pub fn accounts_for(&self, node: Position, seq: u64) -> bool {
-        if node == Position::default() {
+        if node == Position::default() || self.eras.iter().any(|record| record.succeeds.contains(&node.era)) {
             return true;
         }
         let Some(index) = self.eras.iter().position(|record| record.era == node.era) else { return false };
         let known = self.eras.get(index + 1).map_or(seq, |next| next.begins_at);
         node.seq <= known
+    }
+
+    /// The record and the position once a person has confirmed the present era as the successor of all before it, for
+    /// nodes that stand at `ahead`.
+    ///
+    /// Nodes of the present era that are ahead of it (all of the disk was set back, so nobody noticed) are overtaken: what
+    /// is written from now on lies beyond what they hold.
+    fn succeeding(&self, here: Position, ahead: &[Position]) -> (Self, Position) {
+        let mut fleet = self.clone();
+        let earlier = self.eras.iter().map(|record| record.era).chain(ahead.iter().map(|held| held.era));
+        let succeeded: Vec<_> = earlier.filter(|era| *era != here.era).collect();
+        if let Some(present) = fleet.eras.last_mut() {
+            present.succeeds.extend(succeeded);
+        }
+        let beyond = ahead.iter().filter(|held| held.era == here.era).map(|held| held.seq + 1).max();
+        (fleet, Position { seq: here.seq.max(beyond.unwrap_or(0)), ..here })
+    }
+}
+
+impl Objects {
+    /// Makes the present era the successor of all others for good, as a person has confirmed: nodes that stand at `ahead`,
+    /// and those that were away with them, follow it from now on. False if somebody else wrote meanwhile.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn succeed(&self, ahead: &[Position]) -> Result<bool, ObjectError> {
+        let store = &*self.inner.store;
+        let found = store.get(keys::FLEET).await.map_err(ObjectError::Store)?;
+        let (Some(found), Some((at, here))) = (found, read_position(store).await?) else { return Ok(false) };
+        let current: FleetRecord = parse(&found.key, &found.value)?;
+        let (fleet, position) = current.succeeding(here, ahead);
+        let mut writes = vec![record(keys::FLEET.to_owned(), &fleet)];
+        if position != here {
+            writes.push(record(keys::POSITION.to_owned(), &position));
+        }
+        let written = self.commit_if(vec![unchanged(&found), unchanged(&at)], writes).await?;
+        if written {
+            self.inner.fleet_tx.send_replace(Arc::new(fleet));
+        }
+        Ok(written)
     }
 }
 
@@ -115,11 +159,15 @@ mod tests {
     use super::*;
     use crate::store::Memory;
 
+    fn era(era: u64, begins_at: u64) -> EraRecord {
+        EraRecord { era, begins_at, succeeds: BTreeSet::new() }
+    }
+
     #[tokio::test]
     async fn a_fleet_is_made_once_and_keeps_its_era_with_its_history() {
         let store = Memory::new();
         let (made, position) = FleetRecord::open(&*store).await.unwrap();
-        assert_eq!(made.eras, [EraRecord { era: store.history().0, begins_at: 0 }]);
+        assert_eq!(made.eras, [era(store.history().0, 0)]);
         assert_eq!(position, Position { era: store.history().0, seq: 0 });
         assert_eq!(FleetRecord::open(&*store).await.unwrap(), (made, position));
     }
@@ -127,18 +175,17 @@ mod tests {
     #[tokio::test]
     async fn another_history_is_a_new_era_from_where_the_position_stands() {
         let store = Memory::new();
-        let old = FleetRecord { id: "fleet".into(), eras: vec![EraRecord { era: 1, begins_at: 0 }] };
+        let old = FleetRecord { id: "fleet".into(), eras: vec![era(1, 0)] };
         let position = record(keys::POSITION.to_owned(), &Position { era: 1, seq: 7 });
         store.commit(vec![], vec![record(keys::FLEET.to_owned(), &old), position]).await.unwrap();
         let (fleet, position) = FleetRecord::open(&*store).await.unwrap();
         assert_eq!((fleet.id, position), (old.id, Position { era: store.history().0, seq: 7 }));
-        assert_eq!(fleet.eras[1], EraRecord { era: store.history().0, begins_at: 7 });
+        assert_eq!(fleet.eras[1], era(store.history().0, 7));
         assert_eq!(read_position(&*store).await.unwrap().unwrap().1, position);
     }
 
     #[test]
     fn what_an_earlier_era_knew_beyond_its_end_is_not_accounted_for() {
-        let era = |era, begins_at| EraRecord { era, begins_at };
         let fleet = FleetRecord { id: "fleet".into(), eras: vec![era(11, 0), era(7, 5), era(9, 9)] };
         let cases = [
             ((0, 0), true),
@@ -154,5 +201,37 @@ mod tests {
         for ((era, seq), known) in cases {
             assert_eq!(fleet.accounts_for(Position { era, seq }, 12), known, "era {era}, seq {seq}");
         }
+    }
+
+    #[test]
+    fn an_era_that_a_person_confirmed_accounts_for_what_the_others_knew() {
+        let fleet = FleetRecord { id: "fleet".into(), eras: vec![era(11, 0), era(9, 5)] };
+        let at = |era, seq| Position { era, seq };
+        let (here, ahead) = (at(9, 6), [at(11, 8), at(3, 20), at(9, 12)]);
+        assert_eq!(ahead.map(|held| fleet.accounts_for(held, here.seq)), [false; 3]);
+        let (confirmed, position) = fleet.succeeding(here, &ahead);
+        assert_eq!(position, at(9, 13));
+        assert_eq!(ahead.map(|held| confirmed.accounts_for(held, position.seq)), [true; 3]);
+        // Also nodes that were away; but no era that nobody has seen, and no later one.
+        assert!(confirmed.accounts_for(at(11, 900), position.seq));
+        assert!(!confirmed.accounts_for(at(4, 1), position.seq));
+        assert!(!confirmed.accounts_for(at(9, 14), position.seq));
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_outlives_the_process_and_ends_with_the_next_era() {
+        let store = Memory::new();
+        let old = FleetRecord { id: "fleet".into(), eras: vec![era(1, 0)] };
+        let position = record(keys::POSITION.to_owned(), &Position { era: 1, seq: 7 });
+        store.commit(vec![], vec![record(keys::FLEET.to_owned(), &old), position]).await.unwrap();
+        let objects = Objects::open(store.clone()).await.unwrap();
+        let lost = Position { era: 1, seq: 9 };
+        assert!(!objects.fleet().accounts_for(lost, 7));
+        assert!(objects.succeed(&[lost]).await.unwrap());
+        assert!(objects.fleet().accounts_for(lost, 7));
+        let (mut read, _) = FleetRecord::open(&*store).await.unwrap();
+        assert_eq!(read, *objects.fleet());
+        read.eras.push(era(5, 7));
+        assert!(!read.accounts_for(Position { era: store.history().0, seq: 8 }, 7));
     }
 }

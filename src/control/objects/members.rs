@@ -131,7 +131,7 @@ impl Objects {
         self.commit_if(conditions, writes).await
     }
 
-    async fn commit_if(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<bool, ObjectError> {
+    pub(super) async fn commit_if(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<bool, ObjectError> {
         match self.inner.store.commit(conditions, writes).await {
             Ok(_) => Ok(true),
             Err(StoreError::Conflict { .. }) => Ok(false),

@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use super::{Api, openapi, router, routes};
 use crate::control::bearer::Bearer;
+use crate::control::holds::{ConfirmError, Fleet, Holds};
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
@@ -27,6 +28,7 @@ use crate::store::{Memory, Store};
 
 mod accounts;
 mod classes;
+mod holds;
 mod pods;
 mod rollout;
 
@@ -66,6 +68,7 @@ fn api(
     Api {
         objects: objects.clone(),
         streams,
+        fleet: Arc::new(EchoNode),
         authority: KeyPin([7; 32]),
         observer: Arc::default(),
         policy_rx: policy_rx.clone(),
@@ -93,6 +96,17 @@ impl NodeStreams for EchoNode {
         let pieces = [Ok(Piece::Data(TunnelStream::Main, line.into())), Ok(Piece::End(0))];
         let output = futures_util::stream::iter(pieces).boxed();
         async { Ok(NodeStream { input: mpsc::channel(1).0, output }) }.boxed()
+    }
+}
+
+impl Fleet for EchoNode {
+    fn holds(&self) -> Holds {
+        Holds { era: 9, seq: 12, nodes: vec![], differences: vec![] }
+    }
+
+    fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>> {
+        let confirmed = if era == 9 { Ok(()) } else { Err(ConfirmError::OtherEra { asked: era, here: 9 }) };
+        async { confirmed }.boxed()
     }
 }
 

@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn case(hello: &Hello, other: Option<Other>) -> (&'static str, u64) {
-        let fleet = FleetRecord { id: "f".into(), eras: vec![EraRecord { era: 1, begins_at: 0 }] };
+        let fleet = FleetRecord { id: "f".into(), eras: vec![EraRecord { era: 1, begins_at: 0, succeeds: [].into() }] };
         let position = Position { era: 1, seq: 3 };
         let known = Known { fleet: &fleet, position, member: &member(), other };
         let reception = receive(&known, hello);

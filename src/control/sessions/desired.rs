@@ -175,6 +175,11 @@ impl Desired {
         self.bundles.get(uid)?.first()
     }
 
+    /// The DaemonSets that there are, with their newest revision.
+    pub(super) fn sets(&self) -> impl Iterator<Item = (&Uid, &Arc<Bundle>)> {
+        self.bundles.iter().filter_map(|(uid, bundles)| Some((uid, bundles.first()?)))
+    }
+
     /// The newest revisions of the DaemonSets that name an object, and of those among `uids` that exist.
     pub(super) fn naming<'a>(&'a self, object: &ObjectRef, uids: &'a [Uid]) -> impl Iterator<Item = &'a Bundle> {
         let referrers = self.referrers.get(object).map_or(&[][..], Vec::as_slice);

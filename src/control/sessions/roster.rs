@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::admit::Other;
 use super::desired::named;
 use super::entitled::Vouched;
+use super::holds::Ahead;
 use crate::control::meta;
 use crate::link::{Digest, Down, ObjectRef, SILENCE};
 use crate::model::{NodeName, ObjectKey, Position, Uid};
@@ -88,6 +89,8 @@ struct Open {
     serial: u64,
     footing: Footing,
     orders_tx: mpsc::Sender<Order>,
+    /// What it holds beyond what control knows, if it is held for that.
+    ahead: Option<Arc<Ahead>>,
 }
 
 /// A node that is not heard of.
@@ -217,13 +220,42 @@ impl Roster {
         let stays = |open: &Open| footing == Footing::Clone && open.footing == Footing::Clone;
         entry.sessions.iter().filter(|open| !stays(open)).for_each(|open| drop(open.orders_tx.try_send(Order::End)));
         entry.sessions.retain(stays);
-        entry.sessions.push(Open { serial, footing, orders_tx });
+        entry.sessions.push(Open { serial, footing, orders_tx, ahead: None });
         (serial, orders_rx)
     }
 
     /// Whether the node has one session only.
     pub(super) fn is_alone(&self, uid: &Uid) -> bool {
         self.lock().nodes.get(uid).is_some_and(|entry| entry.sessions.len() == 1)
+    }
+
+    /// A session is held for what its node has taken over.
+    pub(super) fn ahead(&self, uid: &Uid, serial: u64, ahead: Ahead) {
+        let mut inner = self.lock();
+        let sessions = inner.nodes.get_mut(uid).into_iter().flat_map(|entry| &mut entry.sessions);
+        if let Some(open) = sessions.into_iter().find(|open| open.serial == serial) {
+            open.ahead = Some(Arc::new(ahead));
+        }
+    }
+
+    /// The nodes that are held for what they have taken over, by name.
+    pub(super) fn all_ahead(&self) -> Vec<(NodeName, Arc<Ahead>)> {
+        let inner = self.lock();
+        let of = |(_, entry): (_, &Entry)| {
+            let ahead = entry.sessions.iter().find_map(|open| open.ahead.clone())?;
+            Some((entry.name.clone(), ahead))
+        };
+        let mut all: Vec<_> = inner.present().filter_map(of).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Ends the sessions of these nodes: they connect again and are received anew.
+    pub(super) fn receive_ahead_anew(&self) {
+        for entry in self.lock().nodes.values_mut() {
+            // Without the sender, one that does not keep up ends, too.
+            entry.sessions.retain(|open| open.ahead.is_none() || open.orders_tx.try_send(Order::End).is_ok());
+        }
     }
 
     /// A session has ended. Says whether the node has another one in step.

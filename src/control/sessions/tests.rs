@@ -28,6 +28,7 @@ use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
 use crate::store::Memory;
 
 mod admission;
+mod holds;
 mod objects;
 mod pods;
 mod tokens;

@@ -20,7 +20,7 @@ fn known(name: &str) -> User {
 }
 
 impl Harness {
-    fn as_user(&self, user: User) -> Self {
+    pub(super) fn as_user(&self, user: User) -> Self {
         let (store, objects, router) = (self.store.clone(), self.objects.clone(), self.router.clone());
         let (bearer, keeper) = (self.bearer.clone(), tokio::spawn(async {}));
         Self { store, objects, bearer, router, policy_rx: self.policy_rx.clone(), questions_rx: None, keeper, user }
