@@ -60,7 +60,8 @@ impl Cgroups {
         if statfs(root).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
             return Ok(Self { version: Version::V2(root.to_owned()) });
         }
-        let hierarchies = mounts()?.into_iter().filter(|mount| mount.fs_type == "cgroup");
+        // The runtime makes pods' cgroups in a hybrid host's hierarchy of v2, too, and leaves them there.
+        let hierarchies = mounts()?.into_iter().filter(|mount| ["cgroup", "cgroup2"].contains(&mount.fs_type.as_str()));
         let with_controllers =
             hierarchies.map(|mount| (mount.point, mount.super_options.split(',').map(str::to_owned).collect()));
         // One mount may hide another at the same place; the later one is seen.
