@@ -1,5 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
+use tempfile::TempDir;
+
 use super::*;
 
 fn pod(name: &str, bundle: &[u8]) -> PodRecord {
@@ -130,21 +132,61 @@ fn a_lost_blob_costs_its_pod_and_nothing_else() {
 }
 
 #[test]
+fn a_cut_over_an_older_copy_leaves_the_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap().ledger;
+    for session in 1..=2 {
+        ledger.commit(&contents(session, &[pod("a", b"one")]).snapshot(), &[Bytes::from_static(b"one")]).unwrap();
+    }
+    let cut = tempfile::tempdir().unwrap();
+    copy(dir.path(), cut.path());
+    let (before, after) = (contents(2, &[pod("a", b"one")]), contents(3, &[pod("b", b"one")]));
+    ledger.commit(&after.snapshot(), &[]).unwrap();
+
+    // The third commit goes over the first. A disk writes its sectors in any order.
+    let slot = |dir: &TempDir| dir.path().join("ledger/manifest.a");
+    let (old, new) = (fs::read(slot(&cut)).unwrap(), fs::read(slot(&dir)).unwrap());
+    let used = HEADER_BYTES + serde_json::to_vec(&after).unwrap().len();
+    for end in 0..=used {
+        for (name, first, second) in [("its end", &new, &old), ("its beginning", &old, &new)] {
+            let torn = [&first[..end], &second[end..]].concat();
+            fs::write(slot(&cut), &torn).unwrap();
+            let found = reopen(cut.path()).0;
+            assert_eq!(found, if torn == new { after.clone() } else { before.clone() }, "cut at {end}, without {name}");
+        }
+    }
+}
+
+/// A slot as a version wrote it.
+fn slot(format: u32, oldest_reader: u32, json: &[u8]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(format.to_le_bytes());
+    bytes.extend(oldest_reader.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((json.len() as u64).to_le_bytes());
+    let checksum = Sha256::new().chain_update(&bytes).chain_update(json).finalize();
+    bytes.extend(checksum);
+    bytes.extend(json);
+    bytes
+}
+
+#[test]
 fn a_newer_format_is_refused_and_an_unknown_field_is_not() {
     let json = br#"{"session":4,"fromTheFuture":{"x":1}}"#;
-    let slot = |oldest_reader: u32| {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(9u32.to_le_bytes());
-        bytes.extend(oldest_reader.to_le_bytes());
-        bytes.extend(1u64.to_le_bytes());
-        bytes.extend((json.len() as u64).to_le_bytes());
-        let checksum = Sha256::new().chain_update(&bytes).chain_update(json).finalize();
-        bytes.extend(checksum);
-        bytes.extend(json);
-        bytes
+    let read = decode_slot(&slot(9, 1, json));
+    assert!(matches!(read, Ok(Slot::Good { generation: 1, contents }) if contents.session == 4));
+    assert!(matches!(decode_slot(&slot(9, 9, json)), Err(9)));
+}
+
+#[test]
+fn every_field_of_each_earlier_format_is_understood() {
+    // A format that changes gets a file of its own here, and the earlier ones stay.
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ledger/format-1.json");
+    let written: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let Ok(Slot::Good { contents, .. }) = decode_slot(&slot(1, 1, &serde_json::to_vec(&written).unwrap())) else {
+        panic!("format 1 is not understood");
     };
-    assert!(matches!(decode_slot(&slot(1)), Ok(Slot::Good { generation: 1, contents }) if contents.session == 4));
-    assert!(matches!(decode_slot(&slot(9)), Err(9)));
+    assert_eq!(serde_json::to_value(&contents).unwrap(), written);
 }
 
 #[test]
