@@ -7,6 +7,7 @@ mod alone;
 mod configuration;
 mod corpus;
 mod daemonsets;
+mod disks;
 mod eviction;
 mod fleet;
 mod faults;

@@ -1,0 +1,142 @@
+//! Disks that take nothing any more: what runs goes on, deletions still count, and all heals when the disk does.
+
+use crate::harness::Node;
+use crate::processes::{Process, path, sleeper};
+
+/// Runs a script inside the node with the path of one of its folders as `$1`.
+fn on_disk(node: &Node, script: &str, folder: &str) {
+    let output = node.inside("sh").args(["-c", script, "sh", &path(node, folder)]).output().expect("sh can be run");
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+const MOUNT_SMALL: &str = "mkdir -p \"$1\" && mount -t tmpfs -o size=8m,mode=700 tmpfs \"$1\"";
+/// Takes all that is left, to the last block.
+const FILL: &str = "! cat /dev/zero >\"$1/filler\" 2>/dev/null";
+const EMPTY: &str = "rm \"$1/filler\"";
+
+/// Waits until a DaemonSet has one pod that runs.
+fn runs(node: &Node, name: &str) {
+    node.sees(&["get", "pods", "-l", &format!("app={name}"), "--no-headers"], &["1/1", "Running"]);
+}
+
+fn apply(node: &Node, name: &str, value: &str) {
+    let file = node.write(&format!("{name}.yaml"), &sleeper(name, value));
+    node.kubectl(&["apply", "-f", &file]);
+}
+
+fn agent_says(node: &Node, part: &str) {
+    node.eventually(&format!("the agent says {part:?}"), |node| {
+        let mut status = node.inside(env!("CARGO_BIN_EXE_garrison"));
+        let output = status.args(["status", "--state-dir"]).arg(node.path("agent")).output();
+        let output = output.expect("the binary under test starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if said.contains(part) { Ok(()) } else { Err(said) }
+    });
+}
+
+#[test]
+fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() {
+    let node = Node::up("full");
+    let mut control = Process::control(&node);
+    control.start(&node);
+    on_disk(&node, MOUNT_SMALL, "agent");
+    let mut agent = Process::agent(&node);
+    agent.start(&node);
+    node.is_ready();
+    for name in ["steady", "leaving"] {
+        apply(&node, name, "one");
+        runs(&node, name);
+    }
+    let before = node.tasks();
+
+    on_disk(&node, FILL, "agent");
+    node.kubectl(&["delete", "daemonset", "leaving"]);
+    node.eventually("the deleted DaemonSet's pod is gone", |node| {
+        let tasks = node.tasks();
+        if tasks.len() == 2 { Ok(()) } else { Err(format!("{tasks:?}")) }
+    });
+    // Larger than what the deletion makes room for.
+    apply(&node, "coming", &"x".repeat(60_000));
+    agent_says(&node, "its ledger cannot be written");
+    let tasks = node.tasks();
+    assert!(tasks.len() == 2 && tasks.iter().all(|task| before.contains(task)), "{before:?} {tasks:?}");
+    // A new agent finds what the full disk holds.
+    agent.kill(&node);
+    agent.start(&node);
+    agent_says(&node, "its ledger cannot be written");
+
+    on_disk(&node, EMPTY, "agent");
+    runs(&node, "coming");
+    assert!(tasks.iter().all(|task| node.tasks().contains(task)), "the other pod ran through all of it");
+}
+
+#[test]
+fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() {
+    let node = Node::up("fullstore");
+    on_disk(&node, MOUNT_SMALL, "state");
+    let mut control = Process::control(&node);
+    control.start(&node);
+    node.sees(&["get", "namespaces"], &["default"]);
+    node.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
+    let large = node.write("large", &"x".repeat(700_000));
+    let large = format!("--from-file={large}");
+
+    on_disk(&node, FILL, "state");
+    let mut refused = Vec::new();
+    for number in 0..20 {
+        let name = format!("large-{number}");
+        let output =
+            node.kubectl_command(&["create", "configmap", &name, &large]).output().expect("kubectl is installed");
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("No space left on device"), "{said}");
+            refused.push(name);
+        }
+    }
+    assert!(!refused.is_empty(), "the disk is full");
+    assert!(node.kubectl(&["get", "configmaps"]).contains("kept"), "reading goes on");
+
+    on_disk(&node, EMPTY, "state");
+    node.kubectl(&["create", "configmap", "after", "--from-literal=a=b"]);
+    let before = node.kubectl(&["get", "configmaps", "-o", "name"]);
+    for name in &refused {
+        assert!(!before.lines().any(|line| line == format!("configmap/{name}")), "{name} was refused, and is there");
+    }
+    control.kill(&node);
+    control.start(&node);
+    node.sees(&["get", "configmaps", "after"], &["after"]);
+    assert_eq!(node.kubectl(&["get", "configmaps", "-o", "name"]), before);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repaired() {
+    let node = Node::up("readonly");
+    let mut control = Process::control(&node);
+    control.start(&node);
+    on_disk(&node, "truncate -s 16M \"$1.img\" && mkfs.ext4 -q -m0 \"$1.img\" && mkdir -p \"$1\"", "agent");
+    on_disk(&node, "mount -o loop,errors=remount-ro \"$1.img\" \"$1\"", "agent");
+    let mut agent = Process::agent(&node);
+    agent.start(&node);
+    node.is_ready();
+    for name in ["steady", "leaving"] {
+        apply(&node, name, "one");
+        runs(&node, name);
+    }
+    let before = node.tasks();
+
+    // What the kernel does by itself when it finds the file system damaged.
+    on_disk(&node, "mount -o remount,abort \"$1\"; ! touch \"$1/file\" 2>/dev/null", "agent");
+    node.kubectl(&["delete", "daemonset", "leaving"]);
+    agent_says(&node, "its ledger cannot be written");
+    assert_eq!(node.tasks(), before, "what is not on disk is not done");
+
+    agent.kill(&node);
+    on_disk(&node, "umount \"$1\" && { e2fsck -p \"$1.img\" >/dev/null || [ $? = 1 ]; }", "agent");
+    on_disk(&node, "mount -o loop \"$1.img\" \"$1\"", "agent");
+    agent.start(&node);
+    node.eventually("the deleted DaemonSet's pod is gone", |node| {
+        let tasks = node.tasks();
+        let kept = tasks.iter().all(|task| before.contains(task));
+        if tasks.len() == 2 && kept { Ok(()) } else { Err(format!("{tasks:?}")) }
+    });
+}
