@@ -11,9 +11,14 @@
 //!                                                                                                     once it is available
 //! ```
 //!
+//! A node that control cannot reach helps itself once: a revision that was never available here since it was taken is left again
+//! for the one before, and not tried again before a user has written something newer (design.md §8, local fallback).
+//!
 //! Source: kubernetes v1.36 `pkg/controller/daemon/daemon_controller.go` (`podsShouldBeOnNode`) and `update.go`
 //! (`rollingUpdate`). We differ on purpose: the node creates and ends its pods itself, and replaces a running one only
 //! under a permit (design.md §6); an old pod that is not available waits for its permit too.
+
+use std::collections::BTreeSet;
 
 use crate::api::bundle::UpdateStrategy;
 use crate::model::{PermitNumber, RevisionHash, Source, Uid};
@@ -46,6 +51,12 @@ pub struct Set<'a> {
     pub newest: &'a RevisionHash,
     /// The revision this node's pods are made from now; none until the first was made.
     pub permitted: Option<&'a RevisionHash>,
+    /// The revision before `permitted`, as long as that was never available here since it was taken.
+    pub before: Option<&'a RevisionHash>,
+    /// Revisions that this node went back from.
+    pub rejected: &'a BTreeSet<RevisionHash>,
+    /// Control could not be reached for longer than a pod may take to become available.
+    pub cut_off: bool,
     /// How a running pod is replaced.
     pub strategy: UpdateStrategy,
     /// How far this node has prepared `newest`.
@@ -106,6 +117,8 @@ pub enum Move {
     Ask,
     /// From now on `newest` is the permitted revision; on disk before anything is stopped.
     Take(Option<PermitNumber>),
+    /// The revision before is the permitted one again, and the one that was is rejected.
+    GoBack,
     /// Nothing of the DaemonSet is left here.
     Forget,
 }
@@ -132,6 +145,7 @@ pub fn place(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
         Standing::Deleted if pods.is_empty() => vec![Move::Forget],
         Standing::Deleted => live.map(|pod| Move::End(pod.uid.clone(), Why::Deleted)).collect(),
         Standing::Leaves => live.map(|pod| Move::End(pod.uid.clone(), Why::Ineligible)).collect(),
+        Standing::Runs if is_to_go_back(set, pods) => vec![Move::GoBack],
         Standing::Runs if pods.is_empty() && set.gradual && set.permitted.is_none() => begin(set).into_iter().collect(),
         Standing::Runs if pods.is_empty() => vec![create(set)],
         Standing::Runs | Standing::Stays => {
@@ -150,10 +164,19 @@ fn begin(set: &Set<'_>) -> Option<Move> {
     }
 }
 
-/// A pod made anew takes the permitted revision; under OnDelete, and where nobody grants, the newest.
+/// Whether the permitted revision had its time, did not become available, and there is another and nobody to ask.
+fn is_to_go_back(set: &Set<'_>, pods: &[Pod<'_>]) -> bool {
+    let mut of_permitted = pods.iter().filter(|pod| !pod.ending && set.permitted == Some(pod.revision)).peekable();
+    set.cut_off && set.before.is_some() && of_permitted.peek().is_some() && of_permitted.all(|pod| !pod.available)
+}
+
+/// A pod made anew takes the permitted revision; under OnDelete, and where nobody grants, the newest, unless that failed here.
 fn create(set: &Set<'_>) -> Move {
     let newest = set.strategy == UpdateStrategy::OnDelete || set.source == Source::Files;
-    Move::Create(if newest { set.newest } else { set.permitted.unwrap_or(set.newest) }.clone())
+    Move::Create(
+        if newest && !set.rejected.contains(set.newest) { set.newest } else { set.permitted.unwrap_or(set.newest) }
+            .clone(),
+    )
 }
 
 /// Keeps one pod, at the newest revision this node may run; two while one takes the other's place by surge.
@@ -194,6 +217,9 @@ fn settle(set: &Set<'_>, other: &Pod<'_>, current: &Pod<'_>) -> Option<Move> {
 
 /// Moves the one pod that is kept towards the newest revision. `pods` counts the ones that are ending, too.
 fn renew(set: &Set<'_>, kept: &Pod<'_>, pods: usize) -> Option<Move> {
+    if set.rejected.contains(kept.revision) && set.permitted != Some(kept.revision) {
+        return (set.standing == Standing::Runs).then(|| end(kept, Why::Replaced));
+    }
     if kept.revision == set.newest || set.strategy == UpdateStrategy::OnDelete {
         return None;
     }
@@ -209,7 +235,7 @@ fn renew(set: &Set<'_>, kept: &Pod<'_>, pods: usize) -> Option<Move> {
 
 /// Does what is needed to be permitted the newest revision, if it is not yet.
 fn approach(set: &Set<'_>) -> Option<Move> {
-    if set.permitted == Some(set.newest) {
+    if set.permitted == Some(set.newest) || set.rejected.contains(set.newest) {
         return None;
     }
     match set.prepared {
@@ -236,12 +262,15 @@ mod tests {
 
     /// One row: the base set and `pods`, changed by `change`.
     fn moves(pods: &[Row], change: impl FnOnce(&mut Set<'_>)) -> Vec<Move> {
-        let (old, new) = (RevisionHash::from("old"), RevisionHash::from("new"));
+        let (old, new, none) = (RevisionHash::from("old"), RevisionHash::from("new"), BTreeSet::new());
         let mut set = Set {
             source: Source::Link,
             standing: Standing::Runs,
             newest: &new,
             permitted: Some(&old),
+            before: None,
+            rejected: &none,
+            cut_off: false,
             strategy: UpdateStrategy::RollingUpdate,
             prepared: Prepared::No,
             granted: None,
@@ -272,7 +301,9 @@ mod tests {
         Move::End(uid.into(), why)
     }
 
+    static OLDER: LazyLock<RevisionHash> = LazyLock::new(|| "old".into());
     static MID: LazyLock<RevisionHash> = LazyLock::new(|| "mid".into());
+    static REJECTED: LazyLock<BTreeSet<RevisionHash>> = LazyLock::new(|| ["new".into()].into());
     const OLD: Row = ("a", "old", false);
     const NEW: Row = ("b", "new", false);
     const ENDING: Row = ("c", "old", true);
@@ -381,6 +412,39 @@ mod tests {
         assert_eq!(step(Prepared::No, None), [Move::Prepare]);
         assert_eq!(step(Prepared::Yes, None), [Move::Ask]);
         assert_eq!(step(Prepared::Asked, Some(PermitNumber(7))), [Move::Take(Some(PermitNumber(7)))]);
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_goes_back_from_what_never_worked_there() {
+        const FAILS: Row = ("B", "new", false);
+        let taken = |pods: &[Row], change: fn(&mut Set<'_>)| {
+            moves(pods, |set| {
+                (set.permitted, set.before, set.cut_off) = (Some(set.newest), Some(&*OLDER), true);
+                change(set);
+            })
+        };
+        assert_eq!(taken(&[FAILS], |_| {}), [Move::GoBack]);
+        assert_eq!(taken(&[("rests", "new", false)], |_| {}), [Move::GoBack]);
+        assert_eq!(taken(&[OLD, FAILS], |set| set.strategy = UpdateStrategy::RollingUpdateWithSurge), [Move::GoBack]);
+        assert_eq!(taken(&[NEW], |_| {}), [], "it is available");
+        assert_eq!(taken(&[FAILS], |set| set.cut_off = false), [], "control is there to be asked");
+        assert_eq!(taken(&[FAILS], |set| set.before = None), [], "it was available once, or is the first");
+        assert_eq!(taken(&[FAILS], |set| set.standing = Standing::Stays), [], "no pod would be made");
+        assert_eq!(taken(&[ENDING], |_| {}), [], "the pod before has yet to end");
+        let back = |pods: &[Row], change: fn(&mut Set<'_>)| {
+            moves(pods, |set| {
+                (set.rejected, set.prepared, set.granted) = (&*REJECTED, Prepared::Asked, Some(PermitNumber(7)));
+                change(set);
+            })
+        };
+        assert_eq!(back(&[FAILS], |_| {}), [end("B", Why::Replaced)]);
+        assert_eq!(back(&[FAILS], |set| set.standing = Standing::Stays), []);
+        assert_eq!(
+            back(&[OLD, FAILS], |set| set.strategy = UpdateStrategy::RollingUpdateWithSurge),
+            [end("B", Why::Replaced)]
+        );
+        assert_eq!(back(&[], |set| set.strategy = UpdateStrategy::OnDelete), [Move::Create("old".into())]);
+        assert_eq!(back(&[OLD], |_| {}), [], "it is not tried again");
     }
 
     #[test]

@@ -156,7 +156,11 @@ impl Desired {
                 None => whole = false,
                 Some(Ok(bundle)) => {
                     self.refused.remove(uid);
-                    if contents.daemonsets.get(uid).is_none_or(|set| set.newest.bundle != *hash) {
+                    let known = contents.daemonsets.get(uid).map(|set| set.newest.bundle.clone());
+                    if known.as_ref() != Some(hash) {
+                        if known.is_some_and(|known| self.is_rewritten(&known, &bundle)) {
+                            forgive(contents, uid);
+                        }
                         adopt(contents, uid, Source::Link, *seq, hash, &bundle);
                         changed = true;
                     }
@@ -188,6 +192,11 @@ impl Desired {
             }
             Err(reasons) => Err((revision(&content), reasons)),
         })
+    }
+
+    /// Whether a user has written the template since, also if it is the same again.
+    fn is_rewritten(&self, known: &BlobHash, bundle: &Bundle) -> bool {
+        self.bundle(known).is_none_or(|known| known.template_generation != bundle.template_generation)
     }
 
     /// Takes control's answers about DaemonSets this node holds.
@@ -301,9 +310,19 @@ fn adopt(contents: &mut Contents, uid: &Uid, source: Source, seq: u64, hash: &Bl
             newest,
             permitted: None,
             taken: None,
+            before: None,
             rejected: BTreeSet::new(),
             deleted: false,
         });
+}
+
+/// Lets a node try again what it went back from.
+fn forgive(contents: &mut Contents, uid: &Uid) {
+    let set = contents.daemonsets.get_mut(uid).filter(|set| !set.rejected.is_empty());
+    if let Some(set) = set {
+        set.rejected.clear();
+        set.taken = None;
+    }
 }
 
 /// Reads a bundle, and makes sure that this agent can realize all of it.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::blobs::Blobs;
 use super::desired::Desired;
 use super::manifest::WrittenObject;
-use crate::host::ledger::{Contents, ObjectRecord, PodRecord, WithheldRecord, blob_hash};
+use crate::host::ledger::{Contents, DaemonSetRecord, ObjectRecord, PodRecord, WithheldRecord, blob_hash};
 use crate::link::{BlobChunk, Entry, Kind, NeededBlob, ObjectAnswer, ObjectRef};
 use crate::model::{BlobHash, ObjectKey, Source, Uid};
 use crate::podspec::objects::{Held, Object, ObjectId, Objects, Withheld};
@@ -175,7 +175,7 @@ impl Book {
 /// here, would use.
 pub(super) fn needed(contents: &Contents, desired: &Desired, sets: &BTreeSet<Uid>) -> BTreeSet<ObjectId> {
     let sets = sets.iter().filter_map(|uid| contents.daemonsets.get(uid)).filter(|set| set.source == Source::Link);
-    let revisions = sets.flat_map(|set| [Some(&set.newest), set.permitted.as_ref()]).flatten();
+    let revisions = sets.flat_map(DaemonSetRecord::revisions);
     let of_pods = contents.pods.values().filter(|pod| source(contents, pod) == Source::Link).map(|pod| &pod.revision);
     let bundles: BTreeSet<_> = revisions.chain(of_pods).map(|revision| &revision.bundle).collect();
     let mut needed = BTreeSet::new();

@@ -157,6 +157,8 @@ pub(super) struct Roster {
     /// What pods may see of objects and tokens may have changed.
     unpublished: bool,
     session: Session,
+    /// Since when control cannot be reached; the start of this agent counts. None in a session.
+    cut_off_since: Option<Moment>,
     /// Why there is no session, as long as there is none.
     link_lost: Option<String>,
     tunnels: Option<Tunnels>,
@@ -194,6 +196,7 @@ impl Roster {
         link: Option<LinkEnd>,
         inputs_tx: mpsc::Sender<Input>,
     ) -> Self {
+        let now = shared.clock.now();
         let (up_tx, tunnels) = link.map(|link| (link.up_tx, link.tunnels)).unzip();
         let mut roster = Self {
             tunnels,
@@ -215,6 +218,7 @@ impl Roster {
             staying: BTreeSet::new(),
             unpublished: true,
             session: Session::new(up_tx),
+            cut_off_since: Some(now),
             link_lost: None,
             removed: false,
             node: None,
@@ -395,7 +399,14 @@ impl Roster {
         let failed = self.contents.pods.values().filter(failed).filter_map(|pod| pod.daemonset.as_ref());
         let retries = retries.chain(failed.filter_map(|set| self.rests_until(set)));
         let tokens = self.session.is_open().then(|| self.tokens.next_due(&self.contents, &self.desired)).flatten();
-        retries.chain(self.commit_retry_at).chain(tokens).filter(|due| *due > now).chain(self.watchdog.due()).min()
+        let fallbacks = self.contents.daemonsets.values().filter_map(|set| self.goes_back_at(set));
+        retries
+            .chain(fallbacks)
+            .chain(self.commit_retry_at)
+            .chain(tokens)
+            .filter(|due| *due > now)
+            .chain(self.watchdog.due())
+            .min()
     }
 
     /// Writes the contents to disk; says whether they are there.

@@ -74,6 +74,9 @@ pub struct DaemonSetLine {
     /// The one its pods here are made from; none before the first.
     #[serde(default)]
     pub permitted: Option<String>,
+    /// This node went back from the newest revision by itself.
+    #[serde(default)]
+    pub rejected: bool,
     /// Control has no record of it, so what is here stays.
     #[serde(default)]
     pub unknown_to_control: bool,
@@ -141,6 +144,7 @@ fn daemonset_line(set: &DaemonSetRecord) -> DaemonSetLine {
         source: set.source,
         newest: set.newest.hash.to_string(),
         permitted: set.permitted.as_ref().map(|permitted| permitted.hash.to_string()),
+        rejected: set.rejected.contains(&set.newest.hash),
         unknown_to_control: false,
     }
 }

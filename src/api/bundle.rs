@@ -18,6 +18,9 @@ use crate::model::{ObjectKey, RevisionHash, Uid};
 /// A field that an older agent could not leave out without harm needs a new number, and so does a changed meaning.
 pub const FORMAT: u32 = 1;
 
+/// On a DaemonSet, `false` keeps nodes that are cut off from going back to the revision before by themselves.
+pub const LOCAL_FALLBACK_ANNOTATION: &str = "garrison.io/local-fallback";
+
 /// One revision of a DaemonSet as admitted: everything a node needs to decide and realize, looked up once.
 ///
 /// The template is defaulted and valid. Equal bundles have equal bytes.
@@ -49,6 +52,9 @@ pub struct Bundle {
     /// CRI's runtime handler, from the RuntimeClass; `None` is the runtime's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_handler: Option<String>,
+    /// Nodes that are cut off do not go back from a revision that does not work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_fallback: bool,
     /// It is a pod that was posted with the node's name: `uid`, `namespace` and `name` are its own, and its template is all
     /// of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +127,7 @@ impl Bundle {
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
             priority: 0,
             runtime_handler: None,
+            no_fallback: is_fallback_off(metadata),
             posted: None,
         }
     }
@@ -147,6 +154,7 @@ impl Bundle {
             priority: spec.priority.unwrap_or(0),
             template: PodTemplateSpec { metadata: Some(own), spec: Some(spec) },
             runtime_handler,
+            no_fallback: false,
             posted: Some(posted),
         }
     }
@@ -182,6 +190,11 @@ impl Bundle {
         };
         Err(BadBundle::Unknown(decoded.findings.into_iter().map(path).collect()))
     }
+}
+
+fn is_fallback_off(metadata: &ObjectMeta) -> bool {
+    let annotation = metadata.annotations.as_ref().and_then(|annotations| annotations.get(LOCAL_FALLBACK_ANNOTATION));
+    annotation.is_some_and(|value| value == "false")
 }
 
 fn update_strategy(daemonset: &DaemonSet) -> UpdateStrategy {
@@ -273,6 +286,14 @@ mod tests {
             (json!({"rollingUpdate": {"maxSurge": 1}}), UpdateStrategy::RollingUpdateWithSurge),
         ] {
             assert_eq!(bundle(&strategy).update_strategy, expected);
+        }
+    }
+
+    #[test]
+    fn falling_back_is_turned_off_by_an_annotation() {
+        for (value, off) in [("false", true), ("true", false), ("", false)] {
+            let metadata = json!({"annotations": {LOCAL_FALLBACK_ANNOTATION: value}});
+            assert_eq!(is_fallback_off(&serde_json::from_value(metadata).expect("metadata")), off, "{value}");
         }
     }
 

@@ -289,6 +289,7 @@ impl<'a> Updates<'a> {
             }
             FromNode::Closed { node } => self.concerned.extend(self.told.closed(&node)),
             FromNode::Asked { node, daemonset, revision } => {
+                self.take_back(&node, &daemonset, &revision).await?;
                 self.said(&node, daemonset, |said| said.asks(revision));
             }
             FromNode::Took { permit } => self.told.took(permit),
@@ -299,6 +300,17 @@ impl<'a> Updates<'a> {
                 self.said(&node, daemonset, |said| said.rejected = revisions);
             }
         }
+        Ok(())
+    }
+
+    /// A node that asks for what it took already went back from it, and a user has written it anew: it needs another permit.
+    async fn take_back(&mut self, node: &Uid, daemonset: &Uid, revision: &RevisionHash) -> Result<(), UpdateError> {
+        let place = (daemonset.clone(), node.clone());
+        let is_over = |permit: &&PermitRecord| permit.revision == *revision && self.told.has_taken(permit.number);
+        let Some(permit) = self.permits.get(&place).filter(is_over).cloned() else { return Ok(()) };
+        self.objects.drop_permits(std::slice::from_ref(&permit)).await?;
+        self.permits.remove(&place);
+        self.told.forget(permit.number);
         Ok(())
     }
 

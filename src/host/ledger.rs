@@ -134,12 +134,23 @@ pub struct DaemonSetRecord {
     /// The permit under which it moved there; none for a first placement and for files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<PermitNumber>,
-    /// Revisions that failed here and were left again by local fallback.
+    /// The revision before `permitted`, as long as that was never available here since it was taken: what a node that is cut off
+    /// goes back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<RevisionRecord>,
+    /// Revisions that failed here and were left again by local fallback, until a user writes something newer.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub rejected: BTreeSet<RevisionHash>,
     /// A newer instruction took it away; the record goes with its last pod.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+}
+
+impl DaemonSetRecord {
+    /// Every revision this node may make a pod of.
+    pub fn revisions(&self) -> impl Iterator<Item = &RevisionRecord> {
+        [Some(&self.newest), self.permitted.as_ref(), self.before.as_ref()].into_iter().flatten()
+    }
 }
 
 /// One revision and the blob that holds its admitted bundle.
@@ -292,8 +303,7 @@ impl Contents {
     }
 
     fn revisions(&self) -> impl Iterator<Item = &RevisionRecord> {
-        let sets = self.daemonsets.values().flat_map(|set| [Some(&set.newest), set.permitted.as_ref()]).flatten();
-        sets.chain(self.pods.values().map(|pod| &pod.revision))
+        self.daemonsets.values().flat_map(DaemonSetRecord::revisions).chain(self.pods.values().map(|pod| &pod.revision))
     }
 
     /// Every blob these contents need.

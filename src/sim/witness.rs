@@ -352,6 +352,10 @@ impl Witness {
         set.moving.retain(|moving, _| !left.contains(moving));
         let contents = on_disk(&seen.dir);
         let record = contents.daemonsets.get(&pod.set);
+        // It went back by itself, from what it had a permit for.
+        if record.is_some_and(|record| record.rejected.contains(&pod.revision)) {
+            return;
+        }
         let what = format!("the pod {uid} of {} ({}) on {}", set.name, pod.revision, seen.name);
         let taken = record.and_then(|record| Some((record.taken?, record.permitted.as_ref()?.hash.clone())));
         let Some((number, revision)) = taken.filter(|(_, revision)| *revision != pod.revision) else {
@@ -450,6 +454,7 @@ mod tests {
             newest: revision(),
             permitted: Some(revision()),
             taken: Some(PermitNumber(number)),
+            before: None,
             rejected: BTreeSet::new(),
             deleted: false,
         };

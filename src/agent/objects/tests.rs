@@ -59,6 +59,7 @@ impl Node {
             newest,
             permitted: None,
             taken: None,
+            before: None,
             rejected: [].into(),
             deleted: false,
         };

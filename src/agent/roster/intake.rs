@@ -13,7 +13,7 @@ use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
 use crate::agent::{event_report, objects, streams};
 use crate::error::Chain;
-use crate::host::ledger::{AmendedMetadata, Ending, NodeIntent, PodRecord};
+use crate::host::ledger::{AmendedMetadata, DaemonSetRecord, Ending, NodeIntent, PodRecord};
 use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
@@ -38,6 +38,7 @@ impl Roster {
             }
             Input::Disconnected(why) => {
                 self.link_lost = Some(why);
+                self.cut_off_since.get_or_insert(self.shared.clock.now());
                 self.session.closed();
                 self.desired.session_ended();
                 self.posted.session_ended();
@@ -48,6 +49,7 @@ impl Roster {
                 self.session.pod_changed(&uid);
                 self.unseen.remove(&uid);
                 self.note_end(&uid, &view);
+                self.note_available(&uid, &view);
                 self.views.insert(uid, *view);
             }
             Input::Pod(FromPod::Gone(uid)) => self.pod_is_gone(&uid),
@@ -190,7 +192,7 @@ impl Roster {
                 tracing::warn!(why = message, "on hold: what runs goes on, nothing new is taken");
             }
         }
-        self.link_lost = None;
+        (self.link_lost, self.cut_off_since) = (None, None);
         self.session.opened(welcome.reception);
         if let Some(node) = &self.node {
             self.session.say(Up::Node(node.report.clone()));
@@ -314,6 +316,17 @@ impl Roster {
             tracing::info!(pod = %record.key, ?finished, "pod has come to its end");
             record.finished = Some(finished.clone());
             self.dirty = true;
+        }
+    }
+
+    /// A permitted revision that was available here once is not left again.
+    fn note_available(&mut self, uid: &Uid, view: &PodView) {
+        let Some(record) = self.contents.pods.get(uid).filter(|_| view.available) else { return };
+        let set = record.daemonset.as_ref().and_then(|set| self.contents.daemonsets.get_mut(set));
+        let is_permitted =
+            |set: &DaemonSetRecord| set.permitted.as_ref().is_some_and(|one| one.hash == record.revision.hash);
+        if let Some(set) = set.filter(|set| is_permitted(set)) {
+            self.dirty |= set.before.take().is_some();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -28,6 +29,9 @@ const CONDITION_TAINTS: [&str; 6] = [
     "node.kubernetes.io/pid-pressure",
     "node.kubernetes.io/network-unavailable",
 ];
+/// How long a node is cut off, and its new pod not available, before it goes back to the revision before. As long as a Deployment
+/// has for its progress by default.
+const FALLBACK_AFTER: Duration = Duration::from_secs(600);
 /// What upstream's generated names are made of: no vowels, no look-alikes.
 const NAME_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Random characters at the end of a pod's name.
@@ -61,7 +65,7 @@ impl Roster {
             if self.is_held(&uid, standing) {
                 continue;
             }
-            // Taking a permit makes the old pod's end the next move, so it is asked twice.
+            // Taking a permit, or leaving a revision, makes a pod's end the next move, so it is asked twice.
             while self.place(&uid, standing) {}
         }
     }
@@ -187,12 +191,16 @@ impl Roster {
             })
             .collect();
         let newest = &set.newest.hash;
+        let now = self.shared.clock.now();
         let moves = place(
             &Set {
                 source: set.source,
                 standing,
                 newest,
                 permitted: set.permitted.as_ref().map(|permitted| &permitted.hash),
+                before: set.before.as_ref().map(|before| &before.hash),
+                rejected: &set.rejected,
+                cut_off: self.goes_back_at(set).is_some_and(|due| due <= now),
                 strategy: self.strategy(set),
                 prepared: self.how_far(uid, set),
                 granted: self.session.granted(uid, newest),
@@ -202,7 +210,7 @@ impl Roster {
         );
         let mut again = false;
         for one in moves {
-            again |= matches!(one, Move::Take(_));
+            again |= matches!(one, Move::Take(_) | Move::GoBack);
             self.make(uid, one);
         }
         again
@@ -237,7 +245,7 @@ impl Roster {
                     Some(permitted) if permitted.hash == revision => permitted.clone(),
                     _ => {
                         // The permit was for another revision.
-                        set.taken = None;
+                        (set.taken, set.before) = (None, None);
                         set.newest.clone()
                     }
                 };
@@ -278,9 +286,22 @@ impl Roster {
                 self.session.ask(ask);
             }
             Move::Take(number) => {
+                // A revision that never worked here is nothing to go back to.
+                let before = set.before.take().or_else(|| set.permitted.clone());
+                set.before = before.filter(|before| number.is_some() && before.hash != set.newest.hash);
                 set.permitted = Some(set.newest.clone());
                 set.taken = number;
                 self.after_commit.extend(number.map(|number| Up::Ack(Ack::Taken(number))));
+                self.dirty = true;
+            }
+            Move::GoBack => {
+                let left = std::mem::replace(&mut set.permitted, set.before.take());
+                if let Some(left) = left {
+                    tracing::warn!(daemonset = %set.key, revision = %left.hash, "the revision was never available here, and control \
+                         cannot be asked: this node goes back to the one before");
+                    set.taken = set.taken.filter(|_| left.hash == set.newest.hash);
+                    set.rejected.insert(left.hash);
+                }
                 self.dirty = true;
             }
             Move::Forget => {
@@ -290,6 +311,14 @@ impl Roster {
                 self.dirty = true;
             }
         }
+    }
+
+    /// When this node goes back from the permitted revision if it is still cut off, and the revision was not available by then.
+    pub(super) fn goes_back_at(&self, set: &DaemonSetRecord) -> Option<Moment> {
+        set.before.as_ref()?;
+        let bundle = self.desired.bundle(&set.permitted.as_ref()?.bundle).filter(|bundle| !bundle.no_fallback)?;
+        let min_ready = Duration::from_secs(u64::try_from(bundle.min_ready_seconds).unwrap_or(0));
+        Some(self.cut_off_since? + FALLBACK_AFTER + min_ready)
     }
 
     /// Until when a pod of the DaemonSet that failed stays; none if it makes way at once.

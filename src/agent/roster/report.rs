@@ -16,8 +16,10 @@ impl Roster {
     pub(super) fn hello(&self) -> Hello {
         let linked = || self.contents.daemonsets.iter().filter(|(_, set)| set.source == Source::Link);
         let permit = |(uid, set): (&Uid, &DaemonSetRecord)| {
-            let (number, permitted) = (set.taken?, set.permitted.as_ref()?);
-            Some(TakenPermit { number, daemonset: uid.clone(), revision: permitted.hash.clone() })
+            // A node that went back has not given its permit back: its slot stays used.
+            let is_left = set.rejected.contains(&set.newest.hash);
+            let revision = if is_left { &set.newest } else { set.permitted.as_ref()? };
+            Some(TakenPermit { number: set.taken?, daemonset: uid.clone(), revision: revision.hash.clone() })
         };
         let held = |(uid, set): (&Uid, &DaemonSetRecord)| HeldDaemonSet {
             uid: uid.clone(),

@@ -75,9 +75,13 @@ fn holds(status: &Status) -> Vec<String> {
 
 fn daemonsets(sets: &[DaemonSetLine]) -> String {
     let of_files = sets.iter().filter(|set| set.source == Source::Files).count();
-    let moving = sets.iter().filter(|set| set.permitted.as_ref().is_some_and(|permitted| *permitted != set.newest));
+    let rejected = sets.iter().filter(|set| set.rejected).count();
+    let is_older = |set: &&DaemonSetLine| set.permitted.as_ref().is_some_and(|permitted| *permitted != set.newest);
+    let moving = sets.iter().filter(is_older).filter(|set| !set.rejected).count();
+    let moving = (moving, "with a newer revision to come");
+    let rejected = (rejected, "gone back from a newer revision that did not work here");
     let mut text = sets.len().to_string();
-    for (count, what) in [(of_files, "from files"), (moving.count(), "with a newer revision to come")] {
+    for (count, what) in [(of_files, "from files"), moving, rejected] {
         if count > 0 {
             write!(text, ", {count} {what}").expect("writing to a string");
         }
@@ -132,6 +136,7 @@ mod tests {
             source,
             newest: "new".to_owned(),
             permitted: Some(permitted.to_owned()),
+            rejected: false,
             unknown_to_control: false,
         }
     }

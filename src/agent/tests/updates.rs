@@ -123,6 +123,78 @@ async fn a_revision_that_would_not_fit_is_told_and_takes_nothing_down() {
     assert_eq!(agent.asks("two").await, Ok(()));
 }
 
+/// `web` in a revision whose container ends as soon as it starts.
+fn broken(host: &Host) -> Bundle {
+    host.cri.end_at_start("broken", 3);
+    let container = json!({ "name": "broken", "image": reference("two"), "imagePullPolicy": "IfNotPresent" });
+    set_with("web", "two", &json!({ "containers": [container] }))
+}
+
+/// A host that has taken a revision that does not work, under permit 7.
+async fn broken_by_an_update() -> (Host, Agent) {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[broken(&host)]).await;
+    agent.asks("two").await.unwrap();
+    agent.permit(7, "two", false).await;
+    eventually("the old pod to be replaced", async || {
+        let pods = host.pods().await.remove("web")?;
+        pods.iter().all(|pod| pod.uid != old.uid && pod.revision == "two").then_some(())
+    })
+    .await;
+    (host, agent)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_cut_off_goes_back_from_a_revision_that_never_worked() {
+    let (host, mut agent) = broken_by_an_update().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].rejected, [].into(), "control was there to be asked");
+    agent.disconnect().await;
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].rejected, [].into(), "it has ten minutes");
+    host.runs("web", "one").await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].rejected, ["two".into()].into());
+
+    // It says so, keeps its slot, and does not try again by itself.
+    let hello = agent.connect().await;
+    assert_eq!((hello.permits[0].number, hello.permits[0].revision.as_str()), (PermitNumber(7), "two"));
+    let rejected = agent.hears("what it went back from", |up| {
+        let Up::Verdicts(verdicts) = up else { return None };
+        verdicts.iter().find(|one| !one.rejected.is_empty()).map(|one| one.rejected.clone())
+    });
+    assert_eq!(rejected.await, ["two".into()]);
+    agent.permit(8, "two", false).await;
+    agent.settle().await;
+    assert!(!agent.heard.iter().any(|up| matches!(up, Up::Ask(_))), "{:?}", agent.heard);
+    host.runs("web", "one").await;
+
+    // A user writes the same template anew.
+    let again = Bundle { template_generation: 3, ..broken(&host) };
+    agent.apply(3, &[again]).await;
+    assert_eq!(agent.asks("two").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_does_not_go_back_from_what_worked_once_or_was_told_not_to() {
+    let (host, mut agent, _) = running().await;
+    agent.apply(2, &[set("web", "two")]).await;
+    agent.asks("two").await.unwrap();
+    agent.permit(7, "two", false).await;
+    let pod = host.runs("web", "two").await;
+    agent.reports("a pod that is available", "web", |report, _| report.available).await;
+    agent.disconnect().await;
+    host.cri.end_at_start("main", 3);
+    host.cri.end_container(&pod.uid, "main", 3);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].rejected, [].into());
+
+    let (host, mut agent) = broken_by_an_update().await;
+    agent.apply(3, &[Bundle { no_fallback: true, ..broken(&host) }]).await;
+    agent.disconnect().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(host.ledger().daemonsets[&uid("web")].rejected, [].into());
+}
+
 /// The manifest, with first pods that wait for a permit.
 fn gradual(seq: u64, sets: &[Bundle]) -> Down {
     let Down::Manifest(manifest) = manifest(seq, sets) else { unreachable!("it is one") };

@@ -55,6 +55,7 @@ impl Node {
             newest,
             permitted: None,
             taken: None,
+            before: None,
             rejected: [].into(),
             deleted: false,
         };

@@ -214,6 +214,33 @@ async fn a_revision_that_fails_stops_within_its_budget_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_went_back_keeps_its_slot_until_a_user_writes_the_revision_anew() {
+    let mut harness = Harness::new(&["a", "b"]).await;
+    let (one, two) = (harness.rollout().await.revision, harness.changes("i:2").await);
+    harness.asks("a", &two).await;
+    harness.asks("b", &two).await;
+    let permit = harness.granted().await.permit;
+    harness.told_tx.send(FromNode::Took { permit: permit.number }).await.unwrap();
+    harness.closes("a").await;
+    harness.opens("a", &[permit.number]).await;
+    let rejects = async |revisions: Vec<RevisionHash>| {
+        let (node, daemonset) = (harness.node("a").await, harness.set.clone());
+        harness.told_tx.send(FromNode::Rejected { node, daemonset, revisions }).await.unwrap();
+    };
+    rejects(vec![two.clone()]).await;
+    let rollout = harness.cause("a", "Rejected").await;
+    assert_eq!((rollout.phase.as_str(), rollout.used), ("Stalled", 1), "{rollout:?}");
+
+    assert_eq!(harness.changes("i:1").await, one);
+    assert_eq!(harness.changes("i:2").await, two);
+    rejects(vec![]).await;
+    harness.asks("a", &two).await;
+    let again = harness.granted().await;
+    assert_eq!((again.node, &again.permit.revision), (harness.node("a").await, &two));
+    assert_ne!(again.permit.number, permit.number);
+}
+
+#[tokio::test(start_paused = true)]
 async fn first_pods_begin_on_one_node_and_then_on_two() {
     let mut harness = Harness::new(&[]).await;
     let first = harness.rollout().await.revision;
