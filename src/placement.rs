@@ -220,7 +220,11 @@ fn renew(set: &Set<'_>, kept: &Pod<'_>, pods: usize) -> Option<Move> {
     if set.rejected.contains(kept.revision) && set.permitted != Some(kept.revision) {
         return (set.standing == Standing::Runs).then(|| end(kept, Why::Replaced));
     }
-    if kept.revision == set.newest || set.strategy == UpdateStrategy::OnDelete {
+    if kept.revision == set.newest {
+        // It runs already, and nothing is stopped for it: what failed since is not where the next pod begins.
+        return (set.permitted != Some(set.newest)).then_some(Move::Take(None));
+    }
+    if set.strategy == UpdateStrategy::OnDelete {
         return None;
     }
     if set.permitted == Some(set.newest) {
@@ -340,12 +344,14 @@ mod tests {
         assert_eq!(moves(&[NEW, ENDING], |set| set.standing = Standing::Deleted), [end("b", Why::Deleted)]);
         assert_eq!(moves(&[ENDING], |set| set.standing = Standing::Deleted), []);
         assert_eq!(moves(&[], |set| set.standing = Standing::Deleted), [Move::Forget]);
-        assert_eq!(moves(&[NEW], |set| set.standing = Standing::Stays), []);
+        let stays = |set: &mut Set<'_>| (set.standing, set.permitted) = (Standing::Stays, Some(set.newest));
+        assert_eq!(moves(&[NEW], stays), []);
     }
 
     #[test]
     fn of_two_pods_the_older_stays() {
-        assert_eq!(moves(&[NEW, ("d", "new", false)], |_| {}), [end("d", Why::Surplus)]);
+        let pods = [NEW, ("d", "new", false)];
+        assert_eq!(moves(&pods, |set| set.permitted = Some(set.newest)), [end("d", Why::Surplus)]);
     }
 
     #[test]
@@ -445,6 +451,19 @@ mod tests {
         );
         assert_eq!(back(&[], |set| set.strategy = UpdateStrategy::OnDelete), [Move::Create("old".into())]);
         assert_eq!(back(&[OLD], |_| {}), [], "it is not tried again");
+    }
+
+    #[test]
+    fn a_user_who_goes_back_to_what_runs_needs_no_permit() {
+        let undone = |pods: &[Row]| {
+            moves(pods, |set| {
+                (set.newest, set.permitted) = (&*OLDER, Some(&*MID));
+                set.strategy = UpdateStrategy::RollingUpdateWithSurge;
+            })
+        };
+        assert_eq!(undone(&[OLD]), [Move::Take(None)], "the pod that failed is gone");
+        assert_eq!(undone(&[OLD, ("rests", "mid", false)]), [Move::Take(None)]);
+        assert_eq!(undone(&[OLD, ("M", "mid", false)]), [Move::Prepare], "the pod that failed is the permitted one");
     }
 
     #[test]
