@@ -172,7 +172,8 @@ impl<'a> Updates<'a> {
         let (sets, sets_at) = read(objects, &DAEMON_SET).await?;
         let concerned = sets.into_iter().flat_map(|set| put_set(&mut view, set)).collect();
         let (pods, pods_at) = read(objects, &POD).await?;
-        pods.iter().for_each(|pod| drop(view.put_pod(&pod_key(pod), pod)));
+        let now = Timestamp::now();
+        pods.iter().for_each(|pod| drop(view.put_pod(&pod_key(pod), pod, now)));
         let permits = objects.permits().await?;
         Ok(Self {
             objects,
@@ -256,7 +257,8 @@ impl<'a> Updates<'a> {
         for event in events {
             let Some(object) = parsed(event) else { continue };
             let key = pod_key(&object);
-            let concerned = if event.deleted { self.view.remove_pod(&key) } else { self.view.put_pod(&key, &object) };
+            let put = |view: &mut View| view.put_pod(&key, &object, Timestamp::now());
+            let concerned = if event.deleted { self.view.remove_pod(&key) } else { put(&mut self.view) };
             self.concerned.extend(concerned);
         }
     }
@@ -407,7 +409,8 @@ impl<'a> Updates<'a> {
         let granted = progress::granted(&mut seats, budget);
         let progress = progress::progress(set, &seats, budget, self.was_complete(uid, set));
         let again = seats.iter().any(progress::Seat::waits_to_begin).then(|| now.checked_add(progress::PATIENCE));
-        self.due.extend(again.and_then(Result::ok).map(|at| (at, uid.clone())));
+        let late = seats.iter().filter_map(|seat| seat.late_at).filter(|late| *late > now).min();
+        self.due.extend(again.and_then(Result::ok).into_iter().chain(late).map(|at| (at, uid.clone())));
         (progress, granted)
     }
 

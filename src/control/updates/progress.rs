@@ -30,6 +30,12 @@ const CONDITION_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kuber
 /// How long first pods elsewhere wait for one that is not available yet: it may never be, or only together with others.
 pub(super) const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
+/// How long a node that took a revision may be without an available pod before that counts as a failure. The default of a
+/// Deployment's `progressDeadlineSeconds`.
+const DEADLINE: SignedDuration = SignedDuration::from_secs(600);
+/// What is said of a node that is beyond it.
+const LATE: &str = "the pod has not become ready for ten minutes";
+
 /// One node as the rollout of a DaemonSet sees it.
 pub(super) struct Seat<'a> {
     pub(super) node: &'a Node,
@@ -38,6 +44,8 @@ pub(super) struct Seat<'a> {
     newest: &'a RevisionHash,
     said: Option<&'a Said>,
     taken: bool,
+    /// When it is beyond its deadline, if nothing changes.
+    pub(super) late_at: Option<Timestamp>,
     trouble: Option<&'a str>,
     waits_for_user: bool,
 }
@@ -98,8 +106,14 @@ pub(super) fn survey<'a>(
         let pod = pods().next();
         let verdict = judge(node, set);
         let newest = pod.is_some_and(|pod| pod.revision == set.revision);
-        let trouble = pods().filter(|pod| pod.revision == set.revision).find_map(|pod| pod.trouble.as_deref());
+        let new_pods = || pods().filter(|pod| pod.revision == set.revision);
         let granted_at = permit.and_then(|permit| told.granted_at(permit.number));
+        let taken = permit.is_some_and(|permit| told.has_taken(permit.number));
+        // Without a new pod it is the one before that does not end, or the new one cannot be made.
+        let waits_since = new_pods().next().map_or(granted_at.filter(|_| taken), |pod| pod.unready_since);
+        let late_at = waits_since.and_then(|since| since.checked_add(DEADLINE).ok());
+        let late = late_at.filter(|late| *late <= now).map(|_| LATE);
+        let trouble = new_pods().find_map(|pod| pod.trouble.as_deref()).or(late);
         Seat {
             node,
             counts: rollout::Node {
@@ -115,7 +129,8 @@ pub(super) fn survey<'a>(
             verdict,
             newest: &set.revision,
             said,
-            taken: permit.is_some_and(|permit| told.has_taken(permit.number)),
+            taken,
+            late_at,
             trouble,
             waits_for_user: on_delete && pod.is_some() && !newest,
         }
@@ -285,4 +300,57 @@ pub(super) fn written(set: &Set) -> Option<Phase> {
     [Phase::RollingOut, Phase::Stalled, Phase::Complete]
         .into_iter()
         .find(|phase| condition.reason.as_deref() == Some(&format!("{phase:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::objects::PermitRecord;
+    use crate::model::PermitNumber;
+
+    #[test]
+    fn a_node_that_takes_too_long_is_unhealthy() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (set, node) = (Uid::from("set"), Uid::from("a"));
+        let mut view = View::default();
+        view.put_node(&json!({"metadata": {"name": "a", "uid": "a"}}));
+        let object =
+            json!({"metadata": {"uid": "set"}, "spec": {"selector": {}, "template": {"spec": {"containers": []}}}});
+        view.put_set(serde_json::from_value(object).unwrap(), "new".into());
+        let mut told = Told::default();
+        told.opened(node.clone(), &[PermitNumber(7)]);
+        told.granted(PermitNumber(7), at(0));
+        let permit = PermitRecord {
+            number: PermitNumber(7),
+            daemonset: set.clone(),
+            node: node.clone(),
+            revision: "new".into(),
+        };
+        let permits = Permits::from([((set.clone(), node), permit)]);
+        let cause = |view: &View, second| {
+            let known = view.set(&set).unwrap();
+            let seats = survey(view, &set, known, &told, &permits, at(second));
+            (seats[0].cause(), seats[0].explain(), seats[0].late_at)
+        };
+        assert_eq!(cause(&view, 599).0, Cause::Taken);
+        assert_eq!(cause(&view, 600), (Cause::Unhealthy, LATE.to_owned(), Some(at(600))), "the new pod is not made");
+
+        let pod = |ready: &str| {
+            json!({
+                "metadata": {
+                    "name": "p", "labels": {"controller-revision-hash": "new"},
+                    "ownerReferences": [{"kind": "DaemonSet", "controller": true, "uid": "set"}],
+                },
+                "spec": {"nodeName": "a"},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            })
+        };
+        view.put_pod("p", &pod("False"), at(700));
+        assert_eq!(cause(&view, 1299), (Cause::Taken, "the new pod is not available yet".to_owned(), Some(at(1300))));
+        assert_eq!(cause(&view, 1300).0, Cause::Unhealthy);
+        view.put_pod("p", &pod("True"), at(1301));
+        assert_eq!(cause(&view, 9999).0, Cause::Available);
+    }
 }

@@ -103,7 +103,7 @@ mod tests {
         });
         view.put_set(serde_json::from_value(set).unwrap(), "new".into());
         nodes.iter().for_each(|node| drop(view.put_node(node)));
-        pods.iter().enumerate().for_each(|(key, pod)| drop(view.put_pod(&key.to_string(), pod)));
+        pods.iter().enumerate().for_each(|(key, pod)| drop(view.put_pod(&key.to_string(), pod, Timestamp::UNIX_EPOCH)));
         view
     }
 

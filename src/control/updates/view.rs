@@ -55,6 +55,8 @@ pub(super) struct Pod {
     pub(super) revision: RevisionHash,
     /// Condition `Ready` is true since then.
     pub(super) ready_since: Option<Timestamp>,
+    /// Since when it is not, as far as this process has seen, by its own clock.
+    pub(super) unready_since: Option<Timestamp>,
     /// Phase `Succeeded` or `Failed`, and being deleted.
     pub(super) over: bool,
     /// What is wrong with it; none while it only takes its time.
@@ -106,17 +108,23 @@ impl View {
         self.sets.remove(uid);
     }
 
-    /// Takes a pod in under its key in the store.
-    pub(super) fn put_pod(&mut self, key: &str, object: &Value) -> Vec<Uid> {
+    /// Takes a pod in under its key in the store, as it is now.
+    pub(super) fn put_pod(&mut self, key: &str, object: &Value, now: Timestamp) -> Vec<Uid> {
+        let unready_since = self.pod(key).and_then(|before| before.unready_since).unwrap_or(now);
         let mut concerned = self.remove_pod(key);
         let Some(set) = meta::controller(object) else { return concerned };
         let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
         let pods = self.pods.entry(set.clone()).or_default().entry(node.clone()).or_default();
-        pods.push(pod(key, object));
+        pods.push(pod(key, object, unready_since));
         pods.sort_by(|a, b| (&a.created_at, &a.key).cmp(&(&b.created_at, &b.key)));
         self.places.insert(key.to_owned(), (set.clone(), node));
         concerned.push(set);
         concerned
+    }
+
+    fn pod(&self, key: &str) -> Option<&Pod> {
+        let (set, node) = self.places.get(key)?;
+        self.pods(set, node).iter().find(|pod| pod.key == key)
     }
 
     pub(super) fn remove_pod(&mut self, key: &str) -> Vec<Uid> {
@@ -141,7 +149,7 @@ impl View {
     }
 }
 
-fn pod(key: &str, object: &Value) -> Pod {
+fn pod(key: &str, object: &Value, unready_since: Timestamp) -> Pod {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().find(|one| one["type"] == "Ready" && one["status"] == "True");
     let since = ready.map(|ready| ready["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()));
@@ -152,6 +160,7 @@ fn pod(key: &str, object: &Value) -> Pod {
         key: key.to_owned(),
         created_at: meta::text(object, "creationTimestamp").to_owned(),
         revision: label.unwrap_or_default().into(),
+        unready_since: ready.is_none().then_some(unready_since),
         ready_since: since.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
         over: meta::is_deleting(object) && matches!(phase, Some("Succeeded" | "Failed")),
         trouble: trouble(&object["status"]),
@@ -196,4 +205,31 @@ fn container_trouble(status: &Value) -> Option<String> {
 fn from_field<T: serde::de::DeserializeOwned + Default>(object: &Value, path: &[&str]) -> T {
     let field = path.iter().try_fold(object, |value, name| value.get(name));
     field.and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_unready_since_it_was_first_seen_so() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut view = View::default();
+        let mut put = |ready: &str, second| {
+            let owners = json!([{"kind": "DaemonSet", "controller": true, "uid": "set"}]);
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            let pod = json!({
+                "metadata": {"name": "p", "ownerReferences": owners}, "spec": {"nodeName": "a"},
+                "status": {"phase": "Running", "conditions": conditions},
+            });
+            view.put_pod("p", &pod, at(second));
+            view.pods(&"set".into(), "a")[0].unready_since
+        };
+        assert_eq!(put("False", 1), Some(at(1)));
+        assert_eq!(put("False", 2), Some(at(1)));
+        assert_eq!(put("True", 3), None);
+        assert_eq!(put("False", 4), Some(at(4)));
+    }
 }
