@@ -86,6 +86,8 @@ pub enum FromNode {
         /// Why not.
         reason: Reason,
     },
+    /// So many nodes vanished together that control may be the one that is cut off, or is not any more.
+    Doubt(bool),
     /// The node went back from revisions that were never available there.
     Rejected {
         /// `metadata.uid` of the Node.
@@ -155,6 +157,8 @@ struct Updates<'a> {
     watchers: [Watcher; 3],
     told: Told,
     permits: Permits,
+    /// There may be permits of nodes that were removed.
+    nodes_removed: bool,
     /// What became of each DaemonSet's rollout when it was looked at last, and of which revision.
     phases: HashMap<Uid, (RevisionHash, Phase)>,
     /// DaemonSets that something has changed for.
@@ -186,6 +190,7 @@ impl<'a> Updates<'a> {
             ],
             told,
             phases: HashMap::new(),
+            nodes_removed: true,
             permits: permits
                 .into_iter()
                 .map(|permit| ((permit.daemonset.clone(), permit.node.clone()), permit))
@@ -202,6 +207,7 @@ impl<'a> Updates<'a> {
         questions_rx: &mut mpsc::Receiver<Question>,
     ) -> Result<(), UpdateError> {
         loop {
+            self.drop_permits_of_removed().await?;
             for uid in std::mem::take(&mut self.concerned) {
                 self.work_out(&uid).await?;
             }
@@ -235,6 +241,7 @@ impl<'a> Updates<'a> {
     fn nodes_changed(&mut self, events: &[std::sync::Arc<Event>]) {
         for event in events {
             let Some(object) = parsed(event) else { continue };
+            self.nodes_removed |= event.deleted;
             let concerned =
                 if event.deleted { self.view.remove_node(meta::name(&object)) } else { self.view.put_node(&object) };
             self.concerned.extend(concerned);
@@ -277,22 +284,17 @@ impl<'a> Updates<'a> {
     async fn told(&mut self, told: FromNode) -> Result<(), UpdateError> {
         match told {
             FromNode::Opened { node, taken } => {
-                let void: Vec<_> = self
-                    .permits
-                    .values()
-                    .filter(|permit| permit.node == node && !taken.contains(&permit.number))
-                    .cloned()
-                    .collect();
-                self.objects.drop_permits(&void).await?;
-                self.permits.retain(|_, permit| !void.contains(permit));
-                void.iter().for_each(|permit| self.told.forget(permit.number));
-                self.concerned.extend(void.into_iter().map(|permit| permit.daemonset));
+                self.drop_permits(|permit| permit.node == node && !taken.contains(&permit.number)).await?;
                 self.told.opened(node, &taken);
             }
             FromNode::Closed { node } => self.concerned.extend(self.told.closed(&node)),
             FromNode::Asked { node, daemonset, revision } => {
                 self.take_back(&node, &daemonset, &revision).await?;
                 self.said(&node, daemonset, |said| said.asks(revision));
+            }
+            FromNode::Doubt(doubt) => {
+                self.told.doubt = doubt;
+                self.concerned.extend(self.view.sets().cloned());
             }
             FromNode::Took { permit } => self.told.took(permit),
             FromNode::Unable { node, daemonset, revision, reason } => {
@@ -309,10 +311,28 @@ impl<'a> Updates<'a> {
     async fn take_back(&mut self, node: &Uid, daemonset: &Uid, revision: &RevisionHash) -> Result<(), UpdateError> {
         let place = (daemonset.clone(), node.clone());
         let is_over = |permit: &&PermitRecord| permit.revision == *revision && self.told.has_taken(permit.number);
-        let Some(permit) = self.permits.get(&place).filter(is_over).cloned() else { return Ok(()) };
-        self.objects.drop_permits(std::slice::from_ref(&permit)).await?;
-        self.permits.remove(&place);
-        self.told.forget(permit.number);
+        let Some(number) = self.permits.get(&place).filter(is_over).map(|permit| permit.number) else { return Ok(()) };
+        self.drop_permits(|permit| permit.number == number).await
+    }
+
+    /// The permits of a node go with its Node.
+    async fn drop_permits_of_removed(&mut self) -> Result<(), UpdateError> {
+        if !std::mem::take(&mut self.nodes_removed) {
+            return Ok(());
+        }
+        let there: HashSet<_> = self.view.nodes().map(|node| node.uid.clone()).collect();
+        self.drop_permits(|permit| !there.contains(&permit.node)).await
+    }
+
+    /// Forgets permits; their DaemonSets are concerned.
+    async fn drop_permits(&mut self, is_void: impl Fn(&PermitRecord) -> bool) -> Result<(), UpdateError> {
+        let void: Vec<_> = self.permits.values().filter(|permit| is_void(permit)).cloned().collect();
+        self.objects.drop_permits(&void).await?;
+        for permit in void {
+            self.told.forget(permit.number);
+            self.concerned.insert(permit.daemonset.clone());
+            self.permits.remove(&(permit.daemonset, permit.node));
+        }
         Ok(())
     }
 
@@ -328,10 +348,7 @@ impl<'a> Updates<'a> {
     async fn work_out(&mut self, uid: &Uid) -> Result<(), UpdateError> {
         self.due.retain(|(_, due)| due != uid);
         let Some(set) = self.view.set(uid).cloned() else {
-            let dropped: Vec<_> = self.permits.values().filter(|permit| permit.daemonset == *uid).cloned().collect();
-            self.objects.drop_permits(&dropped).await?;
-            dropped.iter().for_each(|permit| self.told.forget(permit.number));
-            self.permits.retain(|_, permit| permit.daemonset != *uid);
+            self.drop_permits(|permit| permit.daemonset == *uid).await?;
             self.phases.remove(uid);
             return Ok(());
         };
@@ -406,7 +423,7 @@ impl<'a> Updates<'a> {
         let mut seats = progress::survey(&self.view, uid, set, &self.told, &self.permits, now);
         let budget = progress::budget(&set.object);
         // First, or those who only wait to be looked at would seem to be stopped.
-        let granted = progress::granted(&mut seats, budget);
+        let granted = if self.told.doubt { Vec::new() } else { progress::granted(&mut seats, budget) };
         let progress = progress::progress(set, &seats, budget, self.was_complete(uid, set));
         let again = seats.iter().any(progress::Seat::waits_to_begin).then(|| now.checked_add(progress::PATIENCE));
         let late = seats.iter().filter_map(|seat| seat.late_at).filter(|late| *late > now).min();

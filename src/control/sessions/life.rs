@@ -16,7 +16,7 @@ use crate::control::events;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::meta;
 use crate::control::objects::{Event, ListOptions, ObjectError, Watcher};
-use crate::control::updates::Grant;
+use crate::control::updates::{FromNode, Grant};
 use crate::error::Chain;
 use crate::link::Down;
 use crate::model::Uid;
@@ -37,6 +37,9 @@ impl Shared {
             let uid = meta::uid(node).into();
             self.roster.meet(&uid, &meta::name(node).into());
             self.roster.vouch(&uid, nodes::vouched(node));
+            if nodes::lost(node, true, Timestamp::now()).is_none() {
+                self.roster.was_lost(&uid);
+            }
         }
         let watcher = self.objects.watch(&NODE, None, list.revision);
         for pod in self.objects.list(&POD, ListOptions::default()).await?.items {
@@ -114,12 +117,20 @@ impl Shared {
 
     pub(super) async fn mark_lost_nodes(&self) -> Result<(), ObjectError> {
         let (lost, all) = self.roster.lost();
-        let taint = !nodes::suspects_itself(lost.len(), all);
-        if !taint && lost.iter().any(|lost| lost.marked.is_none()) {
+        let off = lost.iter().filter(|lost| lost.off).count();
+        let doubt = nodes::suspects_itself(lost.len() - off, all - off);
+        if self.roster.doubts(doubt) {
+            self.tell_updates(FromNode::Doubt(doubt)).await;
+        }
+        if doubt && lost.iter().any(|lost| lost.marked.is_none()) {
             tracing::warn!(lost = lost.len(), all, "most nodes are silent; control may be the one that is cut off");
         }
-        for node in lost.iter().filter(|lost| lost.marked != Some(taint)) {
-            self.mark_lost(node, taint).await?;
+        for node in &lost {
+            // What was written off a while ago stays so.
+            let taint = !doubt || node.off;
+            if node.marked != Some(taint) {
+                self.mark_lost(node, taint).await?;
+            }
         }
         Ok(())
     }

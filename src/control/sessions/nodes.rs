@@ -201,7 +201,8 @@ pub(super) fn vouched(node: &Value) -> Vouched {
     Vouched { labels, taints }
 }
 
-/// Whether control has to suspect itself rather than the nodes, of which so many are not heard of any more.
+/// Whether control has to suspect itself rather than the nodes, of which so many are not heard of any more. Neither number
+/// counts the nodes that were written off a while ago: those are off, and say nothing about control.
 ///
 /// Source: as [`HEARTBEATS`], `ComputeZoneState`, with `--unhealthy-zone-threshold=0.55`.
 pub(super) fn suspects_itself(lost: usize, all: usize) -> bool {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use serde::Deserialize;
@@ -22,6 +23,10 @@ use crate::model::{NodeName, ObjectKey, Position, Uid};
 
 /// How many orders may wait for a session. One that does not get round to them is cut off.
 const ORDERS: usize = 64;
+
+/// Nodes that fall silent within this time may have been lost together: they are heard of every thirty seconds, and missed after
+/// fifty.
+const TOGETHER: Duration = Duration::from_secs(120);
 
 /// What a session is told to do.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ struct Entry {
     heard: Instant,
     /// What was written of its silence: nothing, or whether its Node was tainted, too.
     marked: Option<bool>,
+    /// It was written off before this process began.
+    off: bool,
     /// How far it has confirmed to have taken intent over.
     confirmed: Position,
     /// What can be relied upon of its Node; nothing before that was read.
@@ -100,6 +107,8 @@ pub(super) struct Lost {
     pub(super) name: NodeName,
     /// What was written of its silence: nothing, or whether its Node was tainted, too.
     pub(super) marked: Option<bool>,
+    /// It was written off a while ago: its silence says nothing new.
+    pub(super) off: bool,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +121,8 @@ struct Inner {
     nodes: HashMap<Uid, Entry>,
     by_name: HashMap<NodeName, Uid>,
     last_serial: u64,
+    /// Control suspects itself of being cut off.
+    doubt: bool,
 }
 
 impl KnownPod {
@@ -134,6 +145,7 @@ impl Entry {
             name: name.clone(),
             heard: Instant::now(),
             marked: None,
+            off: false,
             confirmed: Position::default(),
             vouched: Arc::default(),
             pods: HashMap::new(),
@@ -310,7 +322,7 @@ impl Roster {
     /// The node reported its status: nothing is left of what was written of its silence.
     pub(super) fn reported(&self, uid: &Uid) {
         if let Some(entry) = self.lock().nodes.get_mut(uid) {
-            entry.marked = None;
+            (entry.marked, entry.off) = (None, false);
         }
     }
 
@@ -332,9 +344,25 @@ impl Roster {
         let inner = self.lock();
         let is_lost = |entry: &Entry| entry.sessions.is_empty() && entry.heard.elapsed() >= SILENCE;
         let lost = inner.present().filter(|(_, entry)| is_lost(entry));
-        let of =
-            |(uid, entry): (&Uid, &Entry)| Lost { uid: uid.clone(), name: entry.name.clone(), marked: entry.marked };
+        let of = |(uid, entry): (&Uid, &Entry)| Lost {
+            uid: uid.clone(),
+            name: entry.name.clone(),
+            marked: entry.marked,
+            off: entry.off || entry.marked == Some(true) && entry.heard.elapsed() >= TOGETHER,
+        };
         (lost.map(of).collect(), inner.present().count())
+    }
+
+    /// Whether that is news: control suspects itself of being cut off, or does not.
+    pub(super) fn doubts(&self, doubt: bool) -> bool {
+        std::mem::replace(&mut self.lock().doubt, doubt) != doubt
+    }
+
+    /// A node was written off before this process began.
+    pub(super) fn was_lost(&self, uid: &Uid) {
+        if let Some(entry) = self.lock().nodes.get_mut(uid).filter(|entry| entry.sessions.is_empty()) {
+            entry.off = true;
+        }
     }
 
     /// The node's silence is written down. Its pods' reports are not what the API says any more; gives the pods.
@@ -382,7 +410,6 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
 
@@ -437,10 +464,31 @@ mod tests {
         tokio::time::advance(SILENCE - Duration::from_secs(1)).await;
         assert_eq!(roster.lost(), (vec![], 1));
         tokio::time::advance(Duration::from_secs(1)).await;
-        let lost = Lost { uid: uid.clone(), name: NAME.into(), marked: None };
+        let lost = Lost { uid: uid.clone(), name: NAME.into(), marked: None, off: false };
         assert_eq!(roster.lost(), (vec![lost.clone()], 1));
+        roster.mark(&uid, false);
+        assert_eq!(roster.lost().0, [Lost { marked: Some(false), ..lost.clone() }]);
         roster.mark(&uid, true);
-        assert_eq!(roster.lost().0, [Lost { marked: Some(true), ..lost }]);
+        assert_eq!(roster.lost().0, [Lost { marked: Some(true), ..lost.clone() }], "others may follow");
+        tokio::time::advance(TOGETHER - SILENCE).await;
+        assert_eq!(roster.lost().0, [Lost { marked: Some(true), off: true, ..lost }]);
+        roster.reported(&uid);
+        assert!(!roster.lost().0[0].off, "it came back in the meantime");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_written_off_before_is_not_written_off_again() {
+        let (roster, uid) = roster();
+        roster.was_lost(&uid);
+        tokio::time::advance(SILENCE).await;
+        assert!(roster.lost().0[0].off);
+        roster.reported(&uid);
+        let (serial, _orders_rx) = roster.enter(&uid, &NAME.into(), Footing::InStep);
+        roster.was_lost(&uid);
+        roster.leave(&uid, serial);
+        tokio::time::advance(SILENCE).await;
+        assert!(!roster.lost().0[0].off, "it was there");
+        assert!(roster.doubts(true) && !roster.doubts(true) && roster.doubts(false));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::*;
 use crate::control::kinds::{EVENT, NAMESPACE};
 use crate::control::objects::WriteOptions;
 use crate::control::registry::Part;
+use crate::control::removal::DeleteOptions;
 use crate::store::Memory;
 use crate::testing::wait::{LIMIT, eventually};
 
@@ -238,6 +239,32 @@ async fn a_node_that_went_back_keeps_its_slot_until_a_user_writes_the_revision_a
     let again = harness.granted().await;
     assert_eq!((again.node, &again.permit.revision), (harness.node("a").await, &two));
     assert_ne!(again.permit.number, permit.number);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_granted_while_control_may_be_the_one_that_is_cut_off() {
+    let mut harness = Harness::new(&["a"]).await;
+    harness.told_tx.send(FromNode::Doubt(true)).await.unwrap();
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    harness.cause("a", "Asked").await;
+    assert!(harness.grants_rx.try_recv().is_err());
+    harness.told_tx.send(FromNode::Doubt(false)).await.unwrap();
+    assert_eq!(harness.granted().await.node, harness.node("a").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_goes_with_its_node() {
+    let mut harness = Harness::new(&["a", "b"]).await;
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    harness.asks("b", &two).await;
+    assert_eq!(harness.granted().await.node, harness.node("a").await);
+    harness.objects.delete(&NODE, "", "a", &DeleteOptions::default()).await.unwrap();
+    assert_eq!(harness.granted().await.node, harness.node("b").await);
+    let b = harness.node("b").await;
+    let permits = harness.objects.permits().await.unwrap();
+    assert!(permits.iter().all(|permit| permit.node == b), "{permits:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,8 @@ use crate::model::{PermitNumber, RevisionHash, Uid};
 pub(super) struct Told {
     /// The nodes with a session in step, and what they said in it of DaemonSets.
     connected: HashMap<Uid, HashMap<Uid, Said>>,
+    /// So many nodes vanished together that nothing is granted.
+    pub(super) doubt: bool,
     /// Permits that are in the ledgers of their nodes.
     taken: HashSet<PermitNumber>,
     /// When permits were granted, in the term of this process.

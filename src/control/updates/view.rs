@@ -68,6 +68,10 @@ impl View {
         self.nodes.values()
     }
 
+    pub(super) fn sets(&self) -> impl Iterator<Item = &Uid> {
+        self.sets.keys()
+    }
+
     pub(super) fn set(&self, uid: &Uid) -> Option<&Set> {
         self.sets.get(uid)
     }
