@@ -180,6 +180,8 @@ pub(super) struct Roster {
     /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
     unseen: HashSet<Uid>,
     preparations: HashMap<Uid, Preparation>,
+    /// Pods that tolerate a taint for a while: since when they are under it, and until when they stay.
+    tainted: HashMap<Uid, (Moment, Moment)>,
     /// By DaemonSet: pods of it that failed here.
     failures: HashMap<Uid, Failures>,
     watchdog: Watchdog,
@@ -230,6 +232,7 @@ impl Roster {
             evicted: HashMap::new(),
             views: HashMap::new(),
             preparations: HashMap::new(),
+            tainted: HashMap::new(),
             failures: HashMap::new(),
             watchdog: Watchdog::new(),
             inputs_tx,
@@ -402,6 +405,7 @@ impl Roster {
         let fallbacks = self.contents.daemonsets.values().filter_map(|set| self.goes_back_at(set));
         retries
             .chain(fallbacks)
+            .chain(self.tainted.values().map(|(_, until)| *until))
             .chain(self.commit_retry_at)
             .chain(tokens)
             .filter(|due| *due > now)

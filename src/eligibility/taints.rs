@@ -1,5 +1,7 @@
 //! Taints, tolerations, and the tolerations every daemon pod has.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 
 use crate::model::{Taint, TaintEffect};
@@ -33,6 +35,20 @@ pub(super) fn untolerated<'a>(taints: &'a [Taint], spec: &PodSpec) -> impl Itera
             && !automatic(spec).any(|(key, effect)| taint.key == key && taint.effect == effect)
             && !spec.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint))
     })
+}
+
+/// How long a running pod with these tolerations stays under a node's `NoExecute` taints, from when it came under them: not
+/// at all if it does not tolerate one of them, none if for good. Negative seconds are none at all.
+///
+/// Source: kubernetes v1.36 `pkg/controller/tainteviction/taint_eviction.go` (`processPodOnNode`, `getMinTolerationTime`) and
+/// `pkg/apis/core/v1/helper/helpers.go` (`GetMatchingTolerations`): of a pod's tolerations the first that matches counts.
+pub fn stays_for(taints: &[Taint], tolerations: &[Toleration]) -> Option<Duration> {
+    let evicting = taints.iter().filter(|taint| taint.effect == TaintEffect::NoExecute);
+    let limit = |taint: &Taint| match tolerations.iter().find(|toleration| tolerates(toleration, taint)) {
+        Some(toleration) => toleration.toleration_seconds.map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+        None => Some(0),
+    };
+    evicting.filter_map(limit).min().map(Duration::from_secs)
 }
 
 /// Whether one toleration of a template tolerates a taint. `tolerationSeconds` plays no part.

@@ -219,3 +219,24 @@ fn the_pod_object_gets_the_daemon_tolerations_after_its_own() {
         ])
     );
 }
+
+#[test]
+fn a_pod_stays_under_a_taint_for_as_long_as_it_tolerates_it() {
+    let stays = |taints: &[&str], tolerations: Value| {
+        let taints: Vec<_> = taints.iter().map(|taint| taint.parse().unwrap()).collect();
+        let tolerations: Vec<_> = serde_json::from_value(tolerations).unwrap();
+        stays_for(&taints, &tolerations).map(|limit| limit.as_secs())
+    };
+    let a =
+        |seconds: Value| json!({"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+    let b = json!({"key": "b", "operator": "Exists"});
+    assert_eq!(stays(&[], json!([])), None);
+    assert_eq!(stays(&["a:NoSchedule"], json!([])), None);
+    assert_eq!(stays(&["a:NoExecute"], json!([])), Some(0));
+    assert_eq!(stays(&["a:NoExecute"], json!([a(json!(null))])), None);
+    assert_eq!(stays(&["a:NoExecute"], json!([a(json!(60))])), Some(60));
+    assert_eq!(stays(&["a:NoExecute"], json!([a(json!(-1))])), Some(0));
+    assert_eq!(stays(&["a:NoExecute"], json!([a(json!(60)), a(json!(30))])), Some(60), "the first that matches");
+    assert_eq!(stays(&["a:NoExecute", "b:NoExecute"], json!([a(json!(60)), b])), Some(60));
+    assert_eq!(stays(&["a:NoExecute", "c:NoExecute"], json!([a(json!(60))])), Some(0));
+}

@@ -93,6 +93,13 @@ pub fn evicted(message: String) -> PodEvent {
     PodEvent::of_pod(true, "Evicted", message)
 }
 
+/// What is told of a pod that does not tolerate its node's taints, or not any longer.
+///
+/// Source: kubernetes v1.36 `pkg/controller/tainteviction/taint_eviction.go`, `emitPodDeletionEvent`.
+pub fn tainted_out(pod: &PodKey) -> PodEvent {
+    PodEvent::of_pod(false, "TaintManagerEviction", format!("Marking for deletion Pod {pod}"))
+}
+
 /// What is told on a node that is short of something, and sends a pod away for it.
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `synchronize`.

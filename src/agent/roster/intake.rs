@@ -257,7 +257,7 @@ impl Roster {
         self.after_commit.push(Up::Ack(Ack::Command { id, outcome }));
     }
 
-    fn end_pod(&mut self, uid: &Uid, grace_period_secs: u32) -> Outcome {
+    pub(super) fn end_pod(&mut self, uid: &Uid, grace_period_secs: u32) -> Outcome {
         self.posted.forget(uid);
         if let Some(record) = self.contents.pods.get_mut(uid) {
             end(record, grace_period_secs);

@@ -1,10 +1,11 @@
 //! Judging every DaemonSet and placing its pods: the decide layer is asked, its moves change the contents.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Toleration;
 
 use super::intake::end;
 use super::{Input, Preparation, Roster};
@@ -12,7 +13,7 @@ use crate::agent::event_report;
 use crate::agent::prepare::prepare;
 use crate::agent::worker::WorkerHandle;
 use crate::api::bundle::{Bundle, UpdateStrategy};
-use crate::eligibility::{self, NodeFacts};
+use crate::eligibility::{self, NodeFacts, daemon_tolerations, stays_for};
 use crate::fit::{self, Admitted};
 use crate::host::ledger::{DaemonSetRecord, PodRecord};
 use crate::link::{self, Ack, Ask, Reason, Up, Verdict};
@@ -53,6 +54,7 @@ impl Roster {
             .map(|set| set.key.clone())
             .collect();
         let uids: Vec<_> = self.contents.daemonsets.keys().cloned().collect();
+        self.drive_out(&taints);
         self.staying.clear();
         for uid in uids {
             let set = &self.contents.daemonsets[&uid];
@@ -67,6 +69,32 @@ impl Roster {
             }
             // Taking a permit, or leaving a revision, makes a pod's end the next move, so it is asked twice.
             while self.place(&uid, standing) {}
+        }
+    }
+
+    /// Ends pods that came under a taint which they do not tolerate, or not for so long. A DaemonSet's pod that does not tolerate it
+    /// at all leaves with its verdict; after its time it makes way for another, as upstream's does.
+    fn drive_out(&mut self, taints: &[Taint]) {
+        let now = self.shared.clock.now();
+        let (mut tainted, mut due) = (HashMap::new(), Vec::new());
+        for (uid, record) in self.contents.pods.iter().filter(|(_, record)| record.ending.is_none()) {
+            let Some(bundle) = self.desired.bundle(&record.revision.bundle) else { continue };
+            let is_held = record.daemonset.as_ref().is_some_and(|set| self.desired.is_unknown(set));
+            let Some(limit) = stays_for(taints, &tolerations(bundle)).filter(|_| !is_held) else { continue };
+            let since = self.tainted.get(uid).map_or(now, |(since, _)| *since);
+            if since + limit > now {
+                tainted.insert(uid.clone(), (since, since + limit));
+            } else if record.daemonset.is_none() || !limit.is_zero() {
+                due.push((record.key.clone(), grace_period_secs(Some(bundle))));
+            }
+        }
+        self.tainted = tainted;
+        for (key, grace_period_secs) in due {
+            tracing::info!(pod = %key, "pod does not tolerate a taint of its node, or not any longer");
+            let object = ObjectKey::new(&key.namespace, &key.name);
+            self.session.event(event_report("Pod", &object, &key.uid, events::tainted_out(&key)));
+            self.end_pod(&key.uid, grace_period_secs);
+            self.dirty = true;
         }
     }
 
@@ -376,6 +404,12 @@ impl Roster {
             .and_then(|()| fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable))
             .map_err(|rejection| reason(&rejection.reason, rejection.message))
     }
+}
+
+/// The tolerations that the pod has, those of every daemon included.
+fn tolerations(bundle: &Bundle) -> Vec<Toleration> {
+    let Some(spec) = &bundle.template.spec else { return Vec::new() };
+    if bundle.posted.is_some() { spec.tolerations.clone().unwrap_or_default() } else { daemon_tolerations(spec) }
 }
 
 fn reason(reason: &str, message: String) -> Reason {

@@ -145,3 +145,41 @@ async fn what_users_change_of_a_pod_is_on_disk_and_in_force() {
     let again = host.runs("web", "one").await;
     assert_eq!(again.observed.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>(), containers);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_taint_drives_posted_pods_out_at_once_or_after_the_time_they_tolerate() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let toleration =
+        json!({ "key": "dedicated", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60 });
+    let mut patient = posted("patient", "one");
+    let spec = patient.template.spec.as_mut().unwrap();
+    spec.tolerations = serde_json::from_value(json!([toleration])).unwrap();
+    agent.assign(&[posted("probe", "one")]).await;
+    agent.assign(&[patient]).await;
+    agent.apply(1, &[set_with("web", "one", &json!({ "tolerations": [toleration] }))]).await;
+    let (_, patient, web) =
+        (host.runs("probe", "posted").await, host.runs("patient", "posted").await, host.runs("web", "one").await);
+
+    agent.node(&[], &["dedicated=db:NoSchedule"]).await;
+    agent.settle().await;
+    host.runs("probe", "posted").await;
+    agent.node(&[], &["dedicated=db:NoExecute"]).await;
+    host.lacks("probe").await;
+    agent
+        .hears("why it ends", |up| {
+            let Up::Events(events) = up else { return None };
+            events.iter().any(|event| event.reason == "TaintManagerEviction" && event.name == "probe").then_some(())
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!((host.runs("patient", "posted").await, host.runs("web", "one").await), (patient, web.clone()));
+    host.lacks("patient").await;
+    // The DaemonSet tolerates the taint: it has another pod in its place.
+    eventually("another pod of the DaemonSet", async || {
+        let pods = host.pods().await.remove("web")?;
+        pods.iter().all(|pod| pod.uid != web.uid && pod.running().is_some()).then_some(())
+    })
+    .await;
+}
