@@ -58,7 +58,7 @@ impl<'a> Users<'a> {
             let value = round.to_string();
             let kept = format!("kept-{round}");
             if self.try_kubectl(&["create", "configmap", &kept, "--from-literal=a=b"]) {
-                self.kept.lock().unwrap().push(kept);
+                self.kept.lock().expect("users do not panic").push(kept);
             }
             let label = format!("round={value}");
             self.set("label", Some(&value), &["label", "--overwrite", "node", "--all", &label]);
@@ -84,7 +84,7 @@ impl<'a> Users<'a> {
 
     fn set(&self, what: &'static str, value: Option<&str>, args: &[&str]) {
         let acknowledged = self.try_kubectl(args);
-        self.asked.lock().unwrap().note(what, value.map(str::to_owned), acknowledged);
+        self.asked.lock().expect("users do not panic").note(what, value.map(str::to_owned), acknowledged);
     }
 
     /// Whether the API acknowledged it.
@@ -196,13 +196,13 @@ fn killed_in_turn_under_continuous_change_nothing_is_lost_and_no_steady_containe
     });
 
     node.is_ready();
-    for (what, Values(values)) in &users.asked.lock().unwrap().0 {
+    for (what, Values(values)) in &users.asked.lock().expect("users do not panic").0 {
         let found = found(&node, what);
         assert!(values.contains(&found), "{what} is {found:?}, after {values:?}");
     }
     let maps = node.kubectl(&["get", "configmaps", "-o", "name"]);
     let there: BTreeSet<_> = maps.lines().filter_map(|line| line.strip_prefix("configmap/")).collect();
-    let kept = users.kept.lock().unwrap();
+    let kept = users.kept.lock().expect("users do not panic");
     let lost: Vec<_> = kept.iter().filter(|name| !there.contains(name.as_str())).collect();
     assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
 
@@ -228,9 +228,6 @@ fn killed_in_turn_under_continuous_change_nothing_is_lost_and_no_steady_containe
         let open = Traces::descriptors(&node, process.pid(&node));
         assert!(open < 100, "{} has {open} files open", process.role);
     }
-    #[expect(clippy::print_stdout, reason = "how much was tried belongs in the test's output")]
-    {
-        let (attempts, acknowledged) = (users.attempts.into_inner(), users.acknowledged.into_inner());
-        println!("{kills} kills, {acknowledged} of {attempts} changes acknowledged, {} ConfigMaps kept", kept.len());
-    }
+    let (attempts, acknowledged) = (users.attempts.into_inner(), users.acknowledged.into_inner());
+    println!("{kills} kills, {acknowledged} of {attempts} changes acknowledged, {} ConfigMaps kept", kept.len());
 }
