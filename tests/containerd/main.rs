@@ -1,6 +1,6 @@
 //! Garrison on the real thing: containerd, runc, CNI, an image registry and kubectl, in a network namespace per node.
 //!
-//! Needs root and what `tests/env/install.sh` installs; `make test` sees to both. Every test has a node or three of its own and
+//! Needs root and what `tests/env/packages.sh` installs; `make test` sees to both. Every test has a node or three of its own and
 //! leaves nothing behind, also when it fails.
 
 mod alone;
