@@ -16,6 +16,9 @@ use crate::model::{ContainerPhase, ObservedPod};
 
 /// The safety net: how long a change may stay unseen if its event was lost.
 const LIST_INTERVAL: Duration = Duration::from_secs(300);
+/// After a gap in the events everything is compared a second time: containerd 1.6 tells of an exit some 70 ms before its CRI
+/// shows it, so one that was told of in the gap may have been hidden from the first comparison.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// How often a runtime that is not ready is asked again: it tells nobody when its network comes.
 const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -30,9 +33,9 @@ pub(super) async fn run(
     let mut list_at = Some(shared.clock.now());
     loop {
         // Both arms are cancel-safe: `recv` takes one whole item, the other only waits.
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = shared.clock.sleep_until(list_at) => Some(RuntimeEvent::Missed),
+        let (event, interval) = tokio::select! {
+            event = events.recv() => (event, SECOND_LOOK),
+            () = shared.clock.sleep_until(list_at) => (Some(RuntimeEvent::Missed), LIST_INTERVAL),
         };
         let sent = match event {
             None => return,
@@ -42,7 +45,7 @@ pub(super) async fn run(
             Some(RuntimeEvent::Missed) => {
                 let looked = look(&shared, &owner, &inputs_tx, &status_tx).await;
                 let ready = status_tx.borrow().as_ref().is_ok_and(RuntimeStatus::is_ready);
-                let interval = if ready { LIST_INTERVAL } else { UNREADY_INTERVAL };
+                let interval = if ready { interval } else { UNREADY_INTERVAL };
                 list_at = Some(shared.clock.now() + interval);
                 looked
             }
