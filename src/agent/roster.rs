@@ -528,11 +528,11 @@ impl Roster {
             return;
         }
         let (cgroups, root) = (self.shared.cgroups.clone(), host.cgroup_root.clone());
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(blocking(move || {
             if let Err(error) = cgroups.weigh_classes(&root, all, asked) {
                 tracing::warn!(error = %Chain(&error), "the cgroups of the pods' classes cannot be weighed");
             }
-        });
+        }));
     }
 
     /// The pod of a record, with what was added to it since; none if its revision was lost and it has to be left as it is.
