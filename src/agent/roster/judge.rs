@@ -75,6 +75,10 @@ impl Roster {
     /// Ends pods that came under a taint which they do not tolerate, or not for so long. A DaemonSet's pod that does not tolerate it
     /// at all leaves with its verdict; after its time it makes way for another, as upstream's does.
     fn drive_out(&mut self, taints: &[Taint]) {
+        if taints.iter().all(|taint| taint.effect != TaintEffect::NoExecute) {
+            self.tainted.clear();
+            return;
+        }
         let now = self.shared.clock.now();
         let (mut tainted, mut due) = (HashMap::new(), Vec::new());
         for (uid, record) in self.contents.pods.iter().filter(|(_, record)| record.ending.is_none()) {
