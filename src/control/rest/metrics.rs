@@ -48,11 +48,8 @@ struct Asked {
 /// What a request asked for and how it was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
-    verb: String,
-    group: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
+    #[prometheus(flatten)]
+    asked: Asked,
     code: u16,
 }
 
@@ -87,21 +84,11 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts an answer. `attributes` are none for a request that nobody looked at.
     pub fn answered(&self, attributes: Option<&Attributes>, code: u16, took: Duration) {
-        let Asked { verb, group, resource, subresource, scope } = asked(attributes);
-        self.requests
-            .get_or_create(&Answered {
-                verb: verb.clone(),
-                group: group.clone(),
-                resource: resource.clone(),
-                subresource: subresource.clone(),
-                scope,
-                code,
-            })
-            .inc();
+        let answered = Answered { asked: asked(attributes), code };
+        self.requests.get_or_create(&answered).inc();
         // How long a watch took says nothing.
-        if verb != "WATCH" {
-            let asked = Asked { verb, group, resource, subresource, scope };
-            self.durations.get_or_create(&asked).observe(took.as_secs_f64());
+        if answered.asked.verb != "WATCH" {
+            self.durations.get_or_create(&answered.asked).observe(took.as_secs_f64());
         }
     }
 
