@@ -67,6 +67,14 @@ pub async fn read(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
+/// What garrison's own commands send to paths that Kubernetes does not have: JSON, and no object.
+///
+/// # Errors
+/// Those of [`read`], and [`ApiError::BadRequest`] for anything else.
+pub async fn own<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    serde_json::from_slice(&read(body).await?).map_err(|error| ApiError::BadRequest(error.to_string()))
+}
+
 /// An object of `kind` as it was sent. A body without content type is JSON, as some clients send it.
 ///
 /// # Errors

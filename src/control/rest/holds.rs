@@ -47,9 +47,7 @@ async fn confirm(State(api): State<Arc<Api>>, body: Body) -> Response {
 }
 
 async fn confirmed(api: &Api, body: Body) -> Result<Response, ApiError> {
-    let body = body::read(body).await?;
-    let confirmation: Confirmation =
-        serde_json::from_slice(&body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    let confirmation: Confirmation = body::own(body).await?;
     let held = serde_json::to_value(api.fleet.holds()).expect("holds have string keys only");
     match api.fleet.confirm(confirmation.era).await {
         Ok(()) => Ok(answer(StatusCode::OK, &held, &[])),

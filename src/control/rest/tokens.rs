@@ -12,7 +12,6 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::auth::{NODES, authorize};
@@ -79,7 +78,7 @@ async fn make_join_token(
     body: Body,
 ) -> Result<Response, ApiError> {
     allow(&api, &user)?;
-    let JoinTokenRequest { ttl_seconds, uses, node_name, labels } = read(body).await?;
+    let JoinTokenRequest { ttl_seconds, uses, node_name, labels } = body::own(body).await?;
     for (key, value) in labels.iter().flatten() {
         if let Some(wrong) = names::qualified_name(key).into_iter().chain(names::label_value(value)).next() {
             return Err(ApiError::BadRequest(format!("label {key}={value}: {wrong}")));
@@ -99,17 +98,13 @@ async fn make_user_token(
     body: Body,
 ) -> Result<Response, ApiError> {
     allow(&api, &user)?;
-    let UserTokenRequest { user, groups, ttl_seconds } = read(body).await?;
+    let UserTokenRequest { user, groups, ttl_seconds } = body::own(body).await?;
     if user.is_empty() || user.starts_with("system:node:") || groups.iter().any(|group| group == NODES) {
         return Err(ApiError::BadRequest("the user must have a name, and cannot be a node".to_owned()));
     }
     let expires_at = Timestamp::now().saturating_add(valid_for(ttl_seconds)?).unwrap_or(Timestamp::MAX);
     let token = api.objects.make_user_token(&user, &groups, expires_at).await?;
     Ok(answer(StatusCode::CREATED, &json!(Minted { token }), &[]))
-}
-
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
-    serde_json::from_slice(&body::read(body).await?).map_err(|error| ApiError::BadRequest(error.to_string()))
 }
 
 fn valid_for(seconds: i64) -> Result<SignedDuration, ApiError> {
