@@ -560,8 +560,8 @@ impl Roster {
         }
         tracing::info!(pod = %pod.key, uid = %uid, ?assignment, "pod taken on");
         let bundle = self.desired.bundle(&record.revision.bundle);
-        let min_ready = bundle.and_then(|bundle| u64::try_from(bundle.min_ready_seconds).ok()).unwrap_or(0);
-        let charge = Charge { pod, record: record.clone(), min_ready: Duration::from_secs(min_ready) };
+        let min_ready = bundle.map(|bundle| bundle.min_ready()).unwrap_or_default();
+        let charge = Charge { pod, record: record.clone(), min_ready };
         let worker = worker::spawn(self.shared.clone(), charge, assignment, self.inputs_tx.clone());
         self.workers.insert(uid, worker);
     }

@@ -1,6 +1,8 @@
 //! What a node gets of one revision of a DaemonSet, or of a pod that was posted to it: on the wire and in the ledger, named by
 //! the hash of its bytes.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, PodTemplateSpec};
@@ -109,6 +111,11 @@ fn list(paths: &[Path]) -> String {
 }
 
 impl Bundle {
+    /// How long a pod must be ready before it counts as available.
+    pub fn min_ready(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.min_ready_seconds).unwrap_or(0))
+    }
+
     /// Takes the parts a node needs from a DaemonSet that was defaulted and found valid. The template has yet to be
     /// admitted.
     pub fn from_daemonset(daemonset: &DaemonSet, revision: RevisionHash) -> Self {

@@ -349,8 +349,7 @@ impl Roster {
     pub(super) fn goes_back_at(&self, set: &DaemonSetRecord) -> Option<Moment> {
         set.before.as_ref()?;
         let bundle = self.desired.bundle(&set.permitted.as_ref()?.bundle).filter(|bundle| !bundle.no_fallback)?;
-        let min_ready = Duration::from_secs(u64::try_from(bundle.min_ready_seconds).unwrap_or(0));
-        Some(self.cut_off_since? + FALLBACK_AFTER + min_ready)
+        Some(self.cut_off_since? + FALLBACK_AFTER + bundle.min_ready())
     }
 
     /// Until when a pod of the DaemonSet that failed stays; none if it makes way at once.

@@ -4,11 +4,9 @@
 //! forms that the API has for it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetCondition};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
@@ -17,7 +15,7 @@ use super::told::{Said, Told};
 use super::view::{Node, Set, View};
 use super::{Permits, status};
 use crate::api::daemonset::leading_number;
-use crate::eligibility::{self, BadSelector, NodeFacts, Reason, Verdict};
+use crate::eligibility::{BadSelector, Reason, Verdict};
 use crate::model::{NodeName, RevisionHash, Uid};
 use crate::rollout::causes::{self, Cause, Known, Phase};
 use crate::rollout::{self, Budget, Share, Usage};
@@ -97,14 +95,14 @@ pub(super) fn survey<'a>(
     permits: &Permits,
     now: Timestamp,
 ) -> Vec<Seat<'a>> {
-    let min_ready = min_ready(set);
+    let min_ready = set.min_ready();
     let on_delete = is_on_delete(set);
     let seat = |node: &'a Node| {
         let said = told.of(&node.uid, uid);
         let permit = permits.get(&(uid.clone(), node.uid.clone())).filter(|permit| permit.revision == set.revision);
         let pods = || view.pods(uid, node.name.as_str()).iter().filter(|pod| !pod.over);
         let pod = pods().next();
-        let verdict = judge(node, set);
+        let verdict = set.judge(node);
         let newest = pod.is_some_and(|pod| pod.revision == set.revision);
         let new_pods = || pods().filter(|pod| pod.revision == set.revision);
         let granted_at = permit.and_then(|permit| told.granted_at(permit.number));
@@ -136,17 +134,6 @@ pub(super) fn survey<'a>(
         }
     };
     view.nodes().map(seat).collect()
-}
-
-fn judge(node: &Node, set: &Set) -> Result<Verdict, BadSelector> {
-    let facts = NodeFacts { name: &node.name, labels: &node.labels, taints: &node.taints };
-    let template = set.object.spec.as_ref().map(|spec| &spec.template);
-    eligibility::judge(&facts, template.unwrap_or(&PodTemplateSpec::default()))
-}
-
-fn min_ready(set: &Set) -> Duration {
-    let seconds = set.object.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
-    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0))
 }
 
 fn is_on_delete(set: &Set) -> bool {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSetStatus;
 
-use super::view::{Node, Pod, Set, View};
-use crate::eligibility::{self, NodeFacts};
+use super::view::{Pod, Set, View};
 use crate::model::Uid;
 
 /// A status, and when it changes by itself because a pod has been ready for long enough.
@@ -20,9 +19,7 @@ pub(super) struct Outlook {
 
 /// Counts the nodes of one DaemonSet at `now`.
 pub(super) fn outlook(view: &View, uid: &Uid, set: &Set, now: Timestamp) -> Outlook {
-    let spec = set.object.spec.as_ref();
-    let min_ready_seconds = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-    let min_ready = Duration::from_secs(u64::try_from(min_ready_seconds).unwrap_or(0));
+    let min_ready = set.min_ready();
     let mut status = DaemonSetStatus {
         observed_generation: set.object.metadata.generation,
         collision_count: set.object.status.as_ref().and_then(|status| status.collision_count),
@@ -31,7 +28,7 @@ pub(super) fn outlook(view: &View, uid: &Uid, set: &Set, now: Timestamp) -> Outl
     let (mut updated, mut available) = (0, 0);
     let mut next: Option<Timestamp> = None;
     for node in view.nodes() {
-        let runs = runs(node, set);
+        let runs = set.judge(node).is_ok_and(|verdict| verdict.runs);
         let first = view.pods(uid, node.name.as_str()).iter().find(|pod| !pod.over);
         status.desired_number_scheduled += i32::from(runs);
         let Some(first) = first else { continue };
@@ -52,13 +49,6 @@ pub(super) fn outlook(view: &View, uid: &Uid, set: &Set, now: Timestamp) -> Outl
     status.number_available = some(available);
     status.number_unavailable = some(status.desired_number_scheduled - available);
     Outlook { status, next }
-}
-
-/// Whether the DaemonSet is desired on a node.
-pub(super) fn runs(node: &Node, set: &Set) -> bool {
-    let facts = NodeFacts { name: &node.name, labels: &node.labels, taints: &node.taints };
-    let spec = set.object.spec.as_ref();
-    spec.is_some_and(|spec| eligibility::judge(&facts, &spec.template).is_ok_and(|verdict| verdict.runs))
 }
 
 /// When a pod counts as available; none while it is not ready.

@@ -3,12 +3,15 @@
 //! Objects go in as they change; nothing is decided here. A change answers with the DaemonSets it concerns.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
 use crate::control::meta;
+use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
 use crate::model::{NodeName, RevisionHash, Taint, Uid};
 
 /// The condition of a Node whose agent holds.
@@ -45,6 +48,21 @@ pub(super) struct Node {
 pub(super) struct Set {
     pub(super) object: DaemonSet,
     pub(super) revision: RevisionHash,
+}
+
+impl Set {
+    /// Whether the DaemonSet is desired on a node, and why not.
+    pub(super) fn judge(&self, node: &Node) -> Result<Verdict, BadSelector> {
+        let facts = NodeFacts { name: &node.name, labels: &node.labels, taints: &node.taints };
+        let template = self.object.spec.as_ref().map(|spec| &spec.template);
+        eligibility::judge(&facts, template.unwrap_or(&PodTemplateSpec::default()))
+    }
+
+    /// How long a pod must be ready before it counts as available.
+    pub(super) fn min_ready(&self) -> Duration {
+        let seconds = self.object.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
+        Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0))
+    }
 }
 
 /// One pod of a DaemonSet.
