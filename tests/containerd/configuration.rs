@@ -1,6 +1,6 @@
 //! ConfigMaps, Secrets and volumes: seen from inside, followed while they change, missed, and attacked.
 
-use crate::harness::{Node, Task};
+use crate::harness::{Node, Task, shell_daemonset};
 
 const OBJECTS: &str = "apiVersion: v1
 kind: ConfigMap
@@ -14,31 +14,11 @@ stringData: {password: hunter2}
 ---
 ";
 
-/// A DaemonSet of one busybox container that runs `script` and stays; `pod` are further lines of its pod's spec, `container`
-/// of its container.
+/// A DaemonSet as [`shell_daemonset`] makes it, with an annotation at its pod.
 fn manifest(name: &str, script: &str, container: &str, pod: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}, annotations: {{note: \"a\\tb\"}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-{pod}      containers:
-        - name: main
-          image: busybox:1.35
-          command: [sh, -c, '{script}; sleep 1000']
-{container}---
-"
-    )
-}
-
-fn apply(node: &Node, text: &str) {
-    let file = node.write("applied.yaml", text);
-    node.kubectl(&["apply", "-f", &file]);
+    let labels = format!("metadata: {{labels: {{app: {name}}}");
+    let noted = format!("{labels}, annotations: {{note: \"a\\tb\"}}");
+    shell_daemonset(name, script, container, pod).replace(&labels, &noted)
 }
 
 /// The task of the container that runs `sleep`, as all of these do.
@@ -107,7 +87,7 @@ fn a_container_finds_everything_it_is_told() {
 ",
         host.display()
     );
-    apply(&node, &format!("{OBJECTS}{}", manifest("web", look, container, &pod)));
+    node.apply(&format!("{OBJECTS}{}", manifest("web", look, container, &pod)));
     let said = node.sees(&["logs", "daemonset/web"], &["end"]);
     let ip = node.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"]);
     for line in [
@@ -161,9 +141,9 @@ fn objects_change_and_go_without_a_restart() {
         - {name: secret, secret: {secretName: app}}
 ";
     // The DaemonSet first: its pod waits for what it needs.
-    apply(&node, &manifest("web", "true", container, pod));
+    node.apply(&manifest("web", "true", container, pod));
     node.sees(&["describe", "pods", "-l", "app=web"], &["FailedMount", "configmap \"app\" not found"]);
-    apply(&node, OBJECTS);
+    node.apply(OBJECTS);
     node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
     let (tasks, web) = (node.tasks(), sleeper(&node));
     file_is(&node, &web, "/config/level", "debug");
@@ -199,7 +179,7 @@ fn objects_change_and_go_without_a_restart() {
     file_is(&node, &again, "/part", "info");
     node.kubectl(&["delete", "pods", "--all", "--wait=false"]);
     node.sees(&["describe", "pods", "-l", "app=web"], &["FailedMount", "configmap \"app\" not found"]);
-    apply(&node, OBJECTS);
+    node.apply(OBJECTS);
     node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
 }
 
@@ -226,7 +206,7 @@ fn what_is_missing_or_leads_astray_is_said_and_harms_nobody() {
         manifest("file", "true", &part("file"), &volume),
         manifest("good", "true", &part("new/dir"), &volume),
     ];
-    apply(&node, &all.concat());
+    node.apply(&all.concat());
     node.kubectl(&["rollout", "status", "daemonset/good", "--timeout=90s"]);
     assert!(host.join("volume/new/dir").is_dir());
 
@@ -280,7 +260,7 @@ fn an_image_is_a_volume_where_the_runtime_can_mount_it() {
     let look = "ls /image/bin/busybox; touch /image/x; echo end";
     let container = "          volumeMounts: [{name: image, mountPath: /image}]\n";
     let pod = "      volumes: [{name: image, image: {reference: 'busybox:1.35'}}]\n";
-    apply(&node, &manifest("web", look, container, pod));
+    node.apply(&manifest("web", look, container, pod));
     if mounts_images() {
         let said = node.sees(&["logs", "daemonset/web"], &["/image/bin/busybox", "end"]);
         assert!(said.contains("touch: /image/x: Read-only file system"), "{said}");

@@ -163,12 +163,11 @@ fn the_daemons_people_run_start_as_their_projects_document_them() {
     let mut node = Node::up("corpus");
     node.garrison_up();
     node.write_inside(SECCOMP, "{\"defaultAction\": \"SCMP_ACT_ALLOW\"}");
-    for (batch, daemons) in daemons.chunks(AT_ONCE).enumerate() {
+    for daemons in daemons.chunks(AT_ONCE) {
         let folders = daemons.iter().flat_map(Daemon::folders);
         assert!(node.inside("mkdir").arg("-p").args(folders).arg("/var/host").status().expect("mkdir runs").success());
         let documents: Vec<_> = daemons.iter().flat_map(Daemon::documents).map(|one| one.to_string()).collect();
-        let file = node.write(&format!("batch-{batch}.json"), &documents.join("\n"));
-        node.kubectl(&["apply", "-f", &file]);
+        node.apply(&documents.join("\n"));
         for daemon in daemons {
             let set = format!("daemonset/{}", daemon.name());
             node.kubectl(&["rollout", "status", &set, "-n", daemon.namespace(), "--timeout=120s"]);

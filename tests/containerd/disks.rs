@@ -19,11 +19,6 @@ fn runs(node: &Node, name: &str) {
     node.sees(&["get", "pods", "-l", &format!("app={name}"), "--no-headers"], &["1/1", "Running"]);
 }
 
-fn apply(node: &Node, name: &str, value: &str) {
-    let file = node.write(&format!("{name}.yaml"), &sleeper(name, value));
-    node.kubectl(&["apply", "-f", &file]);
-}
-
 fn agent_says(node: &Node, part: &str) {
     node.eventually(&format!("the agent says {part:?}"), |node| {
         let mut status = node.inside(env!("CARGO_BIN_EXE_garrison"));
@@ -44,7 +39,7 @@ fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() 
     agent.start(&node);
     node.is_ready();
     for name in ["steady", "leaving"] {
-        apply(&node, name, "one");
+        node.apply(&sleeper(name, "one"));
         runs(&node, name);
     }
     let before = node.tasks();
@@ -56,7 +51,7 @@ fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() 
         if tasks.len() == 2 { Ok(()) } else { Err(format!("{tasks:?}")) }
     });
     // Larger than what the deletion makes room for.
-    apply(&node, "coming", &"x".repeat(60_000));
+    node.apply(&sleeper("coming", &"x".repeat(60_000)));
     agent_says(&node, "its ledger cannot be written");
     let tasks = node.tasks();
     assert!(tasks.len() == 2 && tasks.iter().all(|task| before.contains(task)), "{before:?} {tasks:?}");
@@ -119,7 +114,7 @@ fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repair
     agent.start(&node);
     node.is_ready();
     for name in ["steady", "leaving"] {
-        apply(&node, name, "one");
+        node.apply(&sleeper(name, "one"));
         runs(&node, name);
     }
     let before = node.tasks();

@@ -2,23 +2,15 @@
 
 use std::fs;
 
-use crate::harness::Node;
+use crate::harness::{Node, daemonset};
 
 /// A DaemonSet that writes 5 MiB to a place once the test says so, bounded by lines of its container and its volume.
 fn manifest(name: &str, place: &str, container: &str, volume: &str, folder: &str) -> String {
     let script = format!(
         "while [ ! -e /test/go-{name} ]; do sleep 0.1; done; dd if=/dev/zero of={place}/file bs=1M count=5; sleep 1000"
     );
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 1
       volumes:
         - {{name: test, hostPath: {{path: {folder}, type: Directory}}}}
         - {{name: cache, emptyDir: {{{volume}}}}}
@@ -28,9 +20,9 @@ spec:
           command: [sh, -c, {script:?}]
           volumeMounts: [{{name: test, mountPath: /test}}, {{name: cache, mountPath: /cache}}]
           resources: {{{container}}}
----
 "
-    )
+    );
+    daemonset(name, &spec)
 }
 
 #[test]
@@ -44,9 +36,8 @@ fn a_pod_that_writes_more_than_it_may_is_sent_away_and_replaced() {
         manifest("layer", "/tmp", "limits: {ephemeral-storage: 2Mi}", "", &folder),
         manifest("free", "/cache", "limits: {ephemeral-storage: 50Mi}", "sizeLimit: 50Mi", &folder),
     ];
-    let file = node.write("all.yaml", &manifests.concat());
     node.garrison_up();
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     let name = |node: &Node, set: &str| node.kubectl(&["get", "pods", "-l", &format!("app={set}"), "-o", "name"]);
     for set in ["volume", "layer", "free"] {
         node.kubectl(&["rollout", "status", &format!("daemonset/{set}"), "--timeout=90s"]);
@@ -78,25 +69,16 @@ fn a_pod_that_writes_more_than_it_may_is_sent_away_and_replaced() {
 fn a_node_short_of_memory_says_so_and_sends_away_all_but_what_is_critical() {
     let mut node = Node::up("pressure");
     let pod = |name: &str, class: &str| {
-        format!(
-            "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
+        let spec = format!(
+            "      terminationGracePeriodSeconds: 1
       priorityClassName: {class}
       containers: [{{name: main, image: 'busybox:1.35', command: [sleep, '1000']}}]
----
 "
-        )
+        );
+        daemonset(name, &spec)
     };
-    let file = node.write("all.yaml", &(pod("ordinary", "\"\"") + &pod("critical", "system-node-critical")));
     node.garrison_up_with(&["--eviction-hard", "memory.available<1Pi"]);
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&(pod("ordinary", "\"\"") + &pod("critical", "system-node-critical")));
     node.sees(&["describe", "node"], &["KubeletHasInsufficientMemory", "KubeletHasNoDiskPressure"]);
     node.sees(&["get", "events", "--field-selector=reason=Evicted"], &["pod/ordinary-", "was low on resource: memory"]);
     node.sees(&["get", "events", "--field-selector=reason=EvictionThresholdMet"], &["Attempting to reclaim memory"]);

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::harness::{Node, Task};
 use crate::leaks::Traces;
-use crate::processes::{Process, path, sleeper, soak};
+use crate::processes::{Process, sleeper, soak};
 
 /// DaemonSets that nobody changes: their containers have to be the same at the end.
 const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
@@ -159,8 +159,7 @@ fn killed_in_turn_under_continuous_change_nothing_is_lost_and_no_steady_containe
     agent.start(&node);
     node.is_ready();
     let manifests: Vec<_> = STEADY.iter().map(|name| sleeper(name, "steady")).collect();
-    let file = node.write("steady.yaml", &manifests.join("---\n"));
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     for name in STEADY {
         node.kubectl(&["rollout", "status", &format!("daemonset/{name}"), "--timeout=90s"]);
     }
@@ -215,11 +214,9 @@ fn killed_in_turn_under_continuous_change_nothing_is_lost_and_no_steady_containe
 
     // The last word of all reaches the pods, and only what it calls for is replaced.
     node.kubectl(&["delete", "daemonset", "passing", "--ignore-not-found"]);
-    let file = node.write("changing.yaml", &sleeper("changing", "last"));
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&sleeper("changing", "last"));
     node.kubectl(&["rollout", "status", "daemonset/changing", "--timeout=90s"]);
-    node.write("settings.yaml", &settings("last"));
-    node.kubectl(&["apply", "-f", &path(&node, "settings.yaml")]);
+    node.apply(&settings("last"));
     for name in STEADY {
         node.sees(&["exec", &format!("daemonset/{name}"), "--", "cat", "/settings/value"], &["last"]);
     }

@@ -42,6 +42,36 @@ impl Booting {
     }
 }
 
+/// A DaemonSet, as a YAML document that others may follow. `pod` are the lines of its pod's spec, indented by six spaces.
+pub fn daemonset(name: &str, pod: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+{pod}---
+"
+    )
+}
+
+/// A DaemonSet of one busybox container that runs `script` and stays; `pod` are further lines of its pod's spec, `container`
+/// of its container.
+pub fn shell_daemonset(name: &str, script: &str, container: &str, pod: &str) -> String {
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 0
+{pod}      containers:
+        - name: main
+          image: busybox:1.35
+          command: [sh, -c, '{script}; sleep 1000']
+{container}"
+    );
+    daemonset(name, &spec)
+}
+
 impl Node {
     /// Makes namespaces, containerd and registry. `name` has to be unique among the tests.
     pub fn up(name: &str) -> Self {
@@ -225,6 +255,12 @@ impl Node {
         let ended = Command::new("kill").arg(pid.to_string()).status().expect("kill can be run");
         assert!(ended.success());
         text(&child.wait_with_output().expect("it is our child"))
+    }
+
+    /// `kubectl apply` of these manifests.
+    pub fn apply(&self, manifests: &str) {
+        let file = self.write("applied.yaml", manifests);
+        self.kubectl(&["apply", "-f", &file]);
     }
 
     /// Writes a file of the test and answers with its path.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Stdio};
 
-use crate::harness::Node;
+use crate::harness::{Node, daemonset};
 
 /// `user` with the password `secret`, as htpasswd(1) writes it.
 const HTPASSWD: &str = "user:$2b$05$fKG3jAzR5tlOplHDlGIkYu8wYko4EQ.W4kEXVLOTHnPHMPDcJ28lm\n";
@@ -54,25 +54,17 @@ impl Drop for Registry {
 
 /// A DaemonSet of an image of the private registry, with these pull secrets.
 fn manifest(name: &str, secrets: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 0
       imagePullSecrets: {secrets}
       containers:
         - name: main
           image: {REGISTRY}/library/busybox:1.35
           imagePullPolicy: Always
           command: [sleep, '1000']
----
 "
-    )
+    );
+    daemonset(name, &spec)
 }
 
 #[test]
@@ -94,8 +86,7 @@ fn pull_secrets_open_a_private_registry_and_without_them_it_stays_closed() {
         manifest("open", "[{name: wrong}, {name: right}]"),
         manifest("closed", "[{name: wrong}, {name: gone}]"),
     ];
-    let file = node.write("all.yaml", &all.concat());
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&all.concat());
     node.kubectl(&["rollout", "status", "daemonset/open", "--timeout=90s"]);
     let image = format!("{REGISTRY}/library/busybox:1.35");
     let pulled = node.sees(

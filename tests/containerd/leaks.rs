@@ -67,7 +67,6 @@ fn pods_that_come_and_go_leave_nothing_behind() {
     agent.start(&node);
     node.is_ready();
     let manifests: Vec<_> = SETS.iter().map(|name| sleeper(name, "same")).collect();
-    let file = node.write("sets.yaml", &manifests.join("---\n"));
     let settled = |fresh: Option<Traces>| {
         node.eventually("each DaemonSet has one pod and nothing is left of others", |node| {
             let pods = node.kubectl(&["get", "pods", "--no-headers"]);
@@ -78,7 +77,7 @@ fn pods_that_come_and_go_leave_nothing_behind() {
             if is_settled && is_clean { Ok(traces) } else { Err(format!("{traces:?}, not {fresh:?}\n{pods}")) }
         })
     };
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     // What the first pods take is what the last ones may take.
     let fresh = settled(None);
     let mut cycles = 0;

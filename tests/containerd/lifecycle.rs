@@ -81,8 +81,7 @@ fn apply(node: &Node, name: &str, init_containers: &[Value], containers: &[Value
             "initContainers": init_containers, "containers": containers,
         } } },
     });
-    let file = node.write(&format!("{name}.json"), &manifest.to_string());
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifest.to_string());
 }
 
 /// The place of each entry, in this order.

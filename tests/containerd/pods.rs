@@ -40,17 +40,12 @@ spec:
     )
 }
 
-fn apply(node: &Node, text: &str) {
-    let file = node.write("applied.yaml", text);
-    node.kubectl(&["apply", "-f", &file]);
-}
-
 #[test]
 fn a_posted_pod_runs_once_and_is_deleted() {
     let mut node = Node::up("posted");
     node.garrison_up();
     let container = "      env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: app, key: password}}}]\n";
-    apply(&node, &pod("probe", "gt-posted", "echo got $PASSWORD; exit 0", container));
+    node.apply(&pod("probe", "gt-posted", "echo got $PASSWORD; exit 0", container));
     // It waits for what it names, as any other.
     node.sees(&["get", "pod", "probe", "--no-headers"], &["0/1", "CreateContainerConfigError"]);
     node.kubectl(&["create", "secret", "generic", "app", "--from-literal=password=hunter2"]);
@@ -95,7 +90,7 @@ fn a_pod_knows_who_it_is_for_the_api() {
     node.kubectl(&["create", "serviceaccount", "reader"]);
     node.kubectl(&["create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount=default:reader"]);
     let text = pod("probe", "gt-account", "sleep 1000", "  serviceAccountName: reader\n");
-    apply(&node, &text);
+    node.apply(&text);
     node.sees(&["get", "pod", "probe", "--no-headers"], &["1/1", "Running"]);
     let (pid, dir, token) = node.eventually("the pod has a token", |node| {
         let token = |pid| {
@@ -135,7 +130,7 @@ fn a_pod_knows_who_it_is_for_the_api() {
 fn a_pod_is_looked_into_changed_and_evicted() {
     let mut node = Node::up("debug");
     node.garrison_up();
-    apply(&node, STAYS);
+    node.apply(STAYS);
     node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
     let name = node.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]);
     let tasks = node.tasks();

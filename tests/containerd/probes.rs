@@ -69,9 +69,8 @@ fn a_pod_is_as_ready_and_as_alive_as_its_probes_find_it() {
     let (ready, well, alive) = (www("ready"), www("well"), www("alive"));
     let (started, hooked, stopped) = (www("started"), www("post-start"), www("pre-stop"));
     fs::write(&alive, "").expect("the folder is the test's own");
-    let file = node.write("probed.yaml", &manifest(node.path("www").to_str().expect("test paths are UTF-8")));
     node.garrison_up();
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifest(node.path("www").to_str().expect("test paths are UTF-8")));
 
     // TCP and gRPC answer; the others wait for what the test has not written yet.
     let pods = ["get", "pods", "-l", "app=probed", "--no-headers"];

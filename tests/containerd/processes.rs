@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::harness::Node;
+use crate::harness::{Node, daemonset};
 
 /// How long a loop of faults goes on unless `GARRISON_SOAK_SECS` says otherwise.
 const SOAK: Duration = Duration::from_secs(60);
@@ -72,16 +72,8 @@ pub fn soak() -> Duration {
 
 /// A DaemonSet of one container that is told apart by `value`.
 pub fn sleeper(name: &str, value: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 0
       volumes: [{{name: settings, configMap: {{name: settings, optional: true}}}}]
       containers:
         - name: main
@@ -90,5 +82,6 @@ spec:
           env: [{{name: VALUE, value: '{value}'}}]
           volumeMounts: [{{name: settings, mountPath: /settings}}]
 "
-    )
+    );
+    daemonset(name, &spec)
 }

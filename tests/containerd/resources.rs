@@ -1,6 +1,6 @@
 //! What a pod may take of its node: in its cgroups, seen from inside and from the node, and through the API.
 
-use crate::harness::Node;
+use crate::harness::{Node, shell_daemonset};
 
 /// A DaemonSet of one busybox container that shows its own cgroup; `pod` are further lines of its pod's spec, `container` of
 /// its container.
@@ -8,23 +8,7 @@ fn manifest(name: &str, container: &str, pod: &str) -> String {
     let look = "cd /sys/fs/cgroup; for f in cpu/cpu.shares cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes cpu.max \
                 memory.max memory.oom.group; do if [ -e $f ]; then echo $f=$(cat $f); fi; done; \
                 echo oom=$(cat /proc/self/oom_score_adj); echo end";
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-{pod}      containers:
-        - name: main
-          image: busybox:1.35
-          command: [sh, -c, '{look}; sleep 1000']
-{container}---
-"
-    )
+    shell_daemonset(name, look, container, pod)
 }
 
 /// A class of the default runtime that takes `overhead` beside the containers of each pod.
@@ -62,8 +46,7 @@ fn limits_hold_for_containers_and_for_the_pod_as_a_whole() {
         manifest("fixed", &resources("{limits: {cpu: 500m, memory: 64Mi}}"), "      runtimeClassName: taxed\n"),
         manifest("whole", "", "      resources: {requests: {cpu: 100m}, limits: {cpu: 200m, memory: 96Mi}}\n"),
     ];
-    let file = node.write("all.yaml", &manifests.concat());
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     let said = |name: &str| node.sees(&["logs", &format!("daemonset/{name}")], &["end"]);
     let is_v2 = said("bare").contains("memory.max=");
     for (name, qos, v1, v2, oom) in [
@@ -124,8 +107,7 @@ fn overhead_and_what_a_pod_asks_for_as_a_whole_count_when_it_is_admitted() {
         manifest("heavy", "", "      runtimeClassName: taxed\n"),
         manifest("large", "", "      resources: {limits: {memory: 4000Gi}}\n"),
     ];
-    let file = node.write("all.yaml", &manifests.concat());
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     node.sees(&["describe", "pods", "-l", "app=heavy"], &["OutOfcpu", "requested: 4000000"]);
     node.sees(&["describe", "pods", "-l", "app=large"], &["OutOfmemory", "requested: 4294967296000"]);
 }

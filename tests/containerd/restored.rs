@@ -12,8 +12,7 @@ fn copy(node: &Node, from: &str, to: &str) {
 }
 
 fn apply(node: &Node, name: &str, value: &str) {
-    let file = node.write(&format!("{name}.yaml"), &sleeper(name, value));
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&sleeper(name, value));
     node.kubectl(&["rollout", "status", &format!("daemonset/{name}"), "--timeout=90s"]);
 }
 

@@ -2,34 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use crate::harness::Node;
-
-/// A DaemonSet of one busybox container that runs `script` and stays; `pod` are further lines of its pod's spec, `container`
-/// of its container.
-fn manifest(name: &str, script: &str, container: &str, pod: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-{pod}      containers:
-        - name: main
-          image: busybox:1.35
-          command: [sh, -c, '{script}; sleep 1000']
-{container}---
-"
-    )
-}
-
-fn apply(node: &Node, manifests: &[String]) {
-    let file = node.write("all.yaml", &manifests.concat());
-    node.kubectl(&["apply", "-f", &file]);
-}
+use crate::harness::{Node, shell_daemonset as manifest};
 
 /// Waits until a DaemonSet's pod has said all of this.
 fn said(node: &Node, name: &str, parts: &[&str]) -> String {
@@ -60,7 +33,7 @@ fn a_container_is_and_may_do_what_its_security_context_says() {
 ",
     );
     let privileged = manifest("privileged", look, "          securityContext: {privileged: true}\n", "");
-    apply(&node, &[restricted, privileged, manifest("plain", look, "", "")]);
+    node.apply(&[restricted, privileged, manifest("plain", look, "", "")].concat());
 
     let restricted = said(&node, "restricted", &["end"]);
     for line in
@@ -87,15 +60,13 @@ fn what_a_pod_may_not_be_or_do_is_told_and_others_run() {
     let mut node = Node::up("forbidden");
     node.garrison_up();
     let context = |context: &str| format!("      securityContext: {context}\n");
-    apply(
-        &node,
-        &[
-            manifest("root", "true", "", &context("{runAsNonRoot: true}")),
-            manifest("sysctl", "true", "", &context("{sysctls: [{name: net.core.somaxconn, value: \"1\"}]}")),
-            manifest("users", "true", "", "      hostUsers: false\n"),
-            manifest("fine", "true", "", &context("{runAsNonRoot: true, runAsUser: 7}")),
-        ],
-    );
+    let manifests = [
+        manifest("root", "true", "", &context("{runAsNonRoot: true}")),
+        manifest("sysctl", "true", "", &context("{sysctls: [{name: net.core.somaxconn, value: \"1\"}]}")),
+        manifest("users", "true", "", "      hostUsers: false\n"),
+        manifest("fine", "true", "", &context("{runAsNonRoot: true, runAsUser: 7}")),
+    ];
+    node.apply(&manifests.concat());
     node.kubectl(&["rollout", "status", "daemonset/fine", "--timeout=90s"]);
     node.sees(&["get", "pods", "-l", "app=root"], &["0/1", "CreateContainerConfigError"]);
     node.sees(
@@ -143,7 +114,7 @@ fn names_and_resolvers_are_as_the_pod_asks() {
       dnsConfig: {nameservers: [192.0.2.53, 192.0.2.54, 192.0.2.55]}
 ",
     );
-    apply(&node, &[own, host]);
+    node.apply(&(own + &host));
     let own = said(&node, "own", &["end"]);
     for line in [
         "kernel=web.site.default.svc.cluster.local",

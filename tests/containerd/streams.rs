@@ -36,8 +36,7 @@ spec:
 fn node_with_shell(name: &str, manifest: &str) -> (Node, String) {
     let mut node = Node::up(name);
     node.garrison_up();
-    let file = node.write("shell.yaml", manifest);
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(manifest);
     node.kubectl(&["rollout", "status", "daemonset/shell", "--timeout=90s"]);
     let pod = node.kubectl(&["get", "pods", "-l", "app=shell", "-o", "jsonpath={.items[0].metadata.name}"]);
     (node, pod.trim().to_owned())
@@ -275,8 +274,7 @@ fn logs_are_shown_as_asked_for() {
     // The clock's container ends and is started again, now and then.
     let mut node = Node::up("logs");
     node.garrison_up();
-    let file = node.write("shell.yaml", &manifest);
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifest);
     node.sees(&["logs", "-l", "app=shell", "-c", "clock", "--previous"], &["line 1\nline 2\nline 3\n"]);
     let pod = node.kubectl(&["get", "pods", "-l", "app=shell", "-o", "jsonpath={.items[0].metadata.name}"]);
     let logs = |args: &[&str]| node.kubectl(&[&["logs", pod.trim(), "-c", "clock"], args].concat());

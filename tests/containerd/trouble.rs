@@ -1,25 +1,18 @@
 //! Wrong input and trouble: a clear reason, other pods untouched.
 
-use crate::harness::Node;
+use crate::harness::{Node, daemonset};
 
 /// A DaemonSet of one busybox container, with these further lines in its pod spec and its container.
 fn manifest(name: &str, image: &str, container: &str, pod: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 1
 {pod}      containers:
         - name: main
           image: {image}
           command: [sleep, '1000']
 {container}"
-    )
+    );
+    daemonset(name, &spec)
 }
 
 #[test]
@@ -71,11 +64,9 @@ fn a_pod_that_cannot_start_says_why_and_others_run() {
         manifest("greedy", "busybox:1.35", "          resources: {requests: {cpu: '5000'}}\n", ""),
         manifest("first", "busybox:1.35", port, ""),
     ];
-    let file = node.write("all.yaml", &manifests.join("---\n"));
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifests.concat());
     node.kubectl(&["rollout", "status", "daemonset/first", "--timeout=90s"]);
-    let file = node.write("second.yaml", &manifest("second", "busybox:1.35", port, ""));
-    node.kubectl(&["apply", "-f", &file]);
+    node.apply(&manifest("second", "busybox:1.35", port, ""));
 
     node.sees(&["get", "pods", "-l", "app=absent"], &["0/1", "ImagePullBackOff"]);
     node.sees(&["describe", "pods", "-l", "app=absent"], &["Failed to pull image", "Pulling image"]);
