@@ -1,5 +1,6 @@
 //! Three real nodes and kubectl: where pods go, how revisions spread, and what is said when nodes or control are lost.
 
+use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,29 @@ fn overlap(node: &Node, earlier: &str, later: &str) -> bool {
     let last = notes.iter().rposition(|(stage, _)| stage == earlier);
     let first = notes.iter().position(|(stage, _)| stage == later);
     first.expect("a pod of the later stage ran") < last.expect("a pod of the earlier stage ran")
+}
+
+/// How many pods of a node were ready according to a watch, and how many of them at least at any time after the first was.
+fn pods_ready_in_turn(node: &Node, watch: &str) -> (usize, usize) {
+    let mut ready = HashSet::new();
+    let mut ever = HashSet::new();
+    let mut fewest = usize::MAX;
+    for line in watch.lines() {
+        let [name, pod, is_ready] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+        if name != node.name() {
+            continue;
+        }
+        if is_ready == "True" {
+            ready.insert(pod);
+            ever.insert(pod);
+        } else {
+            ready.remove(pod);
+        }
+        if !ever.is_empty() {
+            fewest = fewest.min(ready.len());
+        }
+    }
+    (ever.len(), fewest)
 }
 
 fn pod_on(fleet: &Fleet, place: usize) -> String {
@@ -201,7 +225,9 @@ fn revisions_spread_within_their_budget_and_back() {
     nodes_have_had(&fleet, &["one", "two"]);
 
     // A surge takes nothing away before there is another. It needs the port for itself, so that goes first.
-    let mut watch = fleet.control.kubectl_command(&["get", "daemonset", "web", "--watch", "--no-headers"]);
+    let columns = "NODE:.spec.nodeName,POD:.metadata.name,READY:.status.conditions[?(@.type=='Ready')].status";
+    let columns = format!("--output=custom-columns={columns}");
+    let mut watch = fleet.control.kubectl_command(&["get", "pods", "--watch", "--no-headers", &columns]);
     let watch = watch.stdout(Stdio::piped()).spawn().expect("kubectl is installed");
     let surge = json!({"spec": {
         "updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -210,9 +236,8 @@ fn revisions_spread_within_their_budget_and_back() {
     kubectl(&["patch", "daemonset", "web", "-p", &surge.to_string()]);
     is_rolled_out(&fleet);
     let seen = fleet.control.end_child(watch, "kubectl");
-    let available: Vec<_> = seen.lines().filter_map(|line| line.split_whitespace().nth(5)).collect();
-    assert!(available.len() > NODES && available.iter().all(|count| *count == "3"), "{seen}");
     for node in &fleet.nodes {
+        assert_eq!(pods_ready_in_turn(node, &seen), (2, 1), "on {}: {seen}", node.name());
         assert!(overlap(node, "two", "three"), "on {}: {:?}", node.name(), notes(node));
     }
     nodes_have_had(&fleet, &["one", "two", "three"]);
