@@ -1,0 +1,190 @@
+//! A bare CRI client: the calls for one pod and nothing else, and when containers started by the runtime's own account.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::{
+    ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, ContainerStatusRequest,
+    CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig, ListContainersRequest, PodSandboxConfig,
+    PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    VersionRequest,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::harness::{PATIENCE, daemonset};
+
+const IMAGE: &str = "docker.io/library/busybox:1.35";
+const CONTAINER: &str = "main";
+/// How often it is looked whether something is so. The times measured are the runtime's own.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+pub type Error = Box<dyn std::error::Error>;
+
+/// The client.
+#[derive(Clone)]
+pub struct Cri {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+/// A pod made by the bare calls.
+pub struct Bare {
+    sandbox: String,
+    pub started: Timestamp,
+}
+
+/// The DaemonSet whose pods are what the bare calls make.
+pub fn manifest(name: &str) -> String {
+    let pod = format!(
+        "      terminationGracePeriodSeconds: 0
+      containers:
+        - {{name: {CONTAINER}, image: '{IMAGE}', command: [sleep, '2147483647']}}
+"
+    );
+    daemonset(name, &pod)
+}
+
+impl Cri {
+    pub async fn connect(socket: &Path) -> Result<Self, Error> {
+        let channel = Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect().await?;
+        Ok(Self { runtime: RuntimeServiceClient::new(channel.clone()), images: ImageServiceClient::new(channel) })
+    }
+
+    /// Connects as soon as the runtime answers; when that was.
+    pub async fn until_ready(socket: &Path) -> Result<(Self, Timestamp), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Ok(cri) = Self::connect(socket).await
+                && cri.runtime.clone().version(VersionRequest::default()).await.is_ok()
+            {
+                return Ok((cri, Timestamp::now()));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Err("containerd does not answer".into())
+    }
+
+    /// Pulls the image of all pods; its reference.
+    pub async fn pull(&self) -> Result<String, Error> {
+        let image = ImageSpec { image: IMAGE.to_owned(), ..Default::default() };
+        let request = PullImageRequest { image: Some(image), ..Default::default() };
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    /// Makes a pod. `logs` is the folder of its logs.
+    pub async fn start(&self, name: &str, logs: &Path, image: &str) -> Result<Bare, Error> {
+        fs::create_dir_all(logs.join(CONTAINER))?;
+        let mut runtime = self.runtime.clone();
+        let sandbox = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: name.to_owned(),
+                namespace: "bench".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: logs.display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("/kubepods/besteffort/pod{name}"),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
+        let sandbox_id = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: CONTAINER.to_owned(), attempt: 0 }),
+            image: Some(ImageSpec { image: image.to_owned(), ..Default::default() }),
+            command: ["sleep", "2147483647"].map(str::to_owned).into(),
+            log_path: format!("{CONTAINER}/0.log"),
+            ..Default::default()
+        };
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox_id.clone(),
+            config: Some(config),
+            sandbox_config: Some(sandbox),
+        };
+        let container_id = runtime.create_container(request).await?.into_inner().container_id;
+        runtime.start_container(StartContainerRequest { container_id: container_id.clone() }).await?;
+        let started = self.started_at(container_id).await?.ok_or("the bare container does not run")?;
+        Ok(Bare { sandbox: sandbox_id, started })
+    }
+
+    pub async fn remove(&self, pod: Bare) -> Result<(), Error> {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.sandbox };
+        self.runtime.clone().remove_pod_sandbox(request).await?;
+        Ok(())
+    }
+
+    /// When the containers of the agent's pods of DaemonSets with this prefix started that have since then.
+    pub async fn started(&self, prefix: &str, since: Timestamp) -> Result<Vec<Timestamp>, Error> {
+        let mut started = Vec::new();
+        for id in self.containers(prefix).await? {
+            started.extend(self.started_at(id).await?.filter(|at| *at >= since));
+        }
+        Ok(started)
+    }
+
+    /// Waits until `count` of them have; when the last did.
+    pub async fn until_started(&self, prefix: &str, count: usize, since: Timestamp) -> Result<Timestamp, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let started = self.started(prefix, since).await?;
+            if started.len() >= count {
+                return Ok(started.into_iter().max().unwrap_or(since));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Err(format!("{prefix} did not start").into())
+    }
+
+    /// Waits until no container of theirs is left.
+    pub async fn until_gone(&self, prefix: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.containers(prefix).await?.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Err(format!("{prefix} did not end").into())
+    }
+
+    /// The containers of pods of DaemonSets with this prefix.
+    async fn containers(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let label_selector = HashMap::from([("io.kubernetes.container.name".to_owned(), CONTAINER.to_owned())]);
+        let filter = Some(ContainerFilter { label_selector, ..Default::default() });
+        let found = self.runtime.clone().list_containers(ListContainersRequest { filter }).await?.into_inner();
+        let prefix = format!("{prefix}-");
+        let is_one = |name: Option<&String>| name.is_some_and(|name| name.starts_with(&prefix));
+        let containers = found.containers.into_iter();
+        Ok(containers
+            .filter(|container| is_one(container.labels.get("io.kubernetes.pod.name")))
+            .map(|container| container.id)
+            .collect())
+    }
+
+    /// When a container started; nothing while it has not.
+    async fn started_at(&self, container_id: String) -> Result<Option<Timestamp>, Error> {
+        let request = ContainerStatusRequest { container_id, verbose: false };
+        let status = self.runtime.clone().container_status(request).await?.into_inner().status.unwrap_or_default();
+        let runs = status.state() == ContainerState::ContainerRunning;
+        Ok(if runs { Some(Timestamp::from_nanosecond(status.started_at.into())?) } else { None })
+    }
+}
+
+pub fn millis(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64() * 1000.0
+}
+
+/// A percentile in milliseconds.
+pub fn at(series: &mut [f64], percent: usize) -> f64 {
+    series.sort_by(f64::total_cmp);
+    let index = (series.len() * percent).div_ceil(100).saturating_sub(1);
+    series.get(index).copied().unwrap_or_default()
+}
