@@ -1,8 +1,8 @@
-//! Whether a pod fits on the node beside the pods already admitted (resources, number of pods, host ports), and whether the
-//! node can do what the pod asks for at all.
+//! Whether a pod fits on the node beside the pods already admitted (resources, number of pods, host ports), who makes way
+//! for one that does not, and whether the node can do what the pod asks for at all.
 //!
 //! Pure. The roster asks before it makes a pod and, when it does not fit, makes none: the [`Rejection`] is shown as the
-//! pod's status and asked for again when a pod has gone or the node has changed. Nothing is preempted.
+//! pod's status and asked for again when a pod has gone or the node has changed.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/lifecycle/predicate.go` and
 //! `pkg/scheduler/framework/plugins/{noderesources,nodeports}`. We differ on purpose: upstream's kubelet ignores requests for
@@ -15,6 +15,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::model::PodKey;
 use crate::podspec::{Pod, PortMapping, Profile, Requests};
 
+pub use self::preemption::{Holder, Room, room};
+
+mod preemption;
 pub mod sysctls;
 
 /// The resource whose amount is the number of pods.
@@ -25,11 +28,11 @@ const FIRST: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 /// A pod that has its place.
 #[derive(Debug, Clone, Copy)]
-pub struct Admitted<'a> {
+struct Admitted<'a> {
     /// Named when it holds a host port somebody else wants.
-    pub key: &'a PodKey,
+    key: &'a PodKey,
     /// What it takes.
-    pub requests: &'a Requests,
+    requests: &'a Requests,
 }
 
 /// Why a pod does not fit: `reason` and `message` of its status and event.
@@ -48,11 +51,7 @@ pub struct Rejection {
 ///
 /// # Errors
 /// The first thing that is short: pods, cpu, memory, ephemeral-storage, other resources by name, host ports.
-pub fn admit(
-    requests: &Requests,
-    admitted: &[Admitted<'_>],
-    allocatable: &BTreeMap<String, u64>,
-) -> Result<(), Rejection> {
+fn admit(requests: &Requests, admitted: &[Admitted<'_>], allocatable: &BTreeMap<String, u64>) -> Result<(), Rejection> {
     let capacity = |name: &str| allocatable.get(name).copied().unwrap_or(0);
     let used = |name: &str| sum(admitted.iter().filter_map(|pod| pod.requests.resources.get(name)));
     enough(PODS, 1, u64::try_from(admitted.len()).unwrap_or(u64::MAX), capacity(PODS))?;

@@ -10,6 +10,7 @@
 //! Nothing is done, said or acknowledged before it is on disk. A pass never fails: a disk that refuses is tried again, and
 //! until then no pod is made or ended; those on disk are cared for.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
-use crate::fit::{self, Abilities, Admitted, Rejection};
+use crate::fit::{self, Abilities, Holder, Rejection, Room};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::Tunnels;
 use crate::link::tls::Credentials;
@@ -174,8 +175,8 @@ pub(super) struct Roster {
     workers: HashMap<Uid, WorkerHandle>,
     /// Those that hold something of the node, and are not to be removed.
     admitted: watch::Sender<Vec<Arc<Pod>>>,
-    /// Pods that were sent away, until they have come to their end.
-    evicted: HashMap<Uid, Finished>,
+    /// Pods that were sent away, until they have come to their end, and how long that may take.
+    evicted: HashMap<Uid, (Finished, Duration)>,
     views: HashMap<Uid, PodView>,
     /// Pods of the agent before this one that were not looked at yet: what control knows of them stands.
     unseen: HashSet<Uid>,
@@ -314,7 +315,8 @@ impl Roster {
             self.publish();
             self.leave().await;
         }
-        if std::mem::take(&mut self.restaff) {
+        // Pods that have to make way are told so at once; each is sent away but once.
+        while std::mem::take(&mut self.restaff) {
             self.staff();
         }
         self.session.flush();
@@ -460,23 +462,37 @@ impl Roster {
             let uid = &record.key.uid;
             self.workers.get(uid).map_or_else(|| found.contains(uid), WorkerHandle::was_admitted)
         };
-        // Pods that hold what they use keep it; the others are admitted in the order they were made.
-        let mut records: Vec<_> = self.saved.values().map(|record| (holds(record), record.clone())).collect();
-        records.sort_by_key(|(holds, record)| (!holds, record.created_at));
+        // Pods that hold what they use keep it; the others are admitted by priority, and of equals in the order they were made.
+        let records = self.saved.values().map(|record| (holds(record), record.clone()));
+        let mut records: Vec<_> =
+            records.filter_map(|(holds, record)| Some((holds, self.pod(&record)?, record))).collect();
+        records
+            .sort_by_key(|(holds, pod, record)| (!holds, (!holds).then_some(Reverse(pod.priority)), record.created_at));
         let mut admitted: Vec<Arc<Pod>> = Vec::new();
-        for (holds, record) in records {
-            let Some(pod) = self.pod(&record) else { continue };
-            let beside: Vec<_> =
-                admitted.iter().map(|pod| Admitted { key: &pod.key, requests: &pod.requests }).collect();
-            let room = || fit::admit(&pod.requests, &beside, &self.shared.host.allocatable);
-            let fits = fit::supports(&pod, self.abilities());
-            let fits = fits.and_then(|()| self.admit_under_pressure(&pod)).and_then(|()| room());
+        // They get what others leave.
+        let mut expected: Vec<Arc<Pod>> = Vec::new();
+        for (holds, pod, record) in records {
             let evicted = self.evicted.get(&record.key.uid).filter(|_| record.finished.is_none());
-            let assignment = match (&record.ending, fits) {
-                (Some(ending), _) => Assignment::Stop(ending.clone()),
-                (None, _) if let Some(evicted) = evicted => Assignment::Finish(evicted.clone()),
-                (None, Err(rejection)) if !holds && record.finished.is_none() => Assignment::Wait(rejection),
-                (None, _) => Assignment::Run,
+            let assignment = if let Some(ending) = &record.ending {
+                Assignment::Stop(ending.clone())
+            } else if let Some((finished, grace)) = evicted {
+                Assignment::Finish(finished.clone(), *grace)
+            } else if holds || record.finished.is_some() {
+                Assignment::Run
+            } else if let Err(rejection) = self.can_take_on(&pod) {
+                Assignment::Wait(rejection)
+            } else {
+                let beside: Vec<_> = admitted.iter().chain(&expected).cloned().collect();
+                match fit::room(&pod, &self.holders(&beside), &self.shared.host.allocatable) {
+                    Room::There => Assignment::Run,
+                    Room::Taken(rejection) => Assignment::Wait(rejection),
+                    Room::Expected(victims, rejection) => {
+                        let victims: Vec<_> = victims.into_iter().map(|victim| victim.key.uid.clone()).collect();
+                        victims.iter().for_each(|victim| self.preempt(victim, &pod));
+                        expected.push(pod.clone());
+                        Assignment::Wait(rejection)
+                    }
+                }
             };
             // One that has come to its end holds nothing any more.
             if !matches!(assignment, Assignment::Wait(_)) && record.finished.is_none() {
@@ -493,12 +509,24 @@ impl Roster {
         });
     }
 
-    /// A node that has run out of something takes on nothing that may wait.
+    /// Whether the node can do what a pod asks for, and is not itself short of what it would take. A node that has run out of
+    /// something takes on nothing that may wait.
     ///
     /// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `Admit`.
-    fn admit_under_pressure(&self, pod: &Pod) -> Result<(), Rejection> {
+    fn can_take_on(&self, pod: &Pod) -> Result<(), Rejection> {
+        fit::supports(pod, self.abilities())?;
         let pressure = self.node.as_ref().map(|node| node.pressure).unwrap_or_default();
         pressure.admit(pod).map_err(|message| Rejection { reason: "Evicted".to_owned(), message })
+    }
+
+    /// Pods that have their place.
+    fn holders<'a>(&self, pods: &'a [Arc<Pod>]) -> Vec<Holder<'a>> {
+        let holder = |pod: &'a Arc<Pod>| {
+            let record = self.contents.pods.get(&pod.key.uid)?;
+            let leaves = record.ending.is_some() || self.evicted.contains_key(&pod.key.uid);
+            Some(Holder { pod, created_at: record.created_at, leaves })
+        };
+        pods.iter().filter_map(holder).collect()
     }
 
     /// What this node can do for pods, as far as it knows by now.

@@ -33,6 +33,7 @@ mod intent;
 mod lives;
 mod logs;
 mod posted;
+mod preemption;
 mod probes;
 mod purge;
 mod status;

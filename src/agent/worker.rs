@@ -42,8 +42,6 @@ use crate::podspec::{Pod, pull_secrets};
 
 /// How soon the runtime is looked at again after it did not answer, should the observer's hint get lost.
 const OBSERVE_RETRY: Duration = Duration::from_secs(10);
-/// How long the containers of a pod get that is sent away (`immediateEvictionGracePeriodSeconds`).
-const SENT_AWAY_GRACE: Duration = Duration::from_secs(1);
 /// What container ids in the API begin with.
 const RUNTIME_NAME: &str = "containerd";
 
@@ -54,8 +52,8 @@ pub(super) enum Assignment {
     Wait(Rejection),
     /// Let it live, to the end if it comes to one.
     Run,
-    /// It has come to its end, and what still runs of it is killed.
-    Finish(Finished),
+    /// It has come to its end, and what still runs of it gets so long.
+    Finish(Finished, Duration),
     /// End it.
     Stop(Ending),
 }
@@ -332,9 +330,9 @@ impl Worker {
         }
         let wanted = match assignment {
             Assignment::Wait(_) => return Plan::default(),
-            Assignment::Finish(finished) => {
+            Assignment::Finish(finished, grace) => {
                 self.finished.get_or_insert(finished);
-                Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + SENT_AWAY_GRACE) }
+                Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + grace) }
             }
             Assignment::Run if self.finished.is_some() => {
                 Wanted::Finish { deadline: *self.finish_by.get_or_insert(now + self.pod.grace_period) }

@@ -93,6 +93,11 @@ pub fn evicted(message: String) -> PodEvent {
     PodEvent::of_pod(true, "Evicted", message)
 }
 
+/// What is told of a pod that makes way for another.
+pub fn preempted(message: String) -> PodEvent {
+    PodEvent::of_pod(true, "Preempting", message)
+}
+
 /// What is told of a pod that does not tolerate its node's taints, or not any longer.
 ///
 /// Source: kubernetes v1.36 `pkg/controller/tainteviction/taint_eviction.go`, `emitPodDeletionEvent`.

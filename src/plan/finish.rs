@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
-use crate::model::{Finished, Moment};
+use crate::model::{Finished, Moment, NodeName};
 use crate::podspec::Pod;
 
 /// The condition of a pod that was ended for its node's sake.
@@ -36,6 +36,23 @@ pub fn deadline_exceeded() -> Finished {
 /// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `evictPod`.
 pub fn evicted(message: String, disrupted: bool) -> Finished {
     Finished { succeeded: false, reason: Some("Evicted".to_owned()), message: Some(message), disrupted }
+}
+
+/// Why a pod makes way for another: a kubelet's words for a critical one, otherwise the scheduler's.
+///
+/// Source: as of [`preempted`], and kubernetes v1.36 `pkg/scheduler/framework/preemption/executor.go`.
+pub fn preempted_by(pod: &Pod, node: &NodeName) -> String {
+    if pod.is_critical() {
+        return "Preempted in order to admit critical pod".to_owned();
+    }
+    format!("Preempted by pod {} on node {node}", pod.key.uid)
+}
+
+/// What is said of a pod that makes way for another.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/preemption/preemption.go`, `evictPodsToFreeRequests`.
+pub fn preempted(message: String) -> Finished {
+    Finished { succeeded: false, reason: Some("Preempting".to_owned()), message: Some(message), disrupted: true }
 }
 
 /// The end that a status tells of; none while its phase is not final.

@@ -20,8 +20,6 @@ use crate::podspec::{ContainerBudget, Pod};
 
 /// How long a condition holds on (`evictionPressureTransitionPeriod`).
 const TRANSITION: Duration = Duration::from_secs(300);
-/// From this priority on a pod is critical: it is never sent away, and taken on also under pressure.
-const CRITICAL: i32 = 2_000_000_000;
 
 /// What the node can run out of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -264,18 +262,13 @@ impl Conditions {
     /// # Errors
     /// The kubelet's words.
     pub fn admit(self, pod: &Pod) -> Result<(), String> {
-        if !(self.disk || self.pid) || is_critical(pod) {
+        if !(self.disk || self.pid) || pod.is_critical() {
             return Ok(());
         }
         let all = [(self.memory, "MemoryPressure"), (self.disk, "DiskPressure"), (self.pid, "PIDPressure")];
         let all: Vec<_> = all.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect();
         Err(format!("The node had condition: [{}]. ", all.join(" ")))
     }
-}
-
-/// Whether a pod stays whatever its node runs out of.
-pub fn is_critical(pod: &Pod) -> bool {
-    pod.priority >= CRITICAL
 }
 
 /// A pod that may have to go, and what it takes; none where that could not be measured.
@@ -293,7 +286,7 @@ pub struct Candidate<'a> {
 /// most beyond what they asked for. Nobody can ask for processes, so having some is taking too much of nobody. `split` is
 /// set where images have a disk of their own.
 pub fn victim<'a>(signal: Signal, candidates: &[Candidate<'a>], split: bool) -> Option<Candidate<'a>> {
-    let evictable = candidates.iter().filter(|candidate| !is_critical(candidate.pod));
+    let evictable = candidates.iter().filter(|candidate| !candidate.pod.is_critical());
     let rank = |candidate: &&Candidate<'a>| {
         let requested = requested(signal, candidate.pod);
         let taken = candidate.usage.map(|usage| taken(signal, usage, split));

@@ -51,8 +51,10 @@ pub struct Pod {
     pub requests: Requests,
     /// What it asked for and may take of what the node can run out of.
     pub budget: Budget,
-    /// Who goes before whom when the node runs out of something: the least first.
+    /// Who goes before whom when the node runs out of something, or has no room: the least first.
     pub priority: i32,
+    /// Others may have to make way for it (`preemptionPolicy`).
+    pub preempts: bool,
     /// Who the sandbox's own process is.
     pub security: PodSecurity,
     /// From the stop signal to the kill signal.
@@ -447,6 +449,13 @@ pub enum HostPathKind {
 }
 
 impl Pod {
+    /// Whether the node cannot do without it: it stays whatever runs short, and is taken on then, too.
+    ///
+    /// Source: kubernetes v1.36 `pkg/apis/scheduling/types.go`, `SystemCriticalPriority`.
+    pub fn is_critical(&self) -> bool {
+        self.priority >= 2_000_000_000
+    }
+
     /// The file one instance of a container finds at its `terminationMessagePath`; empty and mode 0666 before it starts.
     pub fn termination_log(&self, container: &Container, attempt: u32) -> PathBuf {
         self.dir.join("containers").join(&container.name).join(format!("{attempt:08x}"))

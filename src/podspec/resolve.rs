@@ -108,6 +108,7 @@ fn pod(
         requests: Requests { resources: demand.requests(), host_ports: Vec::new() },
         budget: budget::budget(spec, &at)?,
         priority: bundle.priority,
+        preempts: spec.preemption_policy.as_deref() != Some("Never"),
         security: security::pod(spec),
         grace_period: grace_period(spec),
         restart_policy: lifecycle::pod_restart_policy(spec, &at)?,

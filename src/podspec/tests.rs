@@ -110,6 +110,7 @@ fn base() -> Pod {
             ..Budget::default()
         },
         priority: 0,
+        preempts: true,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,
@@ -476,8 +477,9 @@ fn resources_become_weights_limits_and_the_pods_class() {
     check(&none(), &json!({ "resources": { "requests": { "example.com/dev": "1", "cpu": "0" } } }), |pod| {
         pod.requests.resources = amounts(&[("example.com/dev", 1)]);
     });
-    check(&json!({ "priorityClassName": "system-node-critical" }), &none(), |pod| {
+    check(&json!({ "priorityClassName": "system-node-critical", "preemptionPolicy": "Never" }), &none(), |pod| {
         pod.containers[0].resources.oom_score_adj = -997;
+        pod.preempts = false;
     });
     let huge = json!({ "resources": { "requests": { "memory": "100Gi" } } });
     assert_eq!(resolved(&none(), &huge).containers[0].resources.oom_score_adj, 3);

@@ -145,7 +145,6 @@ impl Refusals {
             os,
             // Realized.
             overhead: _,
-            // Nothing is preempted, so nothing is spared from it.
             preemption_policy: _,
             // Resolved by admission.
             priority: _,

@@ -37,6 +37,7 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         requests: Requests::default(),
         budget: Budget::default(),
         priority: 0,
+        preempts: true,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,

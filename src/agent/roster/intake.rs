@@ -1,6 +1,7 @@
 //! Taking inputs in: what each does to the contents, the session and the workers. Nothing is written or sent here.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::EphemeralContainer;
@@ -18,12 +19,15 @@ use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
-use crate::model::{ObjectKey, RevisionHash, SandboxId, Source, Uid};
+use crate::model::{Finished, ObjectKey, RevisionHash, SandboxId, Source, Uid};
 use crate::plan::events::{self, PodEvent};
 use crate::plan::finish;
+use crate::podspec::Pod;
 
 /// How long after a preparation failed the next one begins.
-const PREPARE_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
+const PREPARE_RETRY: Duration = Duration::from_secs(60);
+/// How long the containers of a pod get that is evicted (`immediateEvictionGracePeriodSeconds`).
+const SENT_AWAY_GRACE: Duration = Duration::from_secs(1);
 
 impl Roster {
     pub(super) fn take(&mut self, input: Input) {
@@ -332,18 +336,33 @@ impl Roster {
 
     /// A pod has to go: it took too much, or the node is short of something.
     fn evict(&mut self, eviction: Eviction) {
-        let Eviction { pod: uid, message, shortage } = eviction;
-        let record = self.contents.pods.get(&uid);
-        let Some(record) = record.filter(|record| record.ending.is_none() && record.finished.is_none()) else { return };
-        tracing::warn!(pod = %record.key, why = message, "pod is sent away");
-        if let Some(resource) = shortage {
+        let Eviction { pod, message, shortage } = eviction;
+        let finished = finish::evicted(message.clone(), shortage.is_some());
+        let is_sent_away = self.send_away(&pod, (finished, SENT_AWAY_GRACE), events::evicted(message));
+        if let Some(resource) = shortage.filter(|_| is_sent_away) {
             let node = ObjectKey::new("", self.identity.name.as_str());
             self.session.event(event_report("Node", &node, &self.identity.uid, events::short_of(resource)));
         }
+    }
+
+    /// A pod makes way for another, which may take its whole grace period.
+    pub(super) fn preempt(&mut self, pod: &Uid, by: &Pod) {
+        let Some(worker) = self.workers.get(pod) else { return };
+        let (message, grace) = (finish::preempted_by(by, &self.identity.name), worker.pod.grace_period);
+        self.send_away(pod, (finish::preempted(message.clone()), grace), events::preempted(message));
+    }
+
+    /// Ends a pod for its node's sake, or its own; false if it has come to its end, or is about to.
+    fn send_away(&mut self, uid: &Uid, end: (Finished, Duration), event: PodEvent) -> bool {
+        let record = self.contents.pods.get(uid).filter(|_| !self.evicted.contains_key(uid));
+        let record = record.filter(|record| record.ending.is_none() && record.finished.is_none());
+        let Some(record) = record else { return false };
+        tracing::warn!(pod = %record.key, why = event.message, "pod is sent away");
         let pod = ObjectKey::new(&record.key.namespace, &record.key.name);
-        self.session.event(event_report("Pod", &pod, &uid, events::evicted(message.clone())));
-        self.evicted.insert(uid, finish::evicted(message, shortage.is_some()));
+        self.session.event(event_report("Pod", &pod, uid, event));
+        self.evicted.insert(uid.clone(), end);
         self.restaff = true;
+        true
     }
 
     /// Nothing is left of a pod: its record goes, and its DaemonSet may have another.

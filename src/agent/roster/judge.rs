@@ -14,7 +14,7 @@ use crate::agent::prepare::prepare;
 use crate::agent::worker::WorkerHandle;
 use crate::api::bundle::{Bundle, UpdateStrategy};
 use crate::eligibility::{self, NodeFacts, daemon_tolerations, stays_for};
-use crate::fit::{self, Admitted};
+use crate::fit::{self, Room};
 use crate::host::ledger::{DaemonSetRecord, PodRecord};
 use crate::link::{self, Ack, Ask, Reason, Up, Verdict};
 use crate::model::{Moment, ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
@@ -400,11 +400,14 @@ impl Roster {
             let is_other = surges || worker.pod.origin.daemonset.as_ref() != Some(uid);
             is_other && !has_ended(&worker.pod.key.uid)
         };
-        let admitted = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
-        let admitted: Vec<_> =
-            admitted.map(|worker| Admitted { key: &worker.pod.key, requests: &worker.pod.requests }).collect();
+        let staying = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
+        let staying: Vec<_> = staying.map(|worker| worker.pod.clone()).collect();
+        let room = || match fit::room(&pod, &self.holders(&staying), &self.shared.host.allocatable) {
+            Room::There | Room::Expected(..) => Ok(()),
+            Room::Taken(rejection) => Err(rejection),
+        };
         fit::supports(&pod, self.abilities())
-            .and_then(|()| fit::admit(&pod.requests, &admitted, &self.shared.host.allocatable))
+            .and_then(|()| room())
             .map_err(|rejection| reason(&rejection.reason, rejection.message))
     }
 }
