@@ -145,7 +145,8 @@ pub enum AgentError {
     Enroll(#[source] ClientError),
     /// The ledger belongs to another node.
     #[error(
-        "the ledger in {dir} is of node {known}, this host is to be {wanted}; a node's name is fixed once it has one: use --node-name {known}, or another --state-dir"
+        "the ledger in {dir} is of node {known}, and nodeName is {wanted}: a node's name is fixed once it has one. Set it back to \
+         {known}; to make this host another node, garrison purge it, kubectl delete node {known}, and let it join with a new token"
     )]
     OtherName {
         /// The state directory.

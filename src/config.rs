@@ -136,8 +136,10 @@ pub struct AgentSettings {
     pub state_dir: PathBuf,
     /// `unix://` and an absolute path.
     pub runtime_endpoint: String,
-    /// Name to register under.
+    /// Name to register under. A node that has one keeps it.
     pub node_name: NodeName,
+    /// Somebody chose `node_name`; otherwise it is the hostname of now.
+    pub name_is_chosen: bool,
     /// Labels the host gives itself.
     pub node_labels: BTreeMap<String, String>,
     /// Taints the host gives itself.
@@ -277,6 +279,7 @@ pub fn defaults(hostname: &str) -> AgentSettings {
         state_dir: STATE_DIR.into(),
         runtime_endpoint: RUNTIME_ENDPOINT.to_owned(),
         node_name: hostname.into(),
+        name_is_chosen: false,
         node_labels: BTreeMap::new(),
         register_with_taints: Vec::new(),
         node_ip: None,
@@ -307,7 +310,9 @@ pub fn agent(
     file: File,
     hostname: &str,
 ) -> Result<AgentSettings, ConfigError> {
-    let node_name = flags.node_name.or(file.node_name).unwrap_or_else(|| hostname.to_lowercase());
+    let chosen = flags.node_name.or(file.node_name);
+    let name_is_chosen = chosen.is_some();
+    let node_name = chosen.unwrap_or_else(|| hostname.to_lowercase());
     if !is_subdomain(&node_name) {
         return Err(ConfigError::NodeName { name: node_name });
     }
@@ -343,6 +348,7 @@ pub fn agent(
         state_dir: absolute("--state-dir", state_dir)?,
         runtime_endpoint,
         node_name: node_name.into(),
+        name_is_chosen,
         node_labels,
         register_with_taints: asked.into_iter().chain(host_taints).collect(),
         node_ip: flags.node_ip.or(file.node_ip),

@@ -24,16 +24,18 @@ pub(super) struct Joined {
     pub(super) credentials: Option<Credentials>,
 }
 
-/// Takes up the identity the ledger holds, or gets one. Waits as long as control cannot be reached.
+/// Takes up the identity the ledger holds, or gets one. Waits as long as control cannot be reached. A host that was renamed stays
+/// the node it is.
 ///
 /// # Errors
-/// [`AgentError`] when only a person can help: another name than the ledger's, no token, a token control refuses.
+/// [`AgentError`] when only a person can help: another name chosen than the ledger's, no token, a token control refuses.
 pub(super) async fn join(
     settings: &AgentSettings,
     facts: &Facts,
     contents: &mut Contents,
 ) -> Result<Joined, AgentError> {
-    if let Some(known) = contents.identity.as_ref().filter(|known| known.name != settings.node_name) {
+    let is_other = |known: &&Identity| settings.name_is_chosen && known.name != settings.node_name;
+    if let Some(known) = contents.identity.as_ref().filter(is_other) {
         return Err(AgentError::OtherName {
             dir: settings.state_dir.clone(),
             known: known.name.to_string(),

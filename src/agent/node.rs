@@ -46,7 +46,7 @@ pub(super) async fn run(
         let pressure = *conditions_rx.borrow_and_update();
         let (ready, conditions) = conditions(&status, pressure, &known, Timestamp::now());
         let report = NodeReport {
-            labels: labels(&shared.settings.node_name, &shared.facts),
+            labels: labels(&shared.host.node_name, &shared.facts),
             status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone(), &features))
                 .expect("a status is JSON: its map keys are strings")
                 .into(),

@@ -29,6 +29,7 @@ mod crash;
 mod disk;
 mod eviction;
 mod hooks;
+mod identity;
 mod intent;
 mod lives;
 mod logs;
@@ -119,6 +120,7 @@ impl Host {
             state_dir: self.dir.path().to_owned(),
             runtime_endpoint: "unix:///fake/cri.sock".to_owned(),
             node_name: self.identity.name.clone(),
+            name_is_chosen: false,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
             node_ip: None,

@@ -208,6 +208,7 @@ fn machine(signs: &Signs) -> Finding {
 fn name(evidence: &Evidence<'_>) -> Finding {
     let name = evidence.settings.node_name.as_str();
     match &evidence.enrolment.known_name {
+        Some(known) if known != name && !evidence.settings.name_is_chosen => ok("name", known.as_str()),
         Some(known) if known != name => problem(
             "name",
             format!("the node is to be {name}, its ledger knows it as {known}"),

@@ -127,6 +127,7 @@ fn each_trouble_is_found_alone_with_its_remedy() {
         ("machine id", Problem, "empty", "systemd-machine-id-setup", |host| host.signs.machine_id.clear()),
         ("name", Problem, "knows it as edge-9", "nodeName: edge-9", |host| {
             host.enrolment.known_name = Some("edge-9".into());
+            host.settings.name_is_chosen = true;
         }),
         ("name", Problem, "localhost is what any host", "hostnamectl", |host| {
             host.settings.node_name = "localhost".into();
@@ -195,7 +196,9 @@ fn each_trouble_is_found_alone_with_its_remedy() {
 
 #[test]
 fn what_looks_wrong_and_is_not() {
-    let quiet: [fn(&mut Host); 5] = [
+    let quiet: [fn(&mut Host); 6] = [
+        // The host was renamed.
+        |host| host.enrolment.known_name = Some("edge-9".into()),
         |host| {
             host.network.configuration = Ok(None);
             host.settings.install_cni = true;
