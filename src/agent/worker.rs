@@ -177,8 +177,8 @@ pub(super) fn spawn(
     WorkerHandle { pod, record, order: order_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
 }
 
-/// A step that has ended, what came of it, and how long it took.
-type Ended = (Step, Outcome, Duration);
+/// A step that has ended, the pod it was carried out for, what came of it, and how long it took.
+type Ended = (Step, Arc<Pod>, Outcome, Duration);
 
 struct Worker {
     shared: Arc<Shared>,
@@ -262,11 +262,11 @@ impl Worker {
     async fn take_order(&mut self) {
         let pod = self.order.borrow_and_update().pod.clone();
         if !Arc::ptr_eq(&self.pod, &pod) {
-            self.pod = pod;
+            let before = std::mem::replace(&mut self.pod, pod);
             let (now, wall) = (self.shared.clock.now(), Timestamp::now());
             self.active_until = finish::active_until(&self.pod, self.created_at, wall, now);
             let next_attempts = self.next_attempts().await;
-            self.memory.pod_changed(&next_attempts);
+            self.memory.pod_changed((&before, &self.pod), &next_attempts);
         }
         self.tell_prober();
     }
@@ -378,7 +378,11 @@ impl Worker {
         }
     }
 
-    async fn end(&mut self, (step, outcome, took): Ended) {
+    async fn end(&mut self, (step, pod, outcome, took): Ended) {
+        if step.is_outdated(&pod, &self.pod) {
+            tracing::debug!(pod = %self.pod.key, ?step, ?outcome, "the pod names another image now");
+            return;
+        }
         match outcome.failure() {
             Some(error) => tracing::warn!(pod = %self.pod.key, ?step, error, "step failed"),
             None => tracing::debug!(pod = %self.pod.key, ?step, ?outcome, ?took, "step ended"),
@@ -456,7 +460,7 @@ impl Worker {
 async fn carry_out(shared: Arc<Shared>, pod: Arc<Pod>, step: Step, observed: ObservedPod) -> Ended {
     let begun = shared.clock.now();
     let outcome = execute(&shared, &pod, &step, &observed).await;
-    (step, outcome, shared.clock.now().since(begun))
+    (step, pod, outcome, shared.clock.now().since(begun))
 }
 
 /// Whether the runtime looks different after the step.

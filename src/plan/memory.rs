@@ -241,9 +241,10 @@ impl PodMemory {
     }
 
     /// Takes in that the pod itself is another one now: what its containers read of it follows, and their images may be
-    /// others. `next_attempts` is as in [`Self::extend`].
-    pub fn pod_changed(&mut self, next_attempts: &[u32]) {
+    /// others. What is being done about an image that was replaced is of no account. `next_attempts` is as in [`Self::extend`].
+    pub fn pod_changed(&mut self, (before, pod): (&Pod, &Pod), next_attempts: &[u32]) {
         self.extend(next_attempts);
+        self.under_way.retain(|step| !step.is_outdated(before, pod));
         self.containers.iter_mut().for_each(|container| container.images.clear());
         self.configuration_changed();
     }
@@ -391,6 +392,16 @@ impl Step {
     /// Whether it may need ConfigMaps, Secrets or tokens: in a volume, to show a registry, or in the environment.
     fn uses_objects(&self) -> bool {
         matches!(self, Self::PrepareVolumes | Self::PullImage { .. } | Self::CreateContainer { .. })
+    }
+
+    /// Whether the step, begun for the pod as it was before, is about an image that the pod does not name any more.
+    pub fn is_outdated(&self, before: &Pod, pod: &Pod) -> bool {
+        match self {
+            Self::InspectImage { image } | Self::PullImage { image } => {
+                before.image(*image).reference != pod.image(*image).reference
+            }
+            _ => false,
+        }
     }
 
     /// What the step is about.

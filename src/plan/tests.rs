@@ -729,7 +729,7 @@ fn another_image_of_a_pod_is_looked_for_before_it_is_used() {
     let mut case = with_sandbox(&json!({}));
     case.has_image();
     assert_eq!(case.plan().steps, [create(0, "s0")]);
-    case.memory.pod_changed(&[0]);
+    case.memory.pod_changed((&case.pod, &case.pod), &[0]);
     case.done(&Step::PrepareVolumes, &Outcome::Done);
     assert_eq!(case.plan().steps, [inspect()]);
 }

@@ -101,6 +101,23 @@ async fn another_image_for_a_posted_pod_restarts_its_container() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_image_while_the_first_is_pulled_is_the_one_that_runs() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    host.cri.hold("PullImage");
+    agent.assign(&[posted("probe", "one")]).await;
+    host.asked_for("PullImage").await;
+    agent.assign(&[posted("probe", "two")]).await;
+    agent.settle().await;
+    host.cri.release("PullImage");
+    host.runs("probe", "posted").await;
+    let created = host.cri.calls().into_iter().filter(|call| call.method == "CreateContainer");
+    let images = created.map(|call| call.request["config"]["image"]["image"].clone()).collect::<Vec<_>>();
+    assert_eq!(images, [json!(format!("sha256:{}", reference("two")))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_users_change_of_a_pod_is_on_disk_and_in_force() {
     let host = Host::new();
     let mut agent = host.start();
