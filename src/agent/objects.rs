@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use k8s_openapi::api::core::v1::EphemeralContainer;
 
 use super::blobs::Blobs;
 use super::desired::Desired;
 use super::manifest::WrittenObject;
+use crate::api::bundle::Bundle;
 use crate::host::ledger::{Contents, DaemonSetRecord, ObjectRecord, PodRecord, WithheldRecord, blob_hash};
 use crate::link::{BlobChunk, Entry, Kind, NeededBlob, ObjectAnswer, ObjectRef};
 use crate::model::{BlobHash, ObjectKey, Source, Uid};
@@ -175,20 +177,25 @@ impl Book {
 /// here, would use.
 pub(super) fn needed(contents: &Contents, desired: &Desired, sets: &BTreeSet<Uid>) -> BTreeSet<ObjectId> {
     let sets = sets.iter().filter_map(|uid| contents.daemonsets.get(uid)).filter(|set| set.source == Source::Link);
-    let revisions = sets.flat_map(DaemonSetRecord::revisions);
-    let of_pods = contents.pods.values().filter(|pod| source(contents, pod) == Source::Link).map(|pod| &pod.revision);
-    let bundles: BTreeSet<_> = revisions.chain(of_pods).map(|revision| &revision.bundle).collect();
+    let of_sets = sets.flat_map(DaemonSetRecord::revisions).map(|revision| (&revision.bundle, &[][..]));
+    let of_pods = contents.pods.values().filter(|pod| source(contents, pod) == Source::Link);
+    let of_pods = of_pods.map(|pod| (&pod.revision.bundle, &pod.ephemeral_containers[..]));
     let mut needed = BTreeSet::new();
-    for bundle in bundles.into_iter().filter_map(|hash| desired.bundle(hash)) {
-        let references = bundle.template.spec.as_ref().map(references).unwrap_or_default();
+    for (hash, ephemeral) in of_sets.chain(of_pods) {
+        let Some(bundle) = desired.bundle(hash) else { continue };
         let id = |reference: Reference| ObjectId {
             source: Source::Link,
             kind: reference.kind,
             key: ObjectKey::new(&bundle.namespace, reference.name),
         };
-        needed.extend(references.into_iter().map(id));
+        needed.extend(named(bundle, ephemeral).into_iter().map(id));
     }
     needed
+}
+
+/// What a pod of this revision names, with these containers added to it.
+fn named(bundle: &Bundle, ephemeral: &[EphemeralContainer]) -> BTreeSet<Reference> {
+    bundle.template.spec.as_ref().map(|spec| references(spec, ephemeral)).unwrap_or_default()
 }
 
 /// As control is asked for it.
@@ -253,7 +260,7 @@ fn keep_for_users(contents: &mut Contents, desired: &Desired, id: &ObjectId) {
         let bundle = desired.bundle(&pod.revision.bundle);
         // A pod whose revision was lost may use anything.
         let uses = bundle.is_none_or(|bundle| {
-            let references = bundle.template.spec.as_ref().map(references).unwrap_or_default();
+            let references = named(bundle, &pod.ephemeral_containers);
             references.iter().any(|reference| (reference.kind, &reference.name) == (id.kind, &id.key.name))
         });
         source(contents, pod) == id.source && pod.key.namespace == id.key.namespace && uses

@@ -57,13 +57,14 @@ impl Reference {
 }
 
 /// Every ConfigMap and Secret that a pod of this spec asks for, optional ones included: in `env` and `envFrom` of all its
-/// containers, in volumes and projected sources, in `imagePullSecrets`. Empty names are left out.
-pub fn references(spec: &k8s::PodSpec) -> BTreeSet<Reference> {
+/// containers and of those that were added to it, in volumes and projected sources, in `imagePullSecrets`. Empty names are left
+/// out.
+pub fn references(spec: &k8s::PodSpec, ephemeral: &[k8s::EphemeralContainer]) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         of_environment(container.env.as_deref(), container.env_from.as_deref(), &mut found);
     }
-    for container in spec.ephemeral_containers.iter().flatten() {
+    for container in ephemeral {
         of_environment(container.env.as_deref(), container.env_from.as_deref(), &mut found);
     }
     spec.volumes.iter().flatten().for_each(|volume| of_volume(volume, &mut found));

@@ -116,7 +116,7 @@ fn pod(
         readiness_gates: lifecycle::readiness_gates(spec),
         service_account: service_account.to_owned(),
         pull_secrets: pull_secrets(spec),
-        references: references(spec),
+        references: references(spec, ephemeral),
         tokens: token_specs(spec),
         fs_group,
         service_env: host.api.as_ref().map(env::of_api).unwrap_or_default(),

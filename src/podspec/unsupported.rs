@@ -35,14 +35,6 @@ pub fn unsupported(template: &k8s::PodTemplateSpec, at: &Path) -> Vec<FieldError
 pub fn unsupported_ephemeral(container: &k8s::EphemeralContainer, at: &Path) -> Vec<FieldError> {
     let mut refusals = Refusals(Vec::new());
     refusals.container(&ephemeral_container(container.clone()).0, at);
-    // A node is given the objects that its pods' templates name, and no others.
-    refusals.not_yet(container.env_from.is_given(), at, "envFrom");
-    for (index, variable) in container.env.iter().flatten().enumerate() {
-        let at = at.child("env").index(index).child("valueFrom");
-        let source = variable.value_from.as_ref();
-        refusals.not_yet(source.is_some_and(|source| source.config_map_key_ref.is_some()), &at, "configMapKeyRef");
-        refusals.not_yet(source.is_some_and(|source| source.secret_key_ref.is_some()), &at, "secretKeyRef");
-    }
     refusals.0
 }
 

@@ -130,6 +130,26 @@ fn node() -> Node {
 }
 
 #[test]
+fn what_a_container_names_that_was_added_is_asked_for_and_kept_with_its_pod() {
+    let mut node = Node::default();
+    node.holds("web", Source::Link, &json!({ "containers": [] }));
+    node.runs("web");
+    let asks = |node: &Node| {
+        let needed = needed(&node.contents, &node.desired, &["web".into()].into());
+        needed.iter().map(reference).collect::<Vec<_>>()
+    };
+    assert_eq!(asks(&node), []);
+    let debug = json!({ "name": "look", "envFrom": [{ "configMapRef": { "name": "app" } }] });
+    let record = node.contents.pods.values_mut().next().unwrap();
+    record.ephemeral_containers = vec![serde_json::from_value(debug).unwrap()];
+    assert_eq!(asks(&node), [app()]);
+    node.gets(&content("debug"));
+    node.answers(ObjectAnswer::Absent);
+    node.tidy(&["web"]);
+    assert_eq!(node.sees("web"), "debug", "it is gone, and the pod has it");
+}
+
+#[test]
 fn an_object_is_there_once_its_content_is() {
     let (mut node, debug) = (node(), content("debug"));
     assert_eq!(node.sees("web"), "unheard");

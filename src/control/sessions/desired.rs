@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{EphemeralContainer, PodSpec};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -114,7 +114,7 @@ impl Desired {
             let blob = before.and_then(|before| before.blobs.get(&hash)).cloned();
             blobs.insert(hash.clone(), blob.unwrap_or_else(|| Arc::new(Blob::new(&hash, &content))));
             entries.push(Entry { uid: bundle.uid.clone(), kind: Kind::DaemonSet, seq, hash });
-            for object in named(&bundle.namespace, bundle.template.spec.as_ref()) {
+            for object in named(&bundle.namespace, bundle.template.spec.as_ref(), &[]) {
                 referrers.entry(object).or_default().push(bundle.uid.clone());
             }
             let older = before.and_then(|before| before.bundles.get(&bundle.uid));
@@ -214,14 +214,14 @@ fn ending(tombstones: &HashMap<Uid, Tombstone>) -> HashMap<NodeName, Vec<Tombsto
     by_node
 }
 
-/// The objects that a pod of this spec names.
-pub(super) fn named(namespace: &str, spec: Option<&PodSpec>) -> Vec<ObjectRef> {
+/// The objects that a pod of this spec names, with these containers added to it.
+pub(super) fn named(namespace: &str, spec: Option<&PodSpec>, ephemeral: &[EphemeralContainer]) -> Vec<ObjectRef> {
     let kind = |reference: &Reference| match reference.kind {
         ObjectKind::ConfigMap => Kind::ConfigMap,
         ObjectKind::Secret => Kind::Secret,
     };
-    let references = spec.map(references).unwrap_or_default().into_iter();
-    references
+    references(spec.unwrap_or(&PodSpec::default()), ephemeral)
+        .into_iter()
         .map(|reference| ObjectRef { kind: kind(&reference), key: ObjectKey::new(namespace, reference.name) })
         .collect()
 }

@@ -21,7 +21,8 @@ pub(super) struct Vouched {
     pub(super) taints: Vec<Taint>,
 }
 
-/// Says whether a node may have something that `sets` name, or a pod that was posted to it does.
+/// Says whether a node may have something that `sets` name, or users did for it: in a pod `posted` to it, or in a container that
+/// they added to one there.
 ///
 /// `sets` are the newest revisions of those DaemonSets. A pod that was reported counts with its DaemonSet: a node could
 /// report any.

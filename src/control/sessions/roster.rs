@@ -130,11 +130,12 @@ impl KnownPod {
     pub(super) fn of(pod: &Value) -> Self {
         let namespace = meta::namespace(pod);
         let spec = PodSpec::deserialize(&pod["spec"]).ok();
+        let added = spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
         Self {
             key: ObjectKey::new(namespace, meta::name(pod)),
             digest: None,
             daemonset: meta::controller(pod),
-            objects: named(namespace, spec.as_ref()).into(),
+            objects: named(namespace, spec.as_ref(), added).into(),
         }
     }
 }

@@ -340,7 +340,7 @@ impl Told {
                 frames.push(Frame::new(Down::Pod { id: CommandId(pod.seq), command }));
             }
         }
-        for Amended { uid, seq, amendment } in desired.pods.amended(name) {
+        for Amended { uid, seq, amendment, .. } in desired.pods.amended(name) {
             if self.commands.insert(*seq) {
                 let action = PodAction::Amend(amendment.clone());
                 let command = PodCommand { uid: uid.clone(), needs_seq: 0, action };

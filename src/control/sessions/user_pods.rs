@@ -45,6 +45,8 @@ pub(super) struct Amended {
     pub(super) uid: Uid,
     /// Of the last change.
     pub(super) seq: u64,
+    /// The objects that the containers name which were added to it.
+    objects: Vec<ObjectRef>,
     pub(super) amendment: Amendment,
 }
 
@@ -84,9 +86,13 @@ impl UserPods {
         self.posted(node).any(|posted| posted.entry.uid == *uid)
     }
 
-    /// Whether a pod posted to this node names an object.
+    /// Whether users named an object for this node: in a pod that they posted to it, or in a container that they added to one.
     pub(super) fn name(&self, node: &NodeName, object: &ObjectRef) -> bool {
-        self.posted(node).any(|posted| posted.objects.contains(object))
+        self.on(node).any(|pod| match pod {
+            UserPod::Posted(Posted { objects, .. }) | UserPod::Amended(Amended { objects, .. }) => {
+                objects.contains(object)
+            }
+        })
     }
 
     /// The blob of a pod posted to this node.
@@ -101,10 +107,13 @@ fn user_pod(intent: PodIntent, pod: Value, known: Option<&Posted>, seq: u64) -> 
         .inspect_err(|error| tracing::error!(pod = %intent.key, %error, "a pod in the store cannot be read"))
         .ok()?;
     let Some(handler) = intent.posted.map(|posted| posted.runtime_handler) else {
-        return Some(UserPod::Amended(Amended { uid, seq: intent.seq, amendment: amendment(pod) }));
+        let added = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+        let objects = named(&intent.key.namespace, None, added);
+        return Some(UserPod::Amended(Amended { uid, seq: intent.seq, objects, amendment: amendment(pod) }));
     };
     let bundle = Bundle::from_pod(pod, handler);
-    let objects = named(&bundle.namespace, bundle.template.spec.as_ref());
+    let added = bundle.posted.as_ref().map(|posted| &posted.ephemeral_containers[..]).unwrap_or_default();
+    let objects = named(&bundle.namespace, bundle.template.spec.as_ref(), added);
     let content = Bytes::from(bundle.encode());
     let hash = hash(&content);
     let same = known.filter(|known| known.entry.hash == hash);
@@ -140,10 +149,11 @@ mod tests {
             posted: posted.then(PostedPod::default),
         };
         let volume = json!({"name": "v", "secret": {"secretName": "keys"}});
+        let debug = json!({"name": "debug", "envFrom": [{"secretRef": {"name": "tools"}}]});
         let pod = json!({
             "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"a": label}},
             "spec": {
-                "nodeName": "edge-1", "containers": [], "volumes": [volume], "ephemeralContainers": [{"name": "debug"}],
+                "nodeName": "edge-1", "containers": [], "volumes": [volume], "ephemeralContainers": [debug],
             },
             "status": {"phase": "Running"},
         });
@@ -168,8 +178,9 @@ mod tests {
         assert!(other.blob(&"edge-2".into(), &hash(&other)).is_none(), "it is nobody else's");
 
         let secret = |name: &str| ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", name) };
-        assert!(other.name(&node, &secret("keys")) && !other.name(&node, &secret("others")));
-        assert!(!other.name(&"edge-2".into(), &secret("keys")));
+        let names = |node: &str, name: &str| other.name(&node.into(), &secret(name));
+        assert!(names("edge-1", "keys") && names("edge-1", "tools") && !names("edge-1", "others"));
+        assert!(!names("edge-2", "keys"));
     }
 
     #[test]
@@ -179,7 +190,13 @@ mod tests {
         assert!(!pods.is_posted(&node, &"web-1".into()) && told(&pods).is_empty());
         let amended = pods.amended(&node).next().unwrap();
         assert_eq!((amended.uid.as_str(), amended.seq, &amended.amendment.labels["a"]), ("web-1", 3, &"1".to_owned()));
-        assert_eq!(amended.amendment.ephemeral_containers, [Bytes::from_static(br#"{"name":"debug"}"#)]);
+        let [debug] = &amended.amendment.ephemeral_containers[..] else { panic!("one was added") };
+        assert_eq!(serde_json::from_slice::<Value>(debug).unwrap()["name"], "debug");
+        let named = |name: &str| {
+            let object = ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", name) };
+            pods.name(&node, &object)
+        };
+        assert!(named("tools") && !named("keys"), "what its template names is for its DaemonSet to have");
     }
 
     #[test]

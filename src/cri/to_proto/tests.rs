@@ -112,7 +112,7 @@ fn objects(bundle: &Bundle) -> Objects {
         let id = ObjectId { source: Source::Link, kind, key: ObjectKey::new(&bundle.namespace, &name) };
         (id, Held { object: Arc::new(object), kept_for: [].into() })
     };
-    Objects { held: references(spec).into_iter().map(held).collect(), ..Objects::default() }
+    Objects { held: references(spec, &[]).into_iter().map(held).collect(), ..Objects::default() }
 }
 
 /// What a node asks of its runtime for a DaemonSet's pod: to make the sandbox for the second time, and each of its

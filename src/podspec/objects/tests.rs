@@ -28,7 +28,6 @@ fn every_place_that_names_an_object_is_found() {
     let spec = json!({
         "initContainers": [container("init")],
         "containers": [container("main")],
-        "ephemeralContainers": [container("debug")],
         "imagePullSecrets": [{ "name": "registry" }, { "name": "" }],
         "volumes": [
             { "name": "a", "configMap": { "name": "volume" } },
@@ -43,8 +42,9 @@ fn every_place_that_names_an_object_is_found() {
         ],
     });
     let spec: k8s::PodSpec = serde_json::from_value(spec).unwrap();
+    let ephemeral: [k8s::EphemeralContainer; 1] = [serde_json::from_value(container("debug")).unwrap()];
     let names = |kind| -> Vec<String> {
-        references(&spec).into_iter().filter(|one| one.kind == kind).map(|one| one.name).collect()
+        references(&spec, &ephemeral).into_iter().filter(|one| one.kind == kind).map(|one| one.name).collect()
     };
     let both = ["debug-from", "debug-key", "init-from", "init-key", "main-from", "main-key", "projected"];
     assert_eq!(names(ObjectKind::ConfigMap), [&both[..], &["volume"]].concat());
