@@ -26,8 +26,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 /// The version of Kubernetes whose behaviour the agent follows, with our own.
 const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
 
-/// Runs until the roster is gone: reports the node after each change of the runtime's status and of what the node is short
-/// of, and now and then.
+/// Runs until the roster is gone: reports the node once the runtime was asked how it is, after each change of that and of what the
+/// node is short of, and now and then.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut status_rx: watch::Receiver<Result<RuntimeStatus, String>>,
@@ -36,6 +36,9 @@ pub(super) async fn run(
 ) {
     let mut version = None;
     let mut known: Vec<NodeCondition> = Vec::new();
+    if status_rx.changed().await.is_err() {
+        return;
+    }
     loop {
         let status = status_rx.borrow_and_update().clone();
         if status.is_ok() {

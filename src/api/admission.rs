@@ -33,6 +33,9 @@ const TOKEN_SECS: i64 = 3607;
 const ROOT_CA: &str = "kube-root-ca.crt";
 /// `defaultMode` of files in volumes: 0644.
 const FILE_MODE: i32 = 0o644;
+/// Taints of a node that does not work, which a posted pod tolerates for so many seconds.
+const FOR_A_WHILE: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+const WHILE_SECS: i64 = 300;
 
 /// Why a pod is not admitted, in upstream's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +103,27 @@ pub struct Known {
     pub priority_classes: Vec<PriorityClass>,
     /// The RuntimeClass that the pod names.
     pub runtime_class: Option<RuntimeClass>,
+}
+
+/// Lets a posted pod stay on a node that does not work, for five minutes, unless it says something of that itself. A DaemonSet's
+/// pod stays anyway.
+///
+/// Source: kubernetes v1.36 `plugin/pkg/admission/defaulttolerationseconds/admission.go`.
+pub fn tolerate_for_a_while(spec: &mut PodSpec) {
+    let own = spec.tolerations.get_or_insert_default();
+    for key in FOR_A_WHILE {
+        let is_or_any =
+            |field: &Option<String>, wanted: &str| field.as_deref().is_none_or(|one| one.is_empty() || one == wanted);
+        if !own.iter().any(|one| is_or_any(&one.key, key) && is_or_any(&one.effect, "NoExecute")) {
+            own.push(Toleration {
+                key: Some(key.to_owned()),
+                operator: Some("Exists".to_owned()),
+                effect: Some("NoExecute".to_owned()),
+                toleration_seconds: Some(WHILE_SECS),
+                ..Toleration::default()
+            });
+        }
+    }
 }
 
 /// The name of the account a pod runs as.
@@ -296,6 +320,25 @@ mod tests {
         let mut object = json!({"metadata": {"name": name}, "value": value});
         object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_posted_pod_tolerates_a_node_that_does_not_work_for_a_while() {
+        let admitted = |tolerations: Value| {
+            let mut spec = spec(&json!({"tolerations": tolerations}));
+            tolerate_for_a_while(&mut spec);
+            json!(spec.tolerations)
+        };
+        let added =
+            |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+        let [not_ready, unreachable] = FOR_A_WHILE.map(added);
+        assert_eq!(admitted(json!([])), json!([not_ready, unreachable]));
+        let own = json!({"key": FOR_A_WHILE[1], "operator": "Exists", "tolerationSeconds": 5});
+        assert_eq!(admitted(json!([own])), json!([own, not_ready]));
+        let other = json!({"key": FOR_A_WHILE[0], "operator": "Exists", "effect": "NoSchedule"});
+        assert_eq!(admitted(json!([other])), json!([other, not_ready, unreachable]));
+        let any = json!({"operator": "Exists"});
+        assert_eq!(admitted(json!([any])), json!([any]));
     }
 
     #[test]

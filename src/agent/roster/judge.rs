@@ -12,6 +12,7 @@ use super::{Input, Preparation, Roster};
 use crate::agent::event_report;
 use crate::agent::prepare::prepare;
 use crate::agent::worker::WorkerHandle;
+use crate::api::admission::tolerate_for_a_while;
 use crate::api::bundle::{Bundle, UpdateStrategy};
 use crate::eligibility::{self, NodeFacts, daemon_tolerations, stays_for};
 use crate::fit::{self, Room};
@@ -108,22 +109,26 @@ impl Roster {
         self.preparations.retain(|uid, preparation| newest(uid) == Some(&preparation.revision));
     }
 
-    /// The user's taints and those of this node's own conditions.
+    /// The user's taints and those of this node's own conditions. That control does not hear of it is none of them.
+    ///
+    /// Source: kubernetes v1.36 `pkg/controller/nodelifecycle/node_lifecycle_controller.go`.
     fn taints(&self) -> Vec<Taint> {
         let users = self.contents.node.taints.iter().filter(|taint| !CONDITION_TAINTS.contains(&taint.key.as_str()));
         let node = self.node.as_ref();
         let pressure = node.map(|node| node.pressure).unwrap_or_default();
         let [not_ready, _, memory, disk, pid, _] = CONDITION_TAINTS;
         let conditions = [
-            (not_ready, !node.is_some_and(|node| node.ready)),
-            (memory, pressure.memory),
-            (disk, pressure.disk),
-            (pid, pressure.pid),
+            (not_ready, TaintEffect::NoSchedule, !node.is_some_and(|node| node.ready)),
+            // Nobody goes before it is known.
+            (not_ready, TaintEffect::NoExecute, node.is_some_and(|node| !node.ready)),
+            (memory, TaintEffect::NoSchedule, pressure.memory),
+            (disk, TaintEffect::NoSchedule, pressure.disk),
+            (pid, TaintEffect::NoSchedule, pressure.pid),
         ];
-        let own = conditions.into_iter().filter(|(_, holds)| *holds).map(|(key, _)| Taint {
+        let own = conditions.into_iter().filter(|(_, _, holds)| *holds).map(|(key, effect, _)| Taint {
             key: key.to_owned(),
             value: String::new(),
-            effect: TaintEffect::NoSchedule,
+            effect,
         });
         users.cloned().chain(own).collect()
     }
@@ -414,8 +419,13 @@ impl Roster {
 
 /// The tolerations that the pod has, those of every daemon included.
 fn tolerations(bundle: &Bundle) -> Vec<Toleration> {
-    let Some(spec) = &bundle.template.spec else { return Vec::new() };
-    if bundle.posted.is_some() { spec.tolerations.clone().unwrap_or_default() } else { daemon_tolerations(spec) }
+    let mut spec = bundle.template.spec.clone().unwrap_or_default();
+    if bundle.posted.is_none() {
+        return daemon_tolerations(&spec);
+    }
+    // An older control may have admitted it without.
+    tolerate_for_a_while(&mut spec);
+    spec.tolerations.unwrap_or_default()
 }
 
 fn reason(reason: &str, message: String) -> Reason {

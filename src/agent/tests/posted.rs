@@ -19,6 +19,11 @@ fn posted(name: &str, image: &str) -> Bundle {
     Bundle::from_pod(serde_json::from_value(pod).unwrap(), None)
 }
 
+fn tolerating(mut pod: Bundle, toleration: &Value) -> Bundle {
+    pod.template.spec.as_mut().unwrap().tolerations = serde_json::from_value(json!([toleration])).unwrap();
+    pod
+}
+
 impl Agent {
     /// Says which pods were posted, and sends them as they are asked for.
     async fn assign(&mut self, pods: &[Bundle]) {
@@ -170,9 +175,7 @@ async fn a_taint_drives_posted_pods_out_at_once_or_after_the_time_they_tolerate(
     agent.connect().await;
     let toleration =
         json!({ "key": "dedicated", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60 });
-    let mut patient = posted("patient", "one");
-    let spec = patient.template.spec.as_mut().unwrap();
-    spec.tolerations = serde_json::from_value(json!([toleration])).unwrap();
+    let patient = tolerating(posted("patient", "one"), &toleration);
     agent.assign(&[posted("probe", "one")]).await;
     agent.assign(&[patient]).await;
     agent.apply(1, &[set_with("web", "one", &json!({ "tolerations": [toleration] }))]).await;
@@ -199,4 +202,38 @@ async fn a_taint_drives_posted_pods_out_at_once_or_after_the_time_they_tolerate(
         pods.iter().all(|pod| pod.uid != web.uid && pod.running().is_some()).then_some(())
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_not_ready_keeps_its_daemons_and_drives_posted_pods_out_after_a_while() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    let tolerating = |name: &str, seconds: u64| {
+        let key = "node.kubernetes.io/not-ready";
+        let toleration =
+            json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds });
+        tolerating(posted(name, "one"), &toleration)
+    };
+    for pod in [tolerating("hasty", 0), tolerating("patient", 20), posted("probe", "one")] {
+        agent.assign(&[pod]).await;
+    }
+    agent.apply(1, &[set("web", "one")]).await;
+    let hasty = host.runs("hasty", "posted").await;
+    let patient = host.runs("patient", "posted").await;
+    let others = (host.runs("probe", "posted").await, host.runs("web", "one").await);
+
+    // Before the runtime was asked nothing is known against the node.
+    agent.stop().await;
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.settle().await;
+    assert_eq!(host.runs("hasty", "posted").await, hasty);
+
+    host.cri.set_network_ready(false);
+    host.lacks("hasty").await;
+    assert_eq!(host.runs("patient", "posted").await, patient);
+    host.lacks("patient").await;
+    // One that says nothing of it tolerates it for five minutes.
+    assert_eq!((host.runs("probe", "posted").await, host.runs("web", "one").await), others);
 }

@@ -84,6 +84,7 @@ impl Objects {
         let Ok(mut spec) = PodSpec::deserialize(&object["spec"]) else { return Ok(None) };
         let known = self.known_to_admission(namespace, &spec).await?;
         let suffix = registry::name_suffix(Uuid::new_v4().as_u128());
+        admission::tolerate_for_a_while(&mut spec);
         let admitted = admission::admit(&mut spec, namespace, &known, &suffix);
         let name = meta::name(object).to_owned();
         let runtime_handler =
