@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use crate::model::{NodeName, Taint, TaintEffect};
 
 pub use self::selector::{BadSelector, Mismatch, Requirement};
-pub use self::taints::{daemon_tolerations, stays_for};
+pub use self::taints::{daemon_tolerations, stays_for, tolerates_memory_pressure};
 
 mod selector;
 mod taints;

@@ -51,6 +51,13 @@ pub fn stays_for(taints: &[Taint], tolerations: &[Toleration]) -> Option<Duratio
     evicting.filter_map(limit).min().map(Duration::from_secs)
 }
 
+/// Whether a posted pod tolerates a node that is short of memory.
+pub fn tolerates_memory_pressure(spec: &PodSpec) -> bool {
+    let key = "node.kubernetes.io/memory-pressure".to_owned();
+    let taint = Taint { key, value: String::new(), effect: TaintEffect::NoSchedule };
+    spec.tolerations.iter().flatten().any(|toleration| tolerates(toleration, &taint))
+}
+
 /// Whether one toleration of a template tolerates a taint. `tolerationSeconds` plays no part.
 ///
 /// Source: kubernetes v1.36 `staging/src/k8s.io/component-helpers/scheduling/corev1/helpers.go` with the feature gate

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::api::quantity::Quantity;
 use crate::model::Moment;
 use crate::plan::storage::{PodUsage, Usage};
-use crate::podspec::{ContainerBudget, Pod};
+use crate::podspec::{ContainerBudget, Pod, QosClass};
 
 /// How long a condition holds on (`evictionPressureTransitionPeriod`).
 const TRANSITION: Duration = Duration::from_secs(300);
@@ -256,13 +256,15 @@ impl Pressure {
 }
 
 impl Conditions {
-    /// Whether a pod may begin. Pods of DaemonSets tolerate a node short of memory; one short of anything else is no place for
-    /// anybody new.
+    /// Whether a pod may begin. A node short of memory takes on who asked for some, or tolerates that; one short of anything else
+    /// is no place for anybody new, unless it is critical.
     ///
     /// # Errors
     /// The kubelet's words.
     pub fn admit(self, pod: &Pod) -> Result<(), String> {
-        if !(self.disk || self.pid) || pod.is_critical() {
+        let takes_memory = pod.qos == QosClass::BestEffort && !pod.tolerates_memory_pressure;
+        let is_against = self.disk || self.pid || self.memory && takes_memory;
+        if !is_against || pod.is_critical() {
             return Ok(());
         }
         let all = [(self.memory, "MemoryPressure"), (self.disk, "DiskPressure"), (self.pid, "PIDPressure")];

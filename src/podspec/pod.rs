@@ -55,6 +55,8 @@ pub struct Pod {
     pub priority: i32,
     /// Others may have to make way for it (`preemptionPolicy`).
     pub preempts: bool,
+    /// It may begin on a node that is short of memory though it asked for nothing, as every DaemonSet's pod may.
+    pub tolerates_memory_pressure: bool,
     /// Who the sandbox's own process is.
     pub security: PodSecurity,
     /// From the stop signal to the kill signal.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
+use crate::eligibility::tolerates_memory_pressure;
 use crate::model::PodKey;
 
 const REVISION_LABEL: &str = "controller-revision-hash";
@@ -109,6 +110,7 @@ fn pod(
         budget: budget::budget(spec, &at)?,
         priority: bundle.priority,
         preempts: spec.preemption_policy.as_deref() != Some("Never"),
+        tolerates_memory_pressure: bundle.posted.is_none() || tolerates_memory_pressure(spec),
         security: security::pod(spec),
         grace_period: grace_period(spec),
         restart_policy: lifecycle::pod_restart_policy(spec, &at)?,

@@ -111,6 +111,7 @@ fn base() -> Pod {
         },
         priority: 0,
         preempts: true,
+        tolerates_memory_pressure: true,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,

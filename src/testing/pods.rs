@@ -38,6 +38,7 @@ pub fn pod(name: &str, dir: &Path) -> Pod {
         budget: Budget::default(),
         priority: 0,
         preempts: true,
+        tolerates_memory_pressure: true,
         security: PodSecurity::default(),
         grace_period: Duration::from_secs(30),
         restart_policy: RestartPolicy::Always,

@@ -237,3 +237,26 @@ async fn a_node_that_is_not_ready_keeps_its_daemons_and_drives_posted_pods_out_a
     // One that says nothing of it tolerates it for five minutes.
     assert_eq!((host.runs("probe", "posted").await, host.runs("web", "one").await), others);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_short_of_memory_refuses_a_posted_pod_that_asked_for_none() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.conditions_tx.send_replace(Conditions { memory: true, ..Conditions::default() });
+    agent.settle().await;
+    let toleration = json!({ "key": "node.kubernetes.io/memory-pressure", "operator": "Exists" });
+    agent.assign(&[posted("probe", "one")]).await;
+    agent.assign(&[tolerating(posted("tolerant", "one"), &toleration)]).await;
+    agent.apply(1, &[set("web", "one")]).await;
+    host.runs("tolerant", "posted").await;
+    host.runs("web", "one").await;
+    let report = agent.reports_posted("the refusal", |_, status| status["reason"] == "Evicted").await;
+    let status: Value = serde_json::from_slice(&report.status).unwrap();
+    assert_eq!(report.key.name, "probe");
+    assert_eq!(status["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
+    assert!(!host.pods().await.contains_key("probe"));
+
+    agent.conditions_tx.send_replace(Conditions::default());
+    host.runs("probe", "posted").await;
+}

@@ -93,7 +93,7 @@ fn a_condition_holds_on_for_five_minutes() {
 }
 
 #[test]
-fn a_node_short_of_anything_but_memory_takes_on_only_what_is_critical() {
+fn a_node_that_runs_short_takes_on_only_who_minds_it_least() {
     let ordinary = pods::pod("web", Path::new("/"));
     let critical = Pod { priority: 2_000_001_000, ..ordinary.clone() };
     let conditions = |memory, disk| Conditions { memory, disk, pid: false };
@@ -101,6 +101,11 @@ fn a_node_short_of_anything_but_memory_takes_on_only_what_is_critical() {
     assert_eq!(conditions(true, false).admit(&ordinary), Ok(()));
     assert_eq!(all.admit(&critical), Ok(()));
     let refused = |names: &str| Err(format!("The node had condition: [{names}]. "));
+    let uninvited = Pod { tolerates_memory_pressure: false, ..ordinary.clone() };
+    assert_eq!(conditions(true, false).admit(&uninvited), refused("MemoryPressure"));
+    assert_eq!(conditions(true, false).admit(&Pod { qos: QosClass::Burstable, ..uninvited.clone() }), Ok(()));
+    assert_eq!(conditions(true, false).admit(&Pod { priority: critical.priority, ..uninvited.clone() }), Ok(()));
+    assert_eq!(conditions(false, false).admit(&uninvited), Ok(()));
     assert_eq!(conditions(false, true).admit(&ordinary), refused("DiskPressure"));
     assert_eq!(conditions(true, true).admit(&ordinary), refused("MemoryPressure DiskPressure"));
     assert_eq!(Conditions { pid: true, ..Conditions::default() }.admit(&ordinary), refused("PIDPressure"));
