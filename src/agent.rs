@@ -162,7 +162,8 @@ pub enum AgentError {
 struct Shared {
     settings: AgentSettings,
     facts: Facts,
-    host: HostFacts,
+    /// What pods are resolved by; the observer publishes what changes of it.
+    host: watch::Sender<Arc<HostFacts>>,
     cgroups: Cgroups,
     slices: Slices,
     runtime: Runtime,
@@ -176,9 +177,37 @@ struct Shared {
 }
 
 impl Shared {
+    /// What the host is like now.
+    fn host(&self) -> Arc<HostFacts> {
+        self.host.borrow().clone()
+    }
+
+    /// Asks again for what changes under an agent that runs: how the runtime makes cgroups, which nobody knows before it answers,
+    /// and the host's addresses, unless one was chosen.
+    async fn look_at_host(&self) {
+        let driver = self.runtime.settings().await.ok().and_then(|settings| settings.cgroup_driver);
+        let addresses = match self.settings.node_ip {
+            Some(_) => Vec::new(),
+            None => blocking::blocking(facts::addresses).await,
+        };
+        self.host.send_if_modified(|known| {
+            let mut host = HostFacts::clone(known);
+            host.cgroup_driver = driver.unwrap_or(host.cgroup_driver);
+            if !addresses.is_empty() {
+                host.ips = addresses;
+            }
+            let changes = host != **known;
+            if changes {
+                tracing::info!(cgroup_driver = ?host.cgroup_driver, addresses = ?host.ips, "the host or its runtime has changed");
+                *known = Arc::new(host);
+            }
+            changes
+        });
+    }
+
     /// The pod of a record. Only a revision this version cannot realize has none.
     fn resolve(&self, record: &PodRecord, bundle: &Bundle) -> Result<Pod, String> {
-        let resolved = podspec::resolve(bundle, &record.key, &self.host, &record.ephemeral_containers);
+        let resolved = podspec::resolve(bundle, &record.key, &self.host(), &record.ephemeral_containers);
         let mut pod = resolved.map_err(|invalid| invalid.to_string())?;
         if let Some(AmendedMetadata { labels, annotations }) = record.amended.clone() {
             (pod.labels, pod.annotations) = (labels, annotations);
@@ -189,7 +218,7 @@ impl Shared {
     /// A pod of the bundle that will never be, to see what it would need.
     fn sample(&self, bundle: &Bundle) -> Result<Pod, String> {
         let key = PodKey { namespace: bundle.namespace.clone(), name: bundle.name.clone(), uid: Uid::from("none") };
-        podspec::resolve(bundle, &key, &self.host, &[]).map_err(|invalid| invalid.to_string())
+        podspec::resolve(bundle, &key, &self.host(), &[]).map_err(|invalid| invalid.to_string())
     }
 
     fn pod_event(&self, pod: &Pod, event: PodEvent) -> EventReport {
@@ -237,12 +266,12 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     if settings.install_cni {
         install_network(&settings, &runtime_settings)?;
     }
-    let mut shared = share(settings, facts, &identity, (runtime, &runtime_settings))?;
     let mut tasks = JoinSet::new();
-    if let Some(control) = shared.settings.control.clone() {
-        shared.host.api = serve_pods(control, &mut tasks).await;
-    }
-    let shared = Arc::new(shared);
+    let api = match settings.control.clone() {
+        Some(control) => serve_pods(control, &mut tasks).await,
+        None => None,
+    };
+    let shared = Arc::new(share(settings, facts, &identity, (runtime, &runtime_settings), api)?);
     if shared.settings.control.is_none() {
         contents.node.labels = node::labels(&identity.name, &shared.facts);
         contents.node.labels.extend(shared.settings.node_labels.clone());
@@ -369,6 +398,7 @@ fn share(
     facts: Facts,
     identity: &Identity,
     (runtime, runtime_settings): (Runtime, &RuntimeSettings),
+    api: Option<ApiAddress>,
 ) -> Result<Shared, AgentError> {
     let cgroups = Cgroups::detect().map_err(AgentError::Host)?;
     let host = HostFacts {
@@ -389,7 +419,7 @@ fn share(
         allocatable: facts::allocatable(&facts.capacity, &settings.eviction_hard),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
-        api: None,
+        api,
     };
     let clock = Clock::new();
     Ok(Shared {
@@ -401,7 +431,7 @@ fn share(
         objects: watch::channel(Arc::default()).0,
         settings,
         facts,
-        host,
+        host: watch::Sender::new(Arc::new(host)),
         slices: Slices::new(cgroups.is_v2()),
         cgroups,
         runtime,

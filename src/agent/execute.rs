@@ -82,7 +82,7 @@ fn failed(error: &CriError) -> Outcome {
 
 /// The pod's addresses in a sandbox.
 pub(super) fn pod_ips(shared: &Shared, pod: &Pod, sandbox: &ObservedSandbox) -> Vec<IpAddr> {
-    if pod.namespaces.host_network { shared.host.ips.clone() } else { sandbox.ips.clone() }
+    if pod.namespaces.host_network { shared.host().ips.clone() } else { sandbox.ips.clone() }
 }
 
 async fn hook(

@@ -20,14 +20,15 @@ use crate::host::facts::Facts;
 use crate::link::NodeReport;
 use crate::model::NodeName;
 use crate::plan::pressure::Conditions;
+use crate::podspec::HostFacts;
 
 /// How often an unchanged status is reported, as the kubelet's `nodeStatusReportFrequency`.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 /// The version of Kubernetes whose behaviour the agent follows, with our own.
 const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
 
-/// Runs until the roster is gone: reports the node once the runtime was asked how it is, after each change of that and of what the
-/// node is short of, and now and then.
+/// Runs until the roster is gone: reports the node once the runtime was asked how it is, after each change of that, of the host,
+/// and of what the node is short of, and now and then.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut status_rx: watch::Receiver<Result<RuntimeStatus, String>>,
@@ -36,6 +37,7 @@ pub(super) async fn run(
 ) {
     let mut version = None;
     let mut known: Vec<NodeCondition> = Vec::new();
+    let mut host_rx = shared.host.subscribe();
     if status_rx.changed().await.is_err() {
         return;
     }
@@ -47,12 +49,19 @@ pub(super) async fn run(
         }
         let features = status.as_ref().map(|status| status.features.clone()).unwrap_or_default();
         let pressure = *conditions_rx.borrow_and_update();
+        let host = host_rx.borrow_and_update().clone();
         let (ready, conditions) = conditions(&status, pressure, &known, Timestamp::now());
         let report = NodeReport {
-            labels: labels(&shared.host.node_name, &shared.facts),
-            status: serde_json::to_vec(&node_status(&shared, version.as_ref(), conditions.clone(), &features))
-                .expect("a status is JSON: its map keys are strings")
-                .into(),
+            labels: labels(&host.node_name, &shared.facts),
+            status: serde_json::to_vec(&node_status(
+                &shared.facts,
+                &host,
+                version.as_ref(),
+                conditions.clone(),
+                &features,
+            ))
+            .expect("a status is JSON: its map keys are strings")
+            .into(),
         };
         known = conditions;
         if inputs_tx.send(Input::Node(NodeState { report, ready, features, pressure })).await.is_err() {
@@ -62,6 +71,7 @@ pub(super) async fn run(
         tokio::select! {
             changed = status_rx.changed() => if changed.is_err() { return },
             changed = conditions_rx.changed() => if changed.is_err() { return },
+            Ok(()) = host_rx.changed() => {}
             () = tokio::time::sleep(REPORT_INTERVAL) => {}
         }
     }
@@ -148,12 +158,12 @@ fn words(name: &str, condition: &RuntimeCondition) -> String {
 }
 
 fn node_status(
-    shared: &Shared,
+    facts: &Facts,
+    host: &HostFacts,
     version: Option<&RuntimeVersion>,
     conditions: Vec<NodeCondition>,
     features: &RuntimeFeatures,
 ) -> NodeStatus {
-    let facts = &shared.facts;
     let handler = |(name, features): (&String, &HandlerFeatures)| NodeRuntimeHandler {
         name: Some(name.clone()),
         features: Some(NodeRuntimeHandlerFeatures {
@@ -163,11 +173,11 @@ fn node_status(
     };
     let handlers: Vec<_> = features.handlers.iter().map(handler).collect();
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-    let ips = shared.host.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
+    let ips = host.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     NodeStatus {
         addresses: Some(ips.chain([address("Hostname", facts.hostname.clone())]).collect()),
         capacity: Some(quantities(&facts.capacity)),
-        allocatable: Some(quantities(&shared.host.allocatable)),
+        allocatable: Some(quantities(&host.allocatable)),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),

@@ -1,7 +1,8 @@
 //! Watching the runtime: which pods changed, which are there at all, and whether it is well.
 //!
 //! It follows the runtime's events and passes on hints. Whenever events may have been missed, and now and then as a safety
-//! net, it lists everything of ours. No state is kept and nothing is decided; an unreachable runtime is waited for.
+//! net, it asks what the runtime and the host are like now, and lists everything of ours. No state is kept and nothing is
+//! decided; an unreachable runtime is waited for.
 
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ async fn look(
     status_tx: &watch::Sender<Result<RuntimeStatus, String>>,
 ) -> Result<(), mpsc::error::SendError<Input>> {
     let status = shared.runtime.status().await.map_err(|error| Chain(&error).to_string());
+    if status.is_ok() {
+        // Before anything is made of what is listed.
+        shared.look_at_host().await;
+    }
     status_tx.send_if_modified(|known| {
         let changes = *known != status;
         *known = status;

@@ -82,7 +82,7 @@ pub async fn purge(settings: AgentSettings, confirmed: bool) -> Result<Vec<PodKe
         let runtime = Runtime::connect(&settings.runtime_endpoint).map_err(PurgeError::Runtime)?;
         let told = runtime.settings().await.map_err(PurgeError::Runtime)?;
         let facts = facts::collect(&settings.root_dir).map_err(AgentError::Host)?;
-        let shared = Arc::new(share(settings, facts, &identity, (runtime, &told))?);
+        let shared = Arc::new(share(settings, facts, &identity, (runtime, &told), None)?);
         end_pods(shared, identity, opened).await?;
         conf_dir = conf_dir.or(told.cni_conf_dir);
     }

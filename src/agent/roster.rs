@@ -41,7 +41,7 @@ use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
 use crate::model::{Finished, Moment, RevisionHash, SandboxId, Source, Uid};
 use crate::placement::Failures;
 use crate::plan::pressure::Conditions;
-use crate::podspec::{CgroupDriver, Pod, QosClass};
+use crate::podspec::{CgroupDriver, HostFacts, Pod, QosClass};
 
 mod intake;
 mod judge;
@@ -168,6 +168,8 @@ pub(super) struct Roster {
     node: Option<NodeState>,
     /// Pods of ours that were in the runtime when it was first looked at; none before.
     found: Option<HashSet<Uid>>,
+    /// What pods were resolved by.
+    host: Arc<HostFacts>,
     /// Pods came or went, or what they may use changed.
     restaff: bool,
     /// What Burstable pods asked for when the cgroups were last weighed, in millicores.
@@ -203,6 +205,7 @@ impl Roster {
         let (up_tx, tunnels) = link.map(|link| (link.up_tx, link.tunnels)).unzip();
         let mut roster = Self {
             tunnels,
+            host: shared.host(),
             shared,
             identity,
             ledger: Some(ledger),
@@ -458,6 +461,8 @@ impl Roster {
     fn staff(&mut self) {
         // Before the runtime was looked at, nobody knows which pods hold resources already.
         let Some(found) = &self.found else { return };
+        let host = self.shared.host();
+        let is_another = !Arc::ptr_eq(&host, &self.host);
         let holds = |record: &PodRecord| {
             let uid = &record.key.uid;
             self.workers.get(uid).map_or_else(|| found.contains(uid), WorkerHandle::was_admitted)
@@ -465,9 +470,12 @@ impl Roster {
         // Pods that hold what they use keep it; the others are admitted by priority, and of equals in the order they were made.
         let records = self.saved.values().map(|record| (holds(record), record.clone()));
         let mut records: Vec<_> =
-            records.filter_map(|(holds, record)| Some((holds, self.pod(&record)?, record))).collect();
+            records.filter_map(|(holds, record)| Some((holds, self.pod(&record, is_another)?, record))).collect();
         records
             .sort_by_key(|(holds, pod, record)| (!holds, (!holds).then_some(Reverse(pod.priority)), record.created_at));
+        if is_another {
+            (self.host, self.burstable_millis) = (host.clone(), None);
+        }
         let mut admitted: Vec<Arc<Pod>> = Vec::new();
         // They get what others leave.
         let mut expected: Vec<Arc<Pod>> = Vec::new();
@@ -483,7 +491,7 @@ impl Roster {
                 Assignment::Wait(rejection)
             } else {
                 let beside: Vec<_> = admitted.iter().chain(&expected).cloned().collect();
-                match fit::room(&pod, &self.holders(&beside), &self.shared.host.allocatable) {
+                match fit::room(&pod, &self.holders(&beside), &host.allocatable) {
                     Room::There => Assignment::Run,
                     Room::Taken(rejection) => Assignment::Wait(rejection),
                     Room::Expected(victims, rejection) => {
@@ -542,7 +550,7 @@ impl Roster {
 
     /// Gives the classes of pods their share of the processors, when what Burstable pods ask for has changed.
     fn weigh(&mut self, admitted: &[Arc<Pod>]) {
-        let host = &self.shared.host;
+        let host = &self.host;
         let cpu = |amounts: &BTreeMap<String, u64>| amounts.get("cpu").copied().unwrap_or(0);
         let burstable = admitted.iter().filter(|pod| pod.qos == QosClass::Burstable);
         let asked = burstable.map(|pod| cpu(&pod.requests.resources)).sum();
@@ -564,15 +572,16 @@ impl Roster {
     }
 
     /// The pod of a record, with what was added to it since; none if its revision was lost and it has to be left as it is.
-    fn pod(&self, record: &PodRecord) -> Option<Arc<Pod>> {
+    /// `anew` has it resolved again though nothing of it changed.
+    fn pod(&self, record: &PodRecord, anew: bool) -> Option<Arc<Pod>> {
         let worker = self.workers.get(&record.key.uid);
         let known = worker.map(|worker| worker.pod.clone());
-        if worker.is_some_and(|worker| is_made_alike(&worker.record, record)) {
+        if !anew && worker.is_some_and(|worker| is_made_alike(&worker.record, record)) {
             return known;
         }
         let Some(bundle) = self.desired.bundle(&record.revision.bundle) else { return known };
         match self.shared.resolve(record, bundle) {
-            Ok(pod) => Some(Arc::new(pod)),
+            Ok(pod) => known.filter(|known| **known == pod).or_else(|| Some(Arc::new(pod))),
             Err(error) => {
                 tracing::error!(pod = %record.key, error, "the pod cannot be resolved");
                 known

@@ -53,6 +53,9 @@ pub(crate) struct Host {
     pub(crate) identity: Identity,
     pub(crate) machine_id: String,
     pub(crate) boot_id: String,
+    /// What an agent takes the runtime's to be before that has said so. The fake has systemd make pods' cgroups: tests make none,
+    /// need not be root, and reach no systemd.
+    cgroup_driver: CgroupDriver,
 }
 
 /// An agent that runs, and control's end of its link.
@@ -89,7 +92,8 @@ impl Host {
     /// One that is this node, with nothing on it.
     pub(crate) fn of(identity: Identity) -> Self {
         let (machine_id, boot_id) = ("machine".to_owned(), "boot".to_owned());
-        Self { dir: tempfile::tempdir().unwrap(), cri: FakeCri::new(), identity, machine_id, boot_id }
+        let (dir, cri, cgroup_driver) = (tempfile::tempdir().unwrap(), FakeCri::new(), CgroupDriver::Systemd);
+        Self { dir, cri, identity, machine_id, boot_id, cgroup_driver }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
@@ -123,7 +127,7 @@ impl Host {
             name_is_chosen: false,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
-            node_ip: None,
+            node_ip: Some("192.0.2.1".parse().unwrap()),
             manifests: None,
             root_dir: path("root"),
             pod_logs_dir: path("logs/pods"),
@@ -153,8 +157,7 @@ impl Host {
             thermal_throttles: Vec::new(),
         };
         let mut host = podspec::tests::host();
-        // With this driver pods' cgroups are systemd's to make: tests make none, need not be root, and reach no systemd.
-        host.cgroup_driver = CgroupDriver::Systemd;
+        host.cgroup_driver = self.cgroup_driver;
         (host.fleet, host.node_uid) = (self.identity.fleet.clone(), self.identity.uid.clone());
         host.node_name = self.identity.name.clone();
         host.allocatable.insert("pods".to_owned(), 10);
@@ -171,7 +174,7 @@ impl Host {
             objects: watch::channel(Arc::default()).0,
             settings,
             facts,
-            host,
+            host: watch::Sender::new(Arc::new(host)),
             slices: Slices::at("nowhere:", cgroups.is_v2()),
             cgroups,
             runtime,

@@ -420,7 +420,7 @@ impl Worker {
 
     fn look(&mut self, plan: &Plan) -> (PodView, Option<Moment>) {
         let (now, wall) = (self.shared.clock.now(), Timestamp::now());
-        let assignment = &self.order.borrow().assignment;
+        let (assignment, host) = (&self.order.borrow().assignment, self.shared.host());
         let situation = Situation {
             pod: &self.pod,
             observed: &self.observed.borrow(),
@@ -432,7 +432,7 @@ impl Worker {
             },
             ending: matches!(assignment, Assignment::Stop(_)),
             finished: self.finished.as_ref(),
-            host_ips: &self.shared.host.ips,
+            host_ips: &host.ips,
             runtime_name: RUNTIME_NAME,
             created_at: self.created_at,
             now: wall,

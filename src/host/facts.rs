@@ -178,7 +178,7 @@ fn os_image(os_release: &str) -> String {
 /// The addresses of the interface that leads out; without a default route those of the first interface that has any.
 ///
 /// The kubelet would ask a name server for the hostname first; a host must come up without one.
-fn addresses() -> Vec<IpAddr> {
+pub fn addresses() -> Vec<IpAddr> {
     let all: Vec<(String, IpAddr)> = getifaddrs().into_iter().flatten().filter_map(interface_address).collect();
     let leads_out = |ipv4: bool| {
         let text = first_file(&[if ipv4 { "/proc/net/route" } else { "/proc/net/ipv6_route" }]);

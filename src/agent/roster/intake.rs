@@ -1,6 +1,7 @@
 //! Taking inputs in: what each does to the contents, the session and the workers. Nothing is written or sent here.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -71,6 +72,7 @@ impl Roster {
                     self.restaff = true;
                     self.found = Some(found);
                 }
+                self.restaff |= !Arc::ptr_eq(&self.host, &self.shared.host());
                 self.workers.values().for_each(|worker| worker.hint.notify_one());
                 self.clear_away(over);
             }

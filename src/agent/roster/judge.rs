@@ -407,7 +407,7 @@ impl Roster {
         };
         let staying = self.workers.values().filter(|worker| worker.was_admitted()).filter(stays);
         let staying: Vec<_> = staying.map(|worker| worker.pod.clone()).collect();
-        let room = || match fit::room(&pod, &self.holders(&staying), &self.shared.host.allocatable) {
+        let room = || match fit::room(&pod, &self.holders(&staying), &self.host.allocatable) {
             Room::There | Room::Expected(..) => Ok(()),
             Room::Taken(rejection) => Err(rejection),
         };

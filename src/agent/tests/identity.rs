@@ -26,3 +26,32 @@ async fn a_host_that_is_renamed_stays_the_node_it_is_and_refuses_to_be_another()
     settings.node_name = "node-1".into();
     assert!(join::join(&settings, &shared.facts, &mut contents).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_says_how_it_makes_cgroups_before_a_pod_is_made() {
+    let mut host = Host::new();
+    host.cgroup_driver = CgroupDriver::Cgroupfs;
+    host.cri.go_away();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one")]).await;
+    agent.settle().await;
+    host.cri.come_back();
+    host.runs("web", "one").await;
+    let sandboxes = host.cri.calls().into_iter().filter(|call| call.method == "RunPodSandbox");
+    let parents = sandboxes.map(|call| call.request["config"]["linux"]["cgroup_parent"].as_str().unwrap().to_owned());
+    assert!(parents.collect::<Vec<_>>().iter().all(|parent| parent.ends_with(".slice")));
+}
+
+#[tokio::test]
+async fn an_address_that_was_not_chosen_follows_the_host() {
+    let host = Host::new();
+    let mut shared = host.shared();
+    let before = shared.host();
+    shared.look_at_host().await;
+    assert!(Arc::ptr_eq(&before, &shared.host()), "it was chosen, and nothing else has changed");
+    shared.settings.node_ip = None;
+    shared.look_at_host().await;
+    let found = facts::addresses();
+    assert_eq!(shared.host().ips, if found.is_empty() { before.ips.clone() } else { found });
+}
