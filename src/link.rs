@@ -47,10 +47,14 @@ pub const POD_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 71, 
 
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
+/// A feature of agents: they answer [`Down::Recount`] and [`Down::Recall`].
+pub const RECOUNT: &str = "recount";
 /// What an agent's message takes at most, encoded.
 pub const MAX_UP_BYTES: usize = 512 * 1024;
 /// What a message from control takes at most, encoded.
 pub const MAX_DOWN_BYTES: usize = 4 * 1024 * 1024;
+/// What a blob takes at most: no bundle, ConfigMap or Secret is larger.
+pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// What one chunk of a blob, and one piece of a tunnel's data, carries at most.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 

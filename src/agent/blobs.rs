@@ -5,11 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::host::ledger::blob_hash;
-use crate::link::{BlobChunk, NeededBlob};
+use crate::link::{BLOB_BYTES_MAX, BlobChunk, NeededBlob};
 use crate::model::BlobHash;
-
-/// No bundle, ConfigMap or Secret is larger; more than this is not asked of a node's memory.
-pub(super) const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What has arrived of blobs.
 #[derive(Debug, Default)]

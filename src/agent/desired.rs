@@ -98,7 +98,7 @@ impl Desired {
 
     /// Begins to take a manifest over; an older one that is not wholly taken over is dropped.
     pub(super) fn manifest(&mut self, manifest: Manifest) {
-        let hashes: HashSet<_> = manifest.entries.iter().map(|entry| &entry.hash).collect();
+        let hashes: HashSet<_> = manifest.entries.iter().flat_map(blobs).collect();
         self.blobs.retain(|hash| hashes.contains(hash));
         let uids: HashSet<_> = manifest.entries.iter().map(|entry| &entry.uid).collect();
         self.refused.retain(|uid, _| uids.contains(uid));
@@ -118,8 +118,15 @@ impl Desired {
     }
 
     /// The blobs that are missing, from where to go on.
-    pub(super) fn needs(&self) -> Vec<NeededBlob> {
-        let missing: BTreeSet<_> = self.entries().map(|entry| &entry.hash).filter(|hash| !self.has(hash)).collect();
+    pub(super) fn needs(&self, contents: &Contents) -> Vec<NeededBlob> {
+        let taken = |entry: &&Entry| self.refused.get(&entry.uid).is_none_or(|refused| refused.hash != entry.hash);
+        let written = self
+            .entries()
+            .filter(taken)
+            .filter(|entry| !is_kept(contents, entry))
+            .filter_map(|entry| entry.written.as_ref());
+        let named = self.entries().map(|entry| &entry.hash).chain(written);
+        let missing: BTreeSet<_> = named.filter(|hash| !self.has(hash)).collect();
         missing.into_iter().map(|hash| self.blobs.needed(hash)).collect()
     }
 
@@ -136,7 +143,7 @@ impl Desired {
 
     /// Takes a stretch of a blob that is being taken over.
     pub(super) fn chunk(&mut self, chunk: BlobChunk) {
-        let is_named = self.entries().any(|entry| entry.hash == chunk.hash);
+        let is_named = self.entries().flat_map(blobs).any(|hash| *hash == chunk.hash);
         if is_named && !self.has(&chunk.hash) {
             self.blobs.chunk(chunk);
         }
@@ -147,7 +154,8 @@ impl Desired {
         let Some(manifest) = self.manifest.take() else { return Taken::default() };
         let (mut whole, blobs_before) = (true, new_blobs.len());
         let mut changed = false;
-        for Entry { uid, seq, hash, .. } in &manifest.entries {
+        for entry in &manifest.entries {
+            let Entry { uid, seq, hash, .. } = entry;
             if self.refused.get(uid).is_some_and(|refused| refused.hash == *hash) {
                 continue;
             }
@@ -164,6 +172,7 @@ impl Desired {
                         adopt(contents, uid, Source::Link, *seq, hash, &bundle);
                         changed = true;
                     }
+                    whole &= self.keep_written(contents, entry, new_blobs);
                 }
                 Some(Err((revision, reasons))) => {
                     let refused = Refused { seq: *seq, hash: hash.clone(), revision, reasons };
@@ -192,6 +201,20 @@ impl Desired {
             }
             Err(reasons) => Err((revision(&content), reasons)),
         })
+    }
+
+    /// Keeps what users wrote of the revision that was taken over, for control; false if that is yet to come.
+    fn keep_written(&mut self, contents: &mut Contents, entry: &Entry, new_blobs: &mut Vec<Bytes>) -> bool {
+        if is_kept(contents, entry) {
+            return true;
+        }
+        let (Some(hash), Some(set)) = (&entry.written, contents.daemonsets.get_mut(&entry.uid)) else { return true };
+        let Some(content) = self.blobs.take(hash) else { return false };
+        let revisions: BTreeSet<_> = set.revisions().map(|revision| revision.hash.clone()).collect();
+        set.written.retain(|revision, _| revisions.contains(revision));
+        set.written.insert(set.newest.hash.clone(), hash.clone());
+        new_blobs.push(content);
+        true
     }
 
     /// Whether a user has written the template since, also if it is the same again.
@@ -288,6 +311,18 @@ impl Desired {
 /// A revision, and why it is refused.
 type Refusal = (RevisionHash, Vec<Reason>);
 
+/// The blobs that an entry names.
+fn blobs(entry: &Entry) -> impl Iterator<Item = &BlobHash> {
+    std::iter::once(&entry.hash).chain(&entry.written)
+}
+
+/// Whether what users wrote of an entry is on disk, or there is nothing of the kind.
+fn is_kept(contents: &Contents, entry: &Entry) -> bool {
+    let set = contents.daemonsets.get(&entry.uid);
+    let known = set.and_then(|set| set.written.get(&set.newest.hash));
+    entry.written.is_none() || entry.written.as_ref() == known
+}
+
 /// Writes a DaemonSet's newest revision into the contents.
 fn adopt(contents: &mut Contents, uid: &Uid, source: Source, seq: u64, hash: &BlobHash, bundle: &Bundle) {
     let newest = RevisionRecord { hash: bundle.revision.clone(), bundle: hash.clone() };
@@ -312,6 +347,7 @@ fn adopt(contents: &mut Contents, uid: &Uid, source: Source, seq: u64, hash: &Bl
             taken: None,
             before: None,
             rejected: BTreeSet::new(),
+            written: BTreeMap::new(),
             deleted: false,
         });
 }

@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn entry(content: &Bytes) -> Entry {
-        Entry { uid: "u".into(), kind: Kind::Pod, seq: 1, hash: blob_hash(content) }
+        Entry { uid: "u".into(), kind: Kind::Pod, seq: 1, hash: blob_hash(content), written: None }
     }
 
     fn chunk(content: &Bytes) -> BlobChunk {

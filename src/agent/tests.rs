@@ -446,7 +446,8 @@ fn hash(set: &Bundle) -> BlobHash {
 }
 
 fn manifest(seq: u64, sets: &[Bundle]) -> Down {
-    let entry = |set: &Bundle| Entry { uid: set.uid.clone(), kind: Kind::DaemonSet, seq, hash: hash(set) };
+    let entry =
+        |set: &Bundle| Entry { uid: set.uid.clone(), kind: Kind::DaemonSet, seq, hash: hash(set), written: None };
     let entries = sets.iter().map(entry).collect();
     Down::Manifest(Manifest { position: position(seq), entries, gradual: [].into() })
 }

@@ -141,6 +141,9 @@ pub struct DaemonSetRecord {
     /// Revisions that failed here and were left again by local fallback, until a user writes something newer.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub rejected: BTreeSet<RevisionHash>,
+    /// By revision: the DaemonSet as users wrote it, kept for a control that has lost it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub written: BTreeMap<RevisionHash, BlobHash>,
     /// A newer instruction took it away; the record goes with its last pod.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
@@ -310,7 +313,8 @@ impl Contents {
     fn blobs(&self) -> BTreeSet<&BlobHash> {
         let objects = self.objects.iter().map(|object| &object.blob);
         let tokens = self.tokens.iter().map(|token| &token.blob);
-        self.revisions().map(|revision| &revision.bundle).chain(objects).chain(tokens).collect()
+        let written = self.daemonsets.values().flat_map(|set| set.written.values());
+        self.revisions().map(|revision| &revision.bundle).chain(objects).chain(tokens).chain(written).collect()
     }
 }
 

@@ -51,6 +51,10 @@ pub enum Down {
     },
     /// Pods whose report control does not have.
     Wanted(Vec<Uid>),
+    /// Control has lost its store: what does the ledger hold? Only for agents with the feature [`RECOUNT`](super::RECOUNT).
+    Recount,
+    /// What is in this blob, which [`Holdings`](super::Holdings) named?
+    Recall(BlobHash),
     /// Answers a [`TokenRequest`](super::TokenRequest).
     Token {
         /// As in the request.
@@ -110,6 +114,8 @@ pub enum HoldReason {
     Clone,
     /// The credentials were made for another machine.
     OtherMachine,
+    /// Control has no record of the node and is about to recover what it lost.
+    Recovery,
     /// A case that this build has no name for; the message says what it is.
     Other,
 }
@@ -136,6 +142,8 @@ pub struct Entry {
     pub seq: u64,
     /// The blob with the content.
     pub hash: BlobHash,
+    /// Of a DaemonSet: the blob with what users wrote, which nodes keep for a control that has lost it.
+    pub written: Option<BlobHash>,
 }
 
 /// The desired state of one node alone, whole.

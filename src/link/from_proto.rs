@@ -96,6 +96,15 @@ fn taint(taint: pb::Taint) -> Checked<Taint> {
     Ok(Taint { key: sentence(taint.key, "taints.key")?, value: word(taint.value, "taints.value")?, effect })
 }
 
+fn blob(chunk: pb::BlobChunk) -> Checked<BlobChunk> {
+    let end = chunk.offset.checked_add(chunk.data.len() as u64);
+    if chunk.data.len() > CHUNK_BYTES || end.is_none_or(|end| end > chunk.total) {
+        return Err(malformed("blob.data", "does not fit the blob"));
+    }
+    let hash = hash(&chunk.hash, "blob.hash")?;
+    Ok(BlobChunk { hash, offset: chunk.offset, total: chunk.total, data: chunk.data })
+}
+
 fn labels(labels: BTreeMap<String, String>) -> Checked<BTreeMap<String, String>> {
     for (key, value) in &labels {
         // A prefix of 253, a slash and a name of 63.
@@ -157,6 +166,11 @@ fn hash(bytes: &Bytes, field: &'static str) -> Checked<BlobHash> {
         return Err(malformed(field, "is no SHA-256"));
     }
     Ok(BlobHash(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// Nothing for no bytes.
+fn optional_hash(bytes: &Bytes, field: &'static str) -> Checked<Option<BlobHash>> {
+    if bytes.is_empty() { Ok(None) } else { hash(bytes, field).map(Some) }
 }
 
 fn word(text: String, field: &'static str) -> Checked<String> {

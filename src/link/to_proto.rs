@@ -25,6 +25,8 @@ pub(super) fn up(up: Up) -> pb::SessionUp {
             unable: ask.prepared.err().map(reason),
         }),
         Up::TokenRequest(request) => Body::TokenRequest(token_request(request)),
+        Up::Holdings(message) => Body::Holdings(holdings(*message)),
+        Up::Blob(chunk) => Body::Blob(blob(chunk)),
         Up::KeepAlive => Body::KeepAlive(pb::KeepAlive {}),
     };
     pb::SessionUp { body: Some(body) }
@@ -45,15 +47,7 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
         ),
         Down::Assigned(message) => (None, Body::Assigned(assigned(message))),
         Down::Answers(message) => (None, Body::Answers(answers(message))),
-        Down::Blob(chunk) => (
-            None,
-            Body::Blob(pb::BlobChunk {
-                hash: hash(&chunk.hash),
-                offset: chunk.offset,
-                total: chunk.total,
-                data: chunk.data,
-            }),
-        ),
+        Down::Blob(chunk) => (None, Body::Blob(blob(chunk))),
         Down::Node(change) => (
             None,
             Body::Node(pb::NodeChange {
@@ -71,6 +65,8 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
         Down::Wanted(pods) => {
             (None, Body::Wanted(pb::Wanted { pod_uids: pods.into_iter().map(|uid| uid.0).collect() }))
         }
+        Down::Recount => (None, Body::Recount(pb::Recount {})),
+        Down::Recall(blob) => (None, Body::Recall(pb::Recall { hash: hash(&blob) })),
         Down::Token { id, outcome } => (None, Body::Token(token_reply(id, outcome))),
         Down::KeepAlive => (None, Body::KeepAlive(pb::KeepAlive {})),
     };
@@ -290,6 +286,35 @@ fn token_request(request: TokenRequest) -> pb::TokenRequest {
     }
 }
 
+fn holdings(holdings: Holdings) -> pb::Holdings {
+    let revision = |held: HeldRevision| pb::HeldRevision {
+        daemonset_uid: held.daemonset.0,
+        revision: held.revision.0,
+        bundle: hash(&held.bundle),
+        written: held.written.as_ref().map(hash).unwrap_or_default(),
+        newest: held.newest,
+    };
+    let object = |held: HeldObject| pb::HeldObject {
+        r#ref: Some(object_ref(held.object)),
+        uid: held.uid.0,
+        hash: hash(&held.blob),
+    };
+    let posted = |held: HeldPosted| pb::HeldPosted { uid: held.uid.0, bundle: hash(&held.bundle) };
+    pb::Holdings {
+        labels: holdings.labels,
+        taints: taints(holdings.taints),
+        unschedulable: holdings.unschedulable,
+        revisions: holdings.revisions.into_iter().map(revision).collect(),
+        objects: holdings.objects.into_iter().map(object).collect(),
+        pods: holdings.pods.into_iter().map(posted).collect(),
+        refused: holdings.refused.into_iter().map(|uid| uid.0).collect(),
+    }
+}
+
+fn blob(chunk: BlobChunk) -> pb::BlobChunk {
+    pb::BlobChunk { hash: hash(&chunk.hash), offset: chunk.offset, total: chunk.total, data: chunk.data }
+}
+
 fn welcome(welcome: Welcome) -> pb::Welcome {
     use pb::welcome::Standing;
     let standing = match welcome.reception {
@@ -301,6 +326,7 @@ fn welcome(welcome: Welcome) -> pb::Welcome {
                 HoldReason::Ahead => pb::HoldReason::Ahead,
                 HoldReason::Clone => pb::HoldReason::Clone,
                 HoldReason::OtherMachine => pb::HoldReason::OtherMachine,
+                HoldReason::Recovery => pb::HoldReason::Recovery,
                 HoldReason::Other => pb::HoldReason::Unspecified,
             };
             Standing::Hold(pb::Hold { reason: reason.into(), message })
@@ -319,7 +345,13 @@ fn welcome(welcome: Welcome) -> pb::Welcome {
 }
 
 fn entry(entry: Entry) -> pb::Entry {
-    pb::Entry { uid: entry.uid.0, kind: kind(entry.kind).into(), seq: entry.seq, hash: hash(&entry.hash) }
+    pb::Entry {
+        uid: entry.uid.0,
+        kind: kind(entry.kind).into(),
+        seq: entry.seq,
+        hash: hash(&entry.hash),
+        written: entry.written.as_ref().map(hash).unwrap_or_default(),
+    }
 }
 
 fn assigned(assigned: Assigned) -> pb::Assigned {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{CommandId, ObjectRef, Reason, to_proto};
-use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Uid};
+use super::{BlobChunk, CommandId, ObjectRef, Reason, to_proto};
+use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Taint, Uid};
 
 /// What an agent says in its session.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,10 @@ pub enum Up {
     Ask(Ask),
     /// A pod needs a token of its ServiceAccount.
     TokenRequest(TokenRequest),
+    /// Everything its ledger holds, as it was asked for.
+    Holdings(Box<Holdings>),
+    /// A stretch of a blob that it was asked for.
+    Blob(BlobChunk),
     /// A sign of life. The link sends and answers it by itself.
     KeepAlive,
 }
@@ -269,6 +273,60 @@ pub struct TokenRequest {
     pub audiences: Vec<String>,
     /// How long it is wanted for. The answer may give less or more.
     pub expiration_secs: u64,
+}
+
+/// Everything a ledger holds of the fleet but what runs, which [`Hello`] names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The Node's labels, as the API last told them.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints, likewise.
+    pub taints: Vec<Taint>,
+    /// `kubectl cordon`.
+    pub unschedulable: bool,
+    /// Of DaemonSets that the node has not been told to end.
+    pub revisions: Vec<HeldRevision>,
+    /// ConfigMaps and Secrets in force.
+    pub objects: Vec<HeldObject>,
+    /// Pods that were posted and are not to end.
+    pub pods: Vec<HeldPosted>,
+    /// DaemonSets that exist and that the agent cannot realize.
+    pub refused: Vec<Uid>,
+}
+
+/// A revision of a DaemonSet in a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRevision {
+    /// `metadata.uid` of the DaemonSet.
+    pub daemonset: Uid,
+    /// Names the revision.
+    pub revision: RevisionHash,
+    /// Its bundle.
+    pub bundle: BlobHash,
+    /// The DaemonSet as users wrote it; none if the node has not got it.
+    pub written: Option<BlobHash>,
+    /// The newest that the node knows of.
+    pub newest: bool,
+}
+
+/// A ConfigMap or Secret in a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldObject {
+    /// Which.
+    pub object: ObjectRef,
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// Its content.
+    pub blob: BlobHash,
+}
+
+/// A pod in a ledger that was posted with the node's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldPosted {
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// Its bundle.
+    pub bundle: BlobHash,
 }
 
 /// Why a tunnel did not carry what was asked for; what the user is told.

@@ -456,6 +456,7 @@ mod tests {
             taken: Some(PermitNumber(number)),
             before: None,
             rejected: BTreeSet::new(),
+            written: BTreeMap::new(),
             deleted: false,
         };
         contents.daemonsets.insert("set".into(), record);

@@ -2,8 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::agent::blobs::BLOB_BYTES_MAX;
-use crate::link::Kind;
+use crate::link::{BLOB_BYTES_MAX, Kind};
 use crate::model::ObjectKey;
 
 /// A DaemonSet; equal arguments give equal bytes.
@@ -30,6 +29,7 @@ fn manifest(seq: u64, contents: &[(&str, &Bytes)]) -> Manifest {
         kind: Kind::DaemonSet,
         seq,
         hash: blob_hash(content),
+        written: None,
     };
     Manifest { position: Position { era: 1, seq }, entries: contents.iter().map(entry).collect(), gradual: [].into() }
 }
@@ -50,6 +50,10 @@ struct Node {
 impl Node {
     fn take(&mut self) -> Taken {
         self.desired.take(&mut self.contents, &mut self.new_blobs)
+    }
+
+    fn needs(&self) -> Vec<NeededBlob> {
+        self.desired.needs(&self.contents)
     }
 
     /// Is given a manifest with all its blobs.
@@ -98,16 +102,51 @@ fn a_manifest_is_taken_over_entry_by_entry_and_acknowledged_as_a_whole() {
 }
 
 #[test]
+fn what_users_wrote_is_kept_for_control_by_revision() {
+    let (one, two) = (content("web", "one"), content("web", "two"));
+    let (wrote_one, wrote_two, relabelled) =
+        (Bytes::from_static(b"one"), Bytes::from_static(b"two"), Bytes::from_static(b"two, relabelled"));
+    let mut node = Node::default();
+    let mut takes = |seq, content: &Bytes, wrote: &Bytes| {
+        let mut manifest = manifest(seq, &[("web", content)]);
+        manifest.entries[0].written = Some(blob_hash(wrote));
+        node.desired.manifest(manifest);
+        node.desired.chunk(chunk(content, 0..content.len()));
+        assert_eq!(node.take().whole, None, "what users wrote is not here yet");
+        assert_eq!(node.needs(), [NeededBlob { hash: blob_hash(wrote), offset: 0 }]);
+        node.desired.chunk(chunk(wrote, 0..wrote.len()));
+        assert_eq!(node.take().whole.map(|position| position.seq), Some(seq));
+        assert_eq!((node.needs(), node.new_blobs.last()), (vec![], Some(wrote)));
+        let set = node.contents.daemonsets.get_mut(&Uid::from("web")).unwrap();
+        set.permitted.get_or_insert(set.newest.clone());
+        set.written.clone()
+    };
+    takes(1, &one, &wrote_one);
+    takes(2, &two, &wrote_two);
+    let kept = takes(3, &two, &relabelled);
+    assert_eq!(kept, [("one".into(), blob_hash(&wrote_one)), ("two".into(), blob_hash(&relabelled))].into());
+    // A revision that no pod can be of any more goes with the next.
+    let set = node.contents.daemonsets.get_mut(&Uid::from("web")).unwrap();
+    set.permitted = None;
+    let mut manifest = manifest(4, &[("web", &two)]);
+    manifest.entries[0].written = Some(blob_hash(&wrote_two));
+    node.desired.manifest(manifest);
+    node.desired.chunk(chunk(&wrote_two, 0..wrote_two.len()));
+    assert!(node.take().changed);
+    assert_eq!(node.contents.daemonsets[&Uid::from("web")].written.len(), 1);
+}
+
+#[test]
 fn a_blob_goes_on_in_the_next_session_where_it_broke_off() {
     let web = content("web", "one");
     let mut node = Node::default();
     node.desired.manifest(manifest(1, &[("web", &web)]));
     node.desired.chunk(chunk(&web, 0..100));
     node.desired.session_ended();
-    assert_eq!(node.desired.needs(), []);
+    assert_eq!(node.needs(), []);
     node.desired.chunk(chunk(&web, 100..web.len()));
     node.desired.manifest(manifest(1, &[("web", &web)]));
-    assert_eq!(node.desired.needs(), [NeededBlob { hash: blob_hash(&web), offset: 100 }]);
+    assert_eq!(node.needs(), [NeededBlob { hash: blob_hash(&web), offset: 100 }]);
     // Control's pieces begin where it cut them.
     node.desired.chunk(chunk(&web, 64..web.len()));
     assert_eq!(node.take().whole.map(|position| position.seq), Some(1));
@@ -165,7 +204,7 @@ fn a_refused_revision_leaves_what_is_held_and_is_not_asked_for_again() {
     assert!(refused[&Uid::from("log")].reasons[0].message.contains("teleport"));
 
     node.desired.manifest(manifest(3, &[("web", &unknown), ("log", &later)]));
-    assert_eq!(node.desired.needs(), []);
+    assert_eq!(node.needs(), []);
     node.takes(4, &[("web", &other)]);
     assert_eq!((node.desired.refused().count(), node.images()), (0, BTreeMap::from([("web", "two")])));
 }
@@ -275,7 +314,7 @@ proptest! {
         node.desired.manifest(manifest_of(1000, [2, 2]));
         let mut whole = node.take().whole;
         for _round in 0..2 {
-            for needed in node.desired.needs() {
+            for needed in node.needs() {
                 let blob = &all[&needed.hash];
                 let offset = usize::try_from(needed.offset).unwrap();
                 for begin in (offset..blob.len()).step_by(64) {

@@ -28,7 +28,13 @@ fn app() -> ObjectRef {
 }
 
 fn present(content: &Bytes) -> ObjectAnswer {
-    ObjectAnswer::Present(Entry { uid: "app-uid".into(), kind: Kind::ConfigMap, seq: 1, hash: blob_hash(content) })
+    ObjectAnswer::Present(Entry {
+        uid: "app-uid".into(),
+        kind: Kind::ConfigMap,
+        seq: 1,
+        hash: blob_hash(content),
+        written: None,
+    })
 }
 
 fn refused(message: &str) -> ObjectAnswer {
@@ -61,6 +67,7 @@ impl Node {
             taken: None,
             before: None,
             rejected: [].into(),
+            written: [].into(),
             deleted: false,
         };
         self.contents.daemonsets.insert(name.into(), record);

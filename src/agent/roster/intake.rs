@@ -185,6 +185,8 @@ impl Roster {
                 }
             }
             Down::Removed { id, .. } => self.removed(id),
+            Down::Recount => self.session.say(Up::Holdings(Box::new(self.holdings()))),
+            Down::Recall(hash) => self.recall(&hash).into_iter().for_each(|chunk| self.session.say(Up::Blob(chunk))),
             Down::Wanted(pods) => pods.iter().for_each(|pod| self.session.pod_changed(pod)),
             Down::KeepAlive => {}
         }
@@ -242,8 +244,12 @@ impl Roster {
 
     /// Asks for all that is missing.
     pub(super) fn say_needs(&mut self) {
-        let blobs =
-            self.desired.needs().into_iter().chain(self.posted.needs(&self.desired)).chain(self.objects.needs());
+        let blobs = self
+            .desired
+            .needs(&self.contents)
+            .into_iter()
+            .chain(self.posted.needs(&self.desired))
+            .chain(self.objects.needs());
         let blobs: Vec<_> = blobs.collect();
         let objects = objects::needed(&self.contents, &self.desired, &self.staying);
         let objects: BTreeSet<_> = objects.iter().map(objects::reference).collect();

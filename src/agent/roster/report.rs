@@ -3,10 +3,14 @@
 use bytes::Bytes;
 
 use super::Roster;
+use crate::agent::objects;
 use crate::agent::worker::PodView;
-use crate::host::ledger::{DaemonSetRecord, PodRecord};
-use crate::link::{HeldDaemonSet, HeldPod, Hello, PROTOCOL, PodEnding, PodReport, TakenPermit, Up};
-use crate::model::{Source, Uid};
+use crate::host::ledger::{DaemonSetRecord, NodeIntent, ObjectRecord, PodRecord};
+use crate::link::{
+    BLOB_BYTES_MAX, BlobChunk, HeldDaemonSet, HeldObject, HeldPod, HeldPosted, HeldRevision, Hello, Holdings, PROTOCOL,
+    PodEnding, PodReport, RECOUNT, TakenPermit, Up, pieces,
+};
+use crate::model::{BlobHash, Source, Uid};
 
 /// How many pods are reported in one message.
 const REPORTS_PER_MESSAGE: usize = 32;
@@ -30,7 +34,7 @@ impl Roster {
         Hello {
             protocol: PROTOCOL,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: Vec::new(),
+            features: vec![RECOUNT.to_owned()],
             boot_id: self.shared.facts.boot_id.clone(),
             machine_id: self.shared.facts.machine_id.clone(),
             fleet: self.identity.fleet.clone(),
@@ -41,6 +45,55 @@ impl Roster {
             pods: self.linked_pods().map(|record| self.held(record)).collect(),
             permits: linked().filter_map(permit).collect(),
         }
+    }
+
+    /// Everything the ledger holds, for a control that has lost its store.
+    pub(super) fn holdings(&self) -> Holdings {
+        let NodeIntent { labels, taints, unschedulable } = self.contents.node.clone();
+        let linked = self.contents.daemonsets.iter().filter(|(_, set)| set.source == Source::Link && !set.deleted);
+        let objects = self.contents.objects.iter();
+        let objects = objects.filter(|record| record.source == Source::Link && record.kept_for.is_empty());
+        let object = |record: &ObjectRecord| HeldObject {
+            object: objects::reference(&record.id()),
+            uid: record.uid.clone(),
+            blob: record.blob.clone(),
+        };
+        let posted = self.contents.pods.values().filter(|pod| pod.daemonset.is_none() && pod.ending.is_none());
+        let posted = posted.map(|pod| HeldPosted { uid: pod.key.uid.clone(), bundle: pod.revision.bundle.clone() });
+        Holdings {
+            labels,
+            taints,
+            unschedulable,
+            revisions: linked.flat_map(|(uid, set)| revisions(uid, set)).collect(),
+            objects: objects.map(object).collect(),
+            pods: posted.collect(),
+            refused: self.desired.refused().map(|(uid, _)| uid.clone()).collect(),
+        }
+    }
+
+    /// A blob that [`Roster::holdings`] named, in pieces; one without data if it is lost.
+    pub(super) fn recall(&self, hash: &BlobHash) -> Vec<BlobChunk> {
+        let content = self.ledger.as_ref().filter(|_| self.holds(hash)).and_then(|ledger| ledger.blob(hash).ok());
+        let content = Bytes::from(content.unwrap_or_default());
+        let total = content.len() as u64;
+        if total == 0 || total > BLOB_BYTES_MAX {
+            return vec![BlobChunk { hash: hash.clone(), offset: 0, total: 0, data: Bytes::new() }];
+        }
+        let mut offset = 0;
+        let chunk = |data: Bytes| {
+            let chunk = BlobChunk { hash: hash.clone(), offset, total, data };
+            offset += chunk.data.len() as u64;
+            chunk
+        };
+        pieces(content).map(chunk).collect()
+    }
+
+    fn holds(&self, hash: &BlobHash) -> bool {
+        let Holdings { revisions, objects, pods, .. } = self.holdings();
+        let of_sets = |held: &HeldRevision| held.bundle == *hash || held.written.as_ref() == Some(hash);
+        revisions.iter().any(of_sets)
+            || objects.iter().any(|held| held.blob == *hash)
+            || pods.iter().any(|held| held.bundle == *hash)
     }
 
     fn linked_pods(&self) -> impl Iterator<Item = &PodRecord> {
@@ -74,6 +127,23 @@ impl Roster {
             }
         }
     }
+}
+
+/// The revisions of a DaemonSet, each once.
+fn revisions(uid: &Uid, set: &DaemonSetRecord) -> Vec<HeldRevision> {
+    let mut held: Vec<HeldRevision> = Vec::new();
+    for revision in set.revisions() {
+        if held.iter().all(|one| one.revision != revision.hash) {
+            held.push(HeldRevision {
+                daemonset: uid.clone(),
+                revision: revision.hash.clone(),
+                bundle: revision.bundle.clone(),
+                written: set.written.get(&revision.hash).cloned(),
+                newest: held.is_empty(),
+            });
+        }
+    }
+    held
 }
 
 /// What the node owns of one pod.

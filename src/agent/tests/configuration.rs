@@ -19,7 +19,7 @@ fn app(level: &str) -> Bytes {
 }
 
 fn entry(content: &Bytes) -> Entry {
-    Entry { uid: "app-uid".into(), kind: Kind::ConfigMap, seq: 1, hash: blob_hash(content) }
+    Entry { uid: "app-uid".into(), kind: Kind::ConfigMap, seq: 1, hash: blob_hash(content), written: None }
 }
 
 impl Agent {

@@ -1,7 +1,7 @@
 //! What control says, and what comes of it.
 
 use super::*;
-use crate::link::{CommandId, HoldReason, Outcome, PodAction, PodCommand, Standing, Verdict};
+use crate::link::{CommandId, HoldReason, Outcome, PodAction, PodCommand, RECOUNT, Standing, Verdict};
 
 impl Agent {
     async fn verdict(&mut self, set: &str, standing: Standing) -> Verdict {
@@ -230,6 +230,39 @@ async fn a_node_on_hold_keeps_running_what_it_has_and_takes_nothing() {
     let restarts =
         |count: i64| move |_: &PodReport, status: &Value| status["containerStatuses"][0]["restartCount"] == count;
     agent.reports("the restarted container", "web", restarts(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_lost_its_store_is_told_what_the_ledger_holds() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.node(&[("site", "north")], &[]).await;
+    agent.apply(1, &[set("web", "one"), set("gone", "one")]).await;
+    host.runs("web", "one").await;
+    agent.apply(2, &[set("web", "two"), set("gone", "one")]).await;
+    agent.answer(3, "gone", Answer::Deleted { seq: 3, orphan: false }).await;
+
+    agent.disconnect().await;
+    let reception = Reception::Hold { reason: HoldReason::Recovery, message: "lost".to_owned() };
+    let hello = agent.connect_as(reception).await;
+    assert_eq!(hello.features, [RECOUNT]);
+    agent.down(Down::Recount).await;
+    let holdings =
+        agent.hears("holdings", |up| if let Up::Holdings(held) = up { Some(held.clone()) } else { None }).await;
+    assert_eq!(holdings.labels["site"], "north");
+    let held: Vec<_> = (holdings.revisions.iter())
+        .map(|held| (held.daemonset.as_str(), held.revision.as_str(), held.newest, held.bundle.clone()))
+        .collect();
+    let hashes = (hash(&set("web", "two")), hash(&set("web", "one")));
+    assert_eq!(held, [("web", "two", true, hashes.0.clone()), ("web", "one", false, hashes.1)]);
+    let mut recall = async |hash: BlobHash| {
+        agent.down(Down::Recall(hash)).await;
+        agent.hears("a blob", |up| if let Up::Blob(chunk) = up { Some(chunk.clone()) } else { None }).await
+    };
+    assert_eq!(recall(hashes.0).await.data, content(&set("web", "two")));
+    // What was not named is not given.
+    assert_eq!(recall(hash(&set("gone", "one"))).await.total, 0);
 }
 
 #[tokio::test(start_paused = true)]

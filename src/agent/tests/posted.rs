@@ -27,7 +27,8 @@ fn tolerating(mut pod: Bundle, toleration: &Value) -> Bundle {
 impl Agent {
     /// Says which pods were posted, and sends them as they are asked for.
     async fn assign(&mut self, pods: &[Bundle]) {
-        let entry = |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod) };
+        let entry =
+            |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod), written: None };
         let entries = pods.iter().map(entry).collect();
         self.down(Down::Assigned(Assigned { position: position(1), pods: entries, objects: vec![] })).await;
         for pod in pods {

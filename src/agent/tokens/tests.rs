@@ -57,6 +57,7 @@ impl Node {
             taken: None,
             before: None,
             rejected: [].into(),
+            written: [].into(),
             deleted: false,
         };
         contents.daemonsets.insert("web".into(), set);

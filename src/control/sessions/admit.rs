@@ -154,7 +154,7 @@ mod tests {
             Reception::Hold { reason: HoldReason::OtherMachine, .. } => "other machine",
             Reception::Hold { reason: HoldReason::Clone, .. } => "clone",
             Reception::Hold { reason: HoldReason::Ahead, .. } => "ahead",
-            Reception::Hold { reason: HoldReason::Other, .. } => "other",
+            Reception::Hold { reason: HoldReason::Recovery | HoldReason::Other, .. } => "other",
         };
         (name, noted)
     }

@@ -34,7 +34,13 @@ impl Assignment {
             ObjectAnswer::Present(entry) if object == wanted && entry.hash == content.hash => Some(entry.seq),
             _ => None,
         });
-        Entry { uid: content.uid.clone(), kind: wanted.kind, seq: before.unwrap_or(seq), hash: content.hash.clone() }
+        Entry {
+            uid: content.uid.clone(),
+            kind: wanted.kind,
+            seq: before.unwrap_or(seq),
+            hash: content.hash.clone(),
+            written: None,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{EphemeralContainer, PodSpec};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -19,6 +19,7 @@ use super::admission::{self, Admitted};
 use super::user_pods::UserPods;
 use crate::api::bundle::Bundle;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
+use crate::control::meta;
 use crate::control::objects::{ListOptions, ObjectError, Objects, PodIntent, Tombstone};
 use crate::error::Chain;
 use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
@@ -90,6 +91,8 @@ pub(super) struct Read {
     /// What users say of single pods, with the pods.
     pub(super) pods: Vec<(PodIntent, Value)>,
     pub(super) tombstones: Vec<Tombstone>,
+    /// The DaemonSets as users wrote them, by uid: what nodes keep for a control that has lost them.
+    pub(super) written: HashMap<Uid, Bytes>,
     /// DaemonSets that begin on one node after the other.
     pub(super) gradual: BTreeSet<Uid>,
 }
@@ -97,23 +100,29 @@ pub(super) struct Read {
 impl Desired {
     /// Works out what to tell from what was read. `before` keeps what has not changed.
     pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
-        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, tombstones, gradual } = read;
+        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, written, tombstones, gradual } =
+            read;
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
         let mut referrers: HashMap<_, Vec<_>> = HashMap::new();
+        let mut shelve = |content: &Bytes| {
+            let hash = hash(content);
+            let blob = before.and_then(|before| before.blobs.get(&hash)).cloned();
+            blobs.insert(hash.clone(), blob.unwrap_or_else(|| Arc::new(Blob::new(&hash, content))));
+            hash
+        };
         for bundle in newest {
             // Deleted in the foreground: it is still in the API, but no more intent.
             if tombstones.contains_key(&bundle.uid) {
                 continue;
             }
             let known = before.and_then(|before| before.entry(&bundle.uid));
-            let content = Bytes::from(bundle.encode());
-            let hash = hash(&content);
+            let hash = shelve(&Bytes::from(bundle.encode()));
             let seq = known.filter(|known| known.hash == hash).map_or(position.seq, |known| known.seq);
-            let blob = before.and_then(|before| before.blobs.get(&hash)).cloned();
-            blobs.insert(hash.clone(), blob.unwrap_or_else(|| Arc::new(Blob::new(&hash, &content))));
-            entries.push(Entry { uid: bundle.uid.clone(), kind: Kind::DaemonSet, seq, hash });
+            // What was refused is not what the bundle was made of.
+            let written = written.get(&bundle.uid).filter(|_| !refused.contains_key(&bundle.uid)).map(&mut shelve);
+            entries.push(Entry { uid: bundle.uid.clone(), kind: Kind::DaemonSet, seq, hash, written });
             for object in named(&bundle.namespace, bundle.template.spec.as_ref(), &[]) {
                 referrers.entry(object).or_default().push(bundle.uid.clone());
             }
@@ -239,6 +248,7 @@ pub(super) fn hash(content: &[u8]) -> BlobHash {
 pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<Read, ObjectError> {
     let position = *objects.position().borrow();
     let list = objects.list(&DAEMON_SET, ListOptions::default()).await?;
+    let written = list.items.iter().map(|set| (meta::uid(set).into(), as_written(set))).collect();
     let sets: Vec<_> = list.items.into_iter().filter_map(parsed).collect();
     let admitted = admission::admit(objects, &sets, before).await?;
     let pods = objects.pod_intents().await?;
@@ -246,7 +256,16 @@ pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<
     let two = ListOptions { limit: 2, ..ListOptions::default() };
     let is_alone = objects.list(&NODE, two).await?.items.len() < 2;
     let gradual = sets.iter().filter(|set| !is_alone && is_unproven(set)).map(uid).collect();
-    Ok(Read { position, admitted, pods, tombstones, gradual })
+    Ok(Read { position, admitted, pods, written, tombstones, gradual })
+}
+
+/// A DaemonSet without what control says of it, but for what counts into the names of revisions.
+fn as_written(set: &Value) -> Bytes {
+    let mut written = set.clone();
+    meta::metadata_mut(&mut written).remove("resourceVersion");
+    let collisions = &set["status"]["collisionCount"];
+    written["status"] = if collisions.is_null() { json!({}) } else { json!({"collisionCount": collisions}) };
+    written.to_string().into()
 }
 
 fn uid(set: &DaemonSet) -> Uid {
@@ -292,11 +311,8 @@ pub(super) async fn follow(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::control::kinds::NAMESPACE;
-    use crate::control::meta;
     use crate::control::objects::WriteOptions;
     use crate::store::Memory;
 

@@ -35,6 +35,8 @@ impl Session {
         match up {
             Up::Ack(ack) => self.acknowledged(ack).await?,
             Up::Hello(_) | Up::KeepAlive | Up::Needs(_) | Up::TokenRequest(_) => {}
+            // Nobody asked: this node is on record.
+            Up::Holdings(_) | Up::Blob(_) => {}
             // Which of two hosts, or whose fleet's pods: nobody can say.
             _ if !reports => {}
             Up::Node(report) => self.node_report(&report).await?,

@@ -119,7 +119,7 @@ fn user_pod(intent: PodIntent, pod: Value, known: Option<&Posted>, seq: u64) -> 
     let same = known.filter(|known| known.entry.hash == hash);
     let seq = same.map_or(seq, |same| same.entry.seq);
     let blob = same.map_or_else(|| Arc::new(Blob::new(&hash, &content)), |same| same.blob.clone());
-    Some(UserPod::Posted(Posted { entry: Entry { uid, kind: Kind::Pod, seq, hash }, blob, objects }))
+    Some(UserPod::Posted(Posted { entry: Entry { uid, kind: Kind::Pod, seq, hash, written: None }, blob, objects }))
 }
 
 fn amendment(pod: Pod) -> Amendment {

@@ -48,6 +48,8 @@ fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
             Down::Removed { id: id()?, position: position(removed.position, "removed.position")? }
         }
         Body::Wanted(wanted) => Down::Wanted(each(wanted.pod_uids, |text| uid(text, "wanted.pod_uids"))?),
+        Body::Recount(_) => Down::Recount,
+        Body::Recall(recall) => Down::Recall(hash(&recall.hash, "recall.hash")?),
         Body::Token(reply) => token_reply(reply)?,
         Body::KeepAlive(_) => Down::KeepAlive,
     }))
@@ -86,6 +88,7 @@ fn hold_reason(reason: i32) -> HoldReason {
         Ok(pb::HoldReason::Ahead) => HoldReason::Ahead,
         Ok(pb::HoldReason::Clone) => HoldReason::Clone,
         Ok(pb::HoldReason::OtherMachine) => HoldReason::OtherMachine,
+        Ok(pb::HoldReason::Recovery) => HoldReason::Recovery,
         Ok(pb::HoldReason::Unspecified) | Err(_) => HoldReason::Other,
     }
 }
@@ -97,8 +100,16 @@ fn entries(entries: Vec<pb::Entry>) -> Checked<Vec<Entry>> {
 
 fn known_entry(entry: pb::Entry) -> Option<Checked<Entry>> {
     let kind = kind(entry.kind)?;
-    let rest = || Ok((uid(entry.uid, "entry.uid")?, hash(&entry.hash, "entry.hash")?));
-    Some(rest().map(|(uid, hash)| Entry { uid, kind, seq: entry.seq, hash }))
+    let rest = || {
+        Ok(Entry {
+            uid: uid(entry.uid, "entry.uid")?,
+            kind,
+            seq: entry.seq,
+            hash: hash(&entry.hash, "entry.hash")?,
+            written: optional_hash(&entry.written, "entry.written")?,
+        })
+    };
+    Some(rest())
 }
 
 fn assigned(assigned: pb::Assigned) -> Checked<Assigned> {
@@ -134,15 +145,6 @@ fn answers(answers: pb::Answers) -> Checked<Answers> {
             Ok((uid(answer.uid, "answers.uid")?, known))
         })?,
     })
-}
-
-fn blob(chunk: pb::BlobChunk) -> Checked<BlobChunk> {
-    let end = chunk.offset.checked_add(chunk.data.len() as u64);
-    if chunk.data.len() > CHUNK_BYTES || end.is_none_or(|end| end > chunk.total) {
-        return Err(malformed("blob.data", "does not fit the blob"));
-    }
-    let hash = hash(&chunk.hash, "blob.hash")?;
-    Ok(BlobChunk { hash, offset: chunk.offset, total: chunk.total, data: chunk.data })
 }
 
 fn permit(permit: pb::Permit) -> Checked<Permit> {

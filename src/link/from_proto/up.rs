@@ -21,6 +21,8 @@ pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
             prepared: ask.unable.map_or(Ok(Ok(())), |unable| reason(unable).map(Err))?,
         }),
         Body::TokenRequest(request) => Up::TokenRequest(token_request(request)?),
+        Body::Holdings(message) => Up::Holdings(Box::new(holdings(message)?)),
+        Body::Blob(chunk) => Up::Blob(blob(chunk)?),
         Body::KeepAlive(_) => Up::KeepAlive,
     }))
 }
@@ -197,5 +199,35 @@ fn token_request(request: pb::TokenRequest) -> Checked<TokenRequest> {
             .transpose()?,
         audiences: each(request.audiences, |text| sentence(text, "token_request.audiences"))?,
         expiration_secs: request.expiration_secs,
+    })
+}
+
+fn holdings(holdings: pb::Holdings) -> Checked<Holdings> {
+    Ok(Holdings {
+        labels: labels(holdings.labels)?,
+        taints: each(holdings.taints, taint)?,
+        unschedulable: holdings.unschedulable,
+        revisions: each(holdings.revisions, |held| {
+            Ok(HeldRevision {
+                daemonset: uid(held.daemonset_uid, "holdings.revisions.daemonset_uid")?,
+                revision: revision(held.revision, "holdings.revisions.revision")?,
+                bundle: hash(&held.bundle, "holdings.revisions.bundle")?,
+                written: optional_hash(&held.written, "holdings.revisions.written")?,
+                newest: held.newest,
+            })
+        })?,
+        objects: each(holdings.objects, |held| {
+            let named = held.r#ref.ok_or(malformed("holdings.objects.ref", "is missing"))?;
+            Ok(HeldObject {
+                object: known_ref(named).ok_or(malformed("holdings.objects.ref.kind", "is unknown"))??,
+                uid: uid(held.uid, "holdings.objects.uid")?,
+                blob: hash(&held.hash, "holdings.objects.hash")?,
+            })
+        })?,
+        pods: each(holdings.pods, |held| {
+            let bundle = hash(&held.bundle, "holdings.pods.bundle")?;
+            Ok(HeldPosted { uid: uid(held.uid, "holdings.pods.uid")?, bundle })
+        })?,
+        refused: each(holdings.refused, |text| uid(text, "holdings.refused"))?,
     })
 }

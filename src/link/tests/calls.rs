@@ -238,7 +238,13 @@ async fn one_frame_reaches_many_sessions() {
     let mut harness = Harness::new().await;
     let manifest = Down::Manifest(Manifest {
         position: Position { era: 1, seq: 2 },
-        entries: vec![Entry { uid: UID.into(), kind: Kind::DaemonSet, seq: 2, hash: BlobHash("ab".repeat(32)) }],
+        entries: vec![Entry {
+            uid: UID.into(),
+            kind: Kind::DaemonSet,
+            seq: 2,
+            hash: BlobHash("ab".repeat(32)),
+            written: None,
+        }],
         gradual: [].into(),
     });
     let frame = Frame::new(manifest.clone());

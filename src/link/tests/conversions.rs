@@ -84,7 +84,13 @@ fn object_ref() -> impl Strategy<Value = ObjectRef> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    (uid(), kind(), any::<u64>(), hash()).prop_map(|(uid, kind, seq, hash)| Entry { uid, kind, seq, hash })
+    (uid(), kind(), any::<u64>(), hash(), option::of(hash())).prop_map(|parts| Entry {
+        uid: parts.0,
+        kind: parts.1,
+        seq: parts.2,
+        hash: parts.3,
+        written: parts.4,
+    })
 }
 
 fn permit() -> impl Strategy<Value = Permit> {
@@ -205,6 +211,32 @@ fn token_request() -> impl Strategy<Value = TokenRequest> {
         })
 }
 
+fn holdings() -> impl Strategy<Value = Up> {
+    let revision = (uid(), revision(), hash(), option::of(hash()), any::<bool>()).prop_map(|parts| HeldRevision {
+        daemonset: parts.0,
+        revision: parts.1,
+        bundle: parts.2,
+        written: parts.3,
+        newest: parts.4,
+    });
+    let object = (object_ref(), uid(), hash()).prop_map(|(object, uid, blob)| HeldObject { object, uid, blob });
+    let posted = (uid(), hash()).prop_map(|(uid, bundle)| HeldPosted { uid, bundle });
+    let lists = (vec(revision, 0..4), vec(object, 0..4), vec(posted, 0..4), vec(uid(), 0..3));
+    (labels(), vec(taint(), 0..3), any::<bool>(), lists).prop_map(|(labels, taints, unschedulable, lists)| {
+        let (revisions, objects, pods, refused) = lists;
+        Up::Holdings(Box::new(Holdings { labels, taints, unschedulable, revisions, objects, pods, refused }))
+    })
+}
+
+fn blob_chunk() -> impl Strategy<Value = BlobChunk> {
+    (hash(), 0_u64..1 << 40, 0_u64..1 << 20, bytes()).prop_map(|(hash, offset, more, data)| BlobChunk {
+        hash,
+        offset,
+        total: offset + data.len() as u64 + more,
+        data,
+    })
+}
+
 fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
     let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
@@ -222,13 +254,16 @@ fn any_up() -> impl Strategy<Value = Up> {
         vec(event(), 0..4).prop_map(Up::Events),
         ask.prop_map(Up::Ask),
         token_request().prop_map(Up::TokenRequest),
+        holdings(),
+        blob_chunk().prop_map(Up::Blob),
         Just(Up::KeepAlive),
     ]
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
-    use HoldReason::{Ahead, Clone, Other, OtherFleet, OtherMachine};
-    let reason = prop_oneof![Just(OtherFleet), Just(Ahead), Just(Clone), Just(OtherMachine), Just(Other)];
+    use HoldReason::{Ahead, Clone, Other, OtherFleet, OtherMachine, Recovery};
+    let reasons = [OtherFleet, Ahead, Clone, OtherMachine, Recovery, Other];
+    let reason = prop::sample::select(reasons.to_vec());
     let reception = prop_oneof![
         Just(Reception::Accepted),
         ".{0,20}".prop_map(Reception::AdoptOnly),
@@ -321,12 +356,6 @@ fn any_down() -> impl Strategy<Value = Down> {
         ("[!-~]{0,80}", time()).prop_map(|(text, expires_at)| Ok(Token { text, expires_at })),
         reason().prop_map(Err),
     ];
-    let chunk = (hash(), 0_u64..1 << 40, 0_u64..1 << 20, bytes()).prop_map(|(hash, offset, more, data)| BlobChunk {
-        hash,
-        offset,
-        total: offset + data.len() as u64 + more,
-        data,
-    });
     prop_oneof![
         welcome().prop_map(Down::Welcome),
         (position(), vec(entry(), 0..4), btree_set(uid(), 0..3))
@@ -335,7 +364,7 @@ fn any_down() -> impl Strategy<Value = Down> {
             .prop_map(|(position, pods, objects)| Down::Assigned(Assigned { position, pods, objects })),
         (position(), vec((uid(), answer), 0..4))
             .prop_map(|(position, answers)| Down::Answers(Answers { position, answers })),
-        chunk.prop_map(Down::Blob),
+        blob_chunk().prop_map(Down::Blob),
         (position(), labels(), vec(taint(), 0..3), any::<bool>()).prop_map(
             |(position, labels, taints, unschedulable)| {
                 Down::Node(NodeChange { position, labels, taints, unschedulable })
@@ -347,6 +376,8 @@ fn any_down() -> impl Strategy<Value = Down> {
         id().prop_map(Down::CloseTunnel),
         (id(), position()).prop_map(|(id, position)| Down::Removed { id, position }),
         vec(uid(), 0..4).prop_map(Down::Wanted),
+        Just(Down::Recount),
+        hash().prop_map(Down::Recall),
         (any::<u64>(), outcome).prop_map(|(id, outcome)| Down::Token { id, outcome }),
         Just(Down::KeepAlive),
     ]
