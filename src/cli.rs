@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+use crate::model::ObjectKey;
+
 /// Stations Kubernetes DaemonSets on every host of a fleet, without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "garrison", version, propagate_version = true, max_term_width = 120)]
@@ -249,6 +251,37 @@ pub enum ControlTask {
     /// Show the nodes that hold because control was restored from an older copy, with the differences; confirm that control's
     /// word counts for them
     Holds(HoldsFlags),
+    /// Rebuild a lost store from what hosts hold: control, begun on an empty store with the folder pki it had, asks the hosts that
+    /// it has no record of, and shows what that comes to; nothing is written before it is confirmed
+    Recover(RecoverFlags),
+}
+
+/// Flags of `garrison control recover`.
+#[derive(Debug, Args)]
+pub struct RecoverFlags {
+    /// Write what was shown under this number
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["without", "include", "vouch_for_labels"])]
+    pub confirm: Option<u64>,
+    /// Hosts whose word does not count and which are not taken on
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
+    pub without: Vec<String>,
+    /// DaemonSets to rebuild though they seem to be deleted
+    #[arg(long, value_name = "NAMESPACE/NAME,...", value_delimiter = ',', value_parser = object_key)]
+    pub include: Vec<ObjectKey>,
+    /// Let the labels that hosts say they have buy ConfigMaps, Secrets and tokens
+    #[arg(long)]
+    pub vouch_for_labels: bool,
+    /// How to reach the control endpoint [default: admin.kubeconfig in control's state folder, or else ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+fn object_key(text: &str) -> Result<ObjectKey, String> {
+    let (namespace, name) = text.split_once('/').ok_or_else(|| format!("{text:?} is not NAMESPACE/NAME"))?;
+    Ok(ObjectKey::new(namespace, name))
 }
 
 /// Flags of `garrison control holds`.

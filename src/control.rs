@@ -14,6 +14,7 @@ pub mod meta;
 pub mod objects;
 pub mod ownership;
 pub mod rbac;
+pub mod recovery;
 pub mod registry;
 pub mod remote;
 pub mod removal;

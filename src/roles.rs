@@ -9,14 +9,16 @@ use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
     AgentFlags, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask, ExplainFlags, HoldsFlags,
-    KubeconfigFlags, Output, PurgeFlags, RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags, TokenListFlags,
-    TokenRevokeFlags, UpFlags,
+    KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags,
+    TokenListFlags, TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
 use garrison::control::holds::{self, Holds};
+use garrison::control::recovery::{self, Choice, Recovery};
 use garrison::control::remote::{self, JoinTokenRequest, Minted, TokenList, UserTokenRequest};
 use garrison::control::rest::holds::{Confirmation, PATH as HOLDS};
+use garrison::control::rest::recovery as recovery_path;
 use garrison::control::tokens::Allowance;
 use garrison::control::updates::{self, Rollout};
 use garrison::host::service;
@@ -43,6 +45,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Agent(flags) => run_agent(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::Holds(flags)), .. }) => holds(flags),
+        Command::Control(ControlArgs { task: Some(ControlTask::Recover(flags)), .. }) => recover(flags),
         Command::Control(ControlArgs { flags, task: None }) => run_control(flags),
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
@@ -240,6 +243,27 @@ fn holds(flags: HoldsFlags) -> anyhow::Result<()> {
         (Output::Text, Some(era)) => {
             format!("era {era} is confirmed; {} held nodes are received anew\n", shown.nodes.len())
         }
+    });
+    Ok(())
+}
+
+fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
+    let RecoverFlags { confirm, without, include, vouch_for_labels, kubeconfig, output } = flags;
+    let config = Kubeconfig::read(&kubeconfig.map_or_else(default_kubeconfig, Ok)?)?;
+    let (path, body) = match confirm {
+        Some(number) => (recovery_path::CONFIRM, serde_json::to_value(recovery_path::Confirmation { number })?),
+        None => {
+            let without = without.into_iter().map(NodeName::from).collect();
+            let choice = Choice { without, include: include.into_iter().collect(), vouch_for_labels };
+            (recovery_path::PATH, serde_json::to_value(choice)?)
+        }
+    };
+    let answer = block_on(async { Ok(kube::send(&config, Method::POST, path, Some(&body)).await?) })?;
+    let shown = Recovery::deserialize(&answer).context("the answer is of another version")?;
+    print(&match (output, confirm) {
+        (Output::Json, _) => serde_json::to_string_pretty(&answer)? + "\n",
+        (Output::Text, None) => recovery::render(&shown),
+        (Output::Text, Some(_)) => recovery::render_confirmed(&shown),
     });
     Ok(())
 }

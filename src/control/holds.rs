@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::objects::ObjectError;
+use super::recovery::{Choice, Recovery, RecoveryError};
 use crate::model::{NodeName, ObjectKey, RevisionHash};
 
 /// Who holds, and what confirming would come to.
@@ -93,6 +94,12 @@ pub enum ConfirmError {
 pub trait Fleet: Send + Sync + 'static {
     /// Who holds now.
     fn holds(&self) -> Holds;
+
+    /// Opens the recovery if it is not open, and shows what it would come to.
+    fn recovery(&self, choice: Choice) -> BoxFuture<'_, Result<Recovery, RecoveryError>>;
+
+    /// Writes what was shown under this number, takes the nodes on that told it, and closes the recovery.
+    fn recover(&self, number: u64) -> BoxFuture<'_, Result<Recovery, RecoveryError>>;
 
     /// Makes `era`, the present one, the successor of all others, and has those who hold received anew.
     fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>>;

@@ -19,6 +19,7 @@ mod paging;
 mod permits;
 mod pods;
 mod records;
+mod recovery;
 mod reports;
 mod tokens;
 mod watcher;

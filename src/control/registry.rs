@@ -92,9 +92,7 @@ pub fn refuse_create(kind: &Kind, object: &Value) -> Option<String> {
 /// Completes a new object that was stamped and named.
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     if *kind == DAEMON_SET {
-        object["status"] = json!({
-            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
-        });
+        object["status"] = status_of_new_daemon_set();
         let given = template_generation(object).unwrap_or_default().max(1);
         set_template_generation(object, given);
         meta::metadata_mut(object).insert("generation".into(), 1.into());
@@ -106,6 +104,11 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
         meta::metadata_mut(object).insert("generation".into(), 1.into());
     }
     rules::complete(kind, object);
+}
+
+/// `status` of a DaemonSet of which nothing was seen.
+pub fn status_of_new_daemon_set() -> Value {
+    json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0})
 }
 
 /// What is wrong with a completed new object.

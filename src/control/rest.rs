@@ -33,6 +33,7 @@ pub mod openid;
 pub mod patch;
 pub mod protobuf;
 pub mod query;
+pub mod recovery;
 pub mod represent;
 pub mod resources;
 pub mod reviews;
@@ -112,6 +113,7 @@ fn routes(api: Arc<Api>) -> Router {
         .merge(fixed::routes())
         .merge(health::routes())
         .merge(holds::routes())
+        .merge(recovery::routes())
         .merge(openid::routes())
         .merge(tokens::routes())
         .route("/metrics", get(render_metrics))

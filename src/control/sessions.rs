@@ -14,7 +14,7 @@
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
 //!   pods, `entitled` which objects a node may have, `nodes` and `pods` what reports make of objects; all pure. `admission`,
-//!   `session`, `assigned`, `shelf`, `tokens`, `reports`, `life`, `joining` and `tunnels` carry it out.
+//!   `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining` and `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
@@ -28,6 +28,7 @@ mod joining;
 mod life;
 mod nodes;
 mod pods;
+mod recovery;
 mod reports;
 mod roster;
 mod session;
@@ -48,6 +49,7 @@ pub(in crate::control) use self::nodes::HOST_LABELS;
 use self::admit::Known;
 use self::desired::Desired;
 use self::holds::Ahead;
+use self::recovery::Recoveries;
 use self::roster::Roster;
 use self::session::{Ends, Session};
 use self::shelf::Shelf;
@@ -80,6 +82,7 @@ struct Shared {
     roster: Roster,
     tunnels: Tunnels,
     shelf: Shelf,
+    recoveries: Recoveries,
     desired_rx: watch::Receiver<Arc<Desired>>,
     updates_tx: mpsc::Sender<FromNode>,
 }
@@ -103,7 +106,8 @@ impl Sessions {
         let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
         let (roster, tunnels) = (Roster::default(), Tunnels::default());
         let shelf = Shelf::default();
-        let shared = Shared { objects, authority, bearer, roster, tunnels, shelf, desired_rx, updates_tx };
+        let recoveries = Recoveries::default();
+        let shared = Shared { objects, authority, bearer, roster, tunnels, shelf, recoveries, desired_rx, updates_tx };
         let watcher = shared.load().await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
@@ -135,6 +139,9 @@ impl Shared {
 
     /// Receives a node and begins its session.
     async fn connected(self: Arc<Self>, node: NodeIdentity, hello: Hello) -> Result<SessionEnds, Denied> {
+        if let Some(ends) = self.stranger(&node, &hello).await? {
+            return Ok(ends);
+        }
         let reception = self.received(&node, &hello).await?;
         match &reception {
             Reception::Accepted => tracing::info!(node = %node.name, session = hello.session, "a node is in step"),

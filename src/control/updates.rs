@@ -24,6 +24,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use self::history::record as history_record;
 pub use self::progress::{Rollout, Row};
 pub use self::text::render;
 
@@ -88,6 +89,8 @@ pub enum FromNode {
     },
     /// So many nodes vanished together that control may be the one that is cut off, or is not any more.
     Doubt(bool),
+    /// There are records of permits that were not granted here.
+    Recovered,
     /// The node went back from revisions that were never available there.
     Rejected {
         /// `metadata.uid` of the Node.
@@ -150,6 +153,11 @@ enum UpdateError {
 /// The permits there are a record of, by DaemonSet and node.
 type Permits = HashMap<(Uid, Uid), PermitRecord>;
 
+async fn permits(objects: &Objects) -> Result<Permits, ObjectError> {
+    let all = objects.permits().await?.into_iter();
+    Ok(all.map(|permit| ((permit.daemonset.clone(), permit.node.clone()), permit)).collect())
+}
+
 struct Updates<'a> {
     objects: &'a Objects,
     grants_tx: &'a mpsc::Sender<Grant>,
@@ -178,7 +186,6 @@ impl<'a> Updates<'a> {
         let (pods, pods_at) = read(objects, &POD).await?;
         let now = Timestamp::now();
         pods.iter().for_each(|pod| drop(view.put_pod(&pod_key(pod), pod, now)));
-        let permits = objects.permits().await?;
         Ok(Self {
             objects,
             grants_tx,
@@ -191,10 +198,7 @@ impl<'a> Updates<'a> {
             told,
             phases: HashMap::new(),
             nodes_removed: true,
-            permits: permits
-                .into_iter()
-                .map(|permit| ((permit.daemonset.clone(), permit.node.clone()), permit))
-                .collect(),
+            permits: permits(objects).await?,
             concerned,
             due: BTreeSet::new(),
         })
@@ -296,6 +300,7 @@ impl<'a> Updates<'a> {
                 self.told.doubt = doubt;
                 self.concerned.extend(self.view.sets().cloned());
             }
+            FromNode::Recovered => self.permits = permits(self.objects).await?,
             FromNode::Took { permit } => self.told.took(permit),
             FromNode::Unable { node, daemonset, revision, reason } => {
                 self.said(&node, daemonset, |said| said.unable(revision, &reason));

@@ -19,6 +19,7 @@ mod nodes;
 mod pods;
 mod probes;
 mod processes;
+mod recovered;
 mod resources;
 mod restarts;
 mod restored;

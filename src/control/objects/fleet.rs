@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::records::{parse, record, unchanged};
 use super::{ObjectError, Objects, keys};
-use crate::model::{FleetId, Position};
-use crate::store::{Change, Condition, Entry, Store};
+use crate::model::{FleetId, PermitNumber, Position};
+use crate::store::{Change, Condition, Entry, Store, Write};
 
 /// How long to wait before the store is watched again after its watch broke.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -83,6 +83,14 @@ impl FleetRecord {
         node.seq <= known
     }
 
+    /// The record and the position of a store that was rebuilt from what the nodes of fleet `id` hold: it is their fleet, and
+    /// no intent of theirs lies beyond it.
+    fn recovered(&self, here: Position, id: &FleetId, ahead: &[Position]) -> (Self, Position) {
+        let (fleet, position) = self.succeeding(here, ahead);
+        let beyond = ahead.iter().map(|held| held.seq + 1).max().unwrap_or(0);
+        (Self { id: id.clone(), ..fleet }, Position { seq: position.seq.max(beyond), ..position })
+    }
+
     /// The record and the position once a person has confirmed the present era as the successor of all before it, for
     /// nodes that stand at `ahead`.
     ///
@@ -107,12 +115,38 @@ impl Objects {
     /// # Errors
     /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
     pub async fn succeed(&self, ahead: &[Position]) -> Result<bool, ObjectError> {
+        self.change_fleet(|fleet, here| fleet.succeeding(here, ahead), Vec::new()).await
+    }
+
+    /// Makes this the fleet with `id` that stood at `ahead` and had given out permits up to `last_permit`. False if somebody
+    /// else wrote meanwhile.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn recover_fleet(
+        &self,
+        id: &FleetId,
+        ahead: &[Position],
+        last_permit: PermitNumber,
+    ) -> Result<bool, ObjectError> {
+        let found = self.inner.store.get(keys::LAST_PERMIT).await.map_err(ObjectError::Store)?;
+        let known = found.map(|entry| parse::<PermitNumber>(&entry.key, &entry.value)).transpose()?;
+        let permit = (known.is_none_or(|known| known.0 < last_permit.0))
+            .then(|| record(keys::LAST_PERMIT.to_owned(), &last_permit));
+        self.change_fleet(|fleet, here| fleet.recovered(here, id, ahead), permit.into_iter().collect()).await
+    }
+
+    async fn change_fleet(
+        &self,
+        change: impl FnOnce(&FleetRecord, Position) -> (FleetRecord, Position),
+        mut writes: Vec<Write>,
+    ) -> Result<bool, ObjectError> {
         let store = &*self.inner.store;
         let found = store.get(keys::FLEET).await.map_err(ObjectError::Store)?;
         let (Some(found), Some((at, here))) = (found, read_position(store).await?) else { return Ok(false) };
         let current: FleetRecord = parse(&found.key, &found.value)?;
-        let (fleet, position) = current.succeeding(here, ahead);
-        let mut writes = vec![record(keys::FLEET.to_owned(), &fleet)];
+        let (fleet, position) = change(&current, here);
+        writes.push(record(keys::FLEET.to_owned(), &fleet));
         if position != here {
             writes.push(record(keys::POSITION.to_owned(), &position));
         }
@@ -233,5 +267,20 @@ mod tests {
         assert_eq!(read, *objects.fleet());
         read.eras.push(era(5, 7));
         assert!(!read.accounts_for(Position { era: store.history().0, seq: 8 }, 7));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_rebuilt_is_the_fleet_of_its_nodes_and_lies_beyond_all_they_know() {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        let lost = [Position { era: 3, seq: 40 }, Position { era: 3, seq: 51 }];
+        assert!(objects.recover_fleet(&"theirs".into(), &lost, PermitNumber(17)).await.unwrap());
+        let fleet = objects.fleet();
+        let here = objects.position().wait_for(|position| position.seq == 52).await.map(|position| *position).unwrap();
+        assert_eq!((&fleet.id, lost.map(|held| fleet.accounts_for(held, here.seq))), (&"theirs".into(), [true; 2]));
+        let permit = objects.grant(&"set".into(), &"node".into(), &"one".into()).await.unwrap();
+        assert_eq!(permit.number, PermitNumber(18));
+        // Nodes that were away bring older ones.
+        assert!(objects.recover_fleet(&"theirs".into(), &lost, PermitNumber(2)).await.unwrap());
+        assert_eq!(objects.grant(&"set".into(), &"node".into(), &"one".into()).await.unwrap().number, PermitNumber(19));
     }
 }

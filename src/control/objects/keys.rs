@@ -28,6 +28,8 @@ pub const POSITION: &str = "/v1/_meta/position";
 pub const FLEET: &str = "/v1/_meta/fleet";
 /// The last permit's number.
 pub const LAST_PERMIT: &str = "/v1/_meta/permit";
+/// Above every node's record.
+pub const MEMBERS: &str = "/v1/_meta/members/";
 /// Above every join token.
 pub const TOKENS: &str = "/v1/_meta/tokens/";
 /// Above every user's token.
@@ -57,7 +59,7 @@ pub fn object(kind: &Kind, namespace: &str, name: &str) -> String {
 
 /// The key of a node's record.
 pub fn member(uid: &str) -> String {
-    format!("/v1/_meta/members/{uid}")
+    format!("{MEMBERS}{uid}")
 }
 
 /// The key of a join token.

@@ -20,6 +20,7 @@ use crate::control::holds::{ConfirmError, Fleet, Holds};
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
+use crate::control::recovery::{Choice, Recovery, RecoveryError};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
 use crate::control::updates::Question;
 use crate::link::tls::KeyPin;
@@ -99,9 +100,23 @@ impl NodeStreams for EchoNode {
     }
 }
 
+fn recovery(number: u64, vouch_for_labels: bool) -> Recovery {
+    Recovery { number, nodes: vec![], objects: vec![], labels: vec![], vouch_for_labels, missing: vec![] }
+}
+
 impl Fleet for EchoNode {
     fn holds(&self) -> Holds {
         Holds { era: 9, seq: 12, nodes: vec![], differences: vec![] }
+    }
+
+    fn recovery(&self, choice: Choice) -> BoxFuture<'_, Result<Recovery, RecoveryError>> {
+        async move { Ok(recovery(3, choice.vouch_for_labels)) }.boxed()
+    }
+
+    fn recover(&self, number: u64) -> BoxFuture<'_, Result<Recovery, RecoveryError>> {
+        let recovered =
+            if number == 3 { Ok(recovery(3, false)) } else { Err(RecoveryError::NotShown { asked: number }) };
+        async { recovered }.boxed()
     }
 
     fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>> {

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use super::Sessions;
 use super::desired::Desired;
 use crate::control::holds::{ConfirmError, Difference, DifferenceKind, Fleet, HeldNode, Holds};
+use crate::control::recovery::{Choice, Recovery, RecoveryError};
 use crate::link::{Answer, HeldDaemonSet};
 use crate::model::{NodeName, ObjectKey, Position};
 
@@ -28,6 +29,14 @@ impl Fleet for Sessions {
         };
         let differences = differences(&self.shared.desired(), &ahead);
         Holds { era: here.era, seq: here.seq, nodes: ahead.iter().map(node).collect(), differences }
+    }
+
+    fn recovery(&self, choice: Choice) -> BoxFuture<'_, Result<Recovery, RecoveryError>> {
+        self.shared.show_recovery(choice).boxed()
+    }
+
+    fn recover(&self, number: u64) -> BoxFuture<'_, Result<Recovery, RecoveryError>> {
+        self.shared.recover(number).boxed()
     }
 
     fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>> {

@@ -128,7 +128,8 @@ impl Shared {
 
 fn unknown(name: &NodeName) -> Denied {
     Denied::Credentials(format!(
-        "node {name} does not belong to this fleet, or not any more; enrol its host with a join token"
+        "node {name} does not belong to this fleet, or not any more; enrol its host with a join token, or if control has lost \
+         its store: garrison control recover"
     ))
 }
 

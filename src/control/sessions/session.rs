@@ -128,7 +128,8 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let mut desired_rx = self.shared.desired_rx.clone();
         let desired = desired_rx.borrow_and_update().clone();
-        say(down_tx, Frame::new(self.welcome(hello))).await?;
+        let welcome = self.shared.welcome(&self.node, hello, self.reception.clone());
+        say(down_tx, Frame::new(Down::Welcome(welcome))).await?;
         self.begin(hello).await?;
         let takes_intent = matches!(self.reception, Reception::Accepted | Reception::AdoptOnly(_));
         let (mut told, mut assigned) = (Told::default(), Assignment::default());
@@ -192,21 +193,6 @@ impl Session {
         }
     }
 
-    fn welcome(&self, hello: &Hello) -> Down {
-        let shared = &self.shared;
-        let secs = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-        Down::Welcome(Welcome {
-            protocol: PROTOCOL.min(hello.protocol),
-            fleet: shared.objects.fleet().id.clone(),
-            era: shared.objects.position().borrow().era,
-            ca_bundle: vec![shared.authority.certificate().to_vec().into()],
-            node_uid: self.node.clone(),
-            reception: self.reception.clone(),
-            keep_alive_secs: secs(KEEP_ALIVE),
-            silence_secs: secs(SILENCE),
-        })
-    }
-
     /// What others have to know of the session: the API why the node holds, updates that it may be granted permits.
     async fn begin(&self, hello: &Hello) -> Result<(), SessionEnd> {
         let hold = match &self.reception {
@@ -265,13 +251,30 @@ impl Session {
     }
 }
 
+impl Shared {
+    /// The first words to a node.
+    pub(super) fn welcome(&self, node: &Uid, hello: &Hello, reception: Reception) -> Welcome {
+        let secs = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        Welcome {
+            protocol: PROTOCOL.min(hello.protocol),
+            fleet: self.objects.fleet().id.clone(),
+            era: self.objects.position().borrow().era,
+            ca_bundle: vec![self.authority.certificate().to_vec().into()],
+            node_uid: node.clone(),
+            reception,
+            keep_alive_secs: secs(KEEP_ALIVE),
+            silence_secs: secs(SILENCE),
+        }
+    }
+}
+
 /// What the user says of a node, as a message.
 pub(super) fn change(position: Position, intent: nodes::Intent) -> NodeChange {
     let nodes::Intent { labels, taints, unschedulable } = intent;
     NodeChange { position, labels, taints, unschedulable }
 }
 
-async fn say(down_tx: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), SessionEnd> {
+pub(super) async fn say(down_tx: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), SessionEnd> {
     down_tx.send(frame).await.map_err(|_| SessionEnd::Lost)
 }
 

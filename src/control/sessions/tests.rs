@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::api::bundle::Bundle;
 use crate::control::collector;
-use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
+use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD, SERVICE_ACCOUNT};
 use crate::control::objects::{Deleted, WriteOptions};
 use crate::control::registry::Part;
 use crate::control::removal::DeleteOptions;
@@ -31,6 +31,7 @@ mod admission;
 mod holds;
 mod objects;
 mod pods;
+mod recovery;
 mod tokens;
 
 /// Longer than anything here takes; reached only by a test that fails.
@@ -80,7 +81,11 @@ struct Node {
 
 impl Harness {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_dir(tempfile::tempdir().unwrap()).await
+    }
+
+    /// With the authority in a directory, and nothing in its store.
+    async fn in_dir(dir: TempDir) -> Self {
         let store = Memory::new();
         let objects = Objects::open(store).await.unwrap();
         let authority = Arc::new(Authority::open(dir.path()).unwrap());

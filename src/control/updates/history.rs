@@ -58,7 +58,8 @@ fn label(record: &Value) -> &str {
     record.pointer("/metadata/labels/controller-revision-hash").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn record(set: &DaemonSet, hash: &RevisionHash, number: i64) -> Value {
+/// The record of a revision of `set`, whose template is that revision's.
+pub(in crate::control) fn record(set: &DaemonSet, hash: &RevisionHash, number: i64) -> Value {
     let metadata = &set.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
     let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
