@@ -363,7 +363,7 @@ async fn hear(mut incoming_rx: mpsc::Receiver<Incoming>, inputs_tx: mpsc::Sender
         let input = match incoming {
             Incoming::Dialling(hello_tx) => Input::Hello(hello_tx),
             Incoming::Down(down) => Input::Down(Box::new(down)),
-            Incoming::Lost(why) => Input::Disconnected(why),
+            Incoming::Lost(lost) => Input::Disconnected(lost),
         };
         if inputs_tx.send(input).await.is_err() {
             return;

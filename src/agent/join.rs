@@ -69,6 +69,7 @@ pub(super) async fn join(
                 enrolled.credentials.save(&settings.state_dir).map_err(AgentError::Credentials)?;
                 let identity = Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid };
                 contents.identity = Some(identity.clone());
+                contents.removed = false;
                 contents.last_seen = contents.last_seen.max(Some(Timestamp::now()));
                 tracing::info!(node = %identity.name, fleet = %identity.fleet, "this host is enrolled");
                 return Ok(Joined { identity, credentials: Some(enrolled.credentials) });

@@ -35,11 +35,12 @@ use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
 use crate::fit::{self, Abilities, Holder, Rejection, Room};
 use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
-use crate::link::client::Tunnels;
+use crate::link::client::{Lost, Tunnels};
 use crate::link::tls::Credentials;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
-use crate::model::{Finished, Moment, RevisionHash, SandboxId, Source, Uid};
+use crate::model::{Finished, Moment, ObjectKey, RevisionHash, SandboxId, Source, Uid};
 use crate::placement::Failures;
+use crate::plan::events;
 use crate::plan::pressure::Conditions;
 use crate::podspec::{CgroupDriver, HostFacts, Pod, QosClass};
 
@@ -64,8 +65,8 @@ pub(super) enum Input {
     Down(Box<Down>),
     /// The link is about to dial and wants to know what to say first.
     Hello(oneshot::Sender<Hello>),
-    /// The session ended, or none could be begun; why, in the link's words.
-    Disconnected(String),
+    /// The session ended, or none could be begun.
+    Disconnected(Lost),
     /// A worker said something.
     Pod(FromPod),
     /// The runtime has news of a pod.
@@ -163,7 +164,7 @@ pub(super) struct Roster {
     /// Why there is no session, as long as there is none.
     link_lost: Option<String>,
     tunnels: Option<Tunnels>,
-    /// This node was removed from its fleet, and its credentials are still there.
+    /// This node was removed from its fleet.
     removed: bool,
     node: Option<NodeState>,
     /// Pods of ours that were in the runtime when it was first looked at; none before.
@@ -211,6 +212,7 @@ impl Roster {
             ledger: Some(ledger),
             saved: contents.pods.clone(),
             unseen: contents.pods.keys().cloned().collect(),
+            removed: contents.removed,
             contents,
             dirty: true,
             new_blobs: Vec::new(),
@@ -226,7 +228,6 @@ impl Roster {
             session: Session::new(up_tx),
             cut_off_since: Some(now),
             link_lost: None,
-            removed: false,
             node: None,
             found: None,
             restaff: true,
@@ -333,14 +334,27 @@ impl Roster {
             self.contents.daemonsets.values().any(|set| set.source == Source::Link)
                 || self.contents.pods.values().any(|record| record.ending.is_some())
         };
-        if !self.removed || is_left() {
+        if !self.contents.removed || is_left() {
             return;
         }
         let state_dir = self.shared.settings.state_dir.clone();
         match blocking(move || Credentials::remove(&state_dir)).await {
-            Ok(()) => self.removed = false,
+            Ok(()) => {
+                self.contents.removed = false;
+                self.dirty = true;
+                self.commit().await;
+            }
             Err(error) => tracing::error!(error = %Chain(&error), "the credentials of the fleet stay here"),
         }
+    }
+
+    /// Lets go of the link of a fleet that has removed this node and knows of it: the link ends.
+    fn part(&mut self) {
+        tracing::warn!("control is not dialled any more; to join again, start the agent with a join token");
+        self.session = Session::new(None);
+        self.tunnels = None;
+        self.link_lost =
+            Some("this node was removed from its fleet; to join again, start the agent with a join token".to_owned());
     }
 
     /// Drops objects and tokens that are not needed any more, and asks for the objects that are.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::roster::{Input, LinkEnd, Roster};
 use super::*;
 use crate::host::ledger::blob_hash;
-use crate::link::client::{Opening, Tunnels, Wish};
+use crate::link::client::{Lost, Opening, Tunnels, Wish};
 use crate::link::{
     Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
 };
@@ -288,11 +288,16 @@ impl Agent {
     }
 
     async fn disconnect(&mut self) {
-        self.input(Input::Disconnected("cut".to_owned())).await;
+        self.loses_link(false).await;
         self.settle().await;
         // As the link does.
         self.heard.clear();
         while self.up_rx.try_recv().is_ok() {}
+    }
+
+    /// Its link has no session; `refused` if control does not want to have one.
+    async fn loses_link(&self, refused: bool) {
+        self.input(Input::Disconnected(Lost { why: "cut".to_owned(), refused })).await;
     }
 
     /// Ends the agent while nothing is under way.

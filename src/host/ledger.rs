@@ -79,6 +79,9 @@ pub struct Contents {
     /// Tokens of the pods above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenRecord>,
+    /// The Node was removed through the API; the credentials go with the last pod.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
     /// The folder of manifests that was read last: another one in its place may be a mount that is late.
     pub folder: Option<FolderId>,
 }

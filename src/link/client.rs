@@ -69,8 +69,17 @@ pub enum Incoming {
     Dialling(oneshot::Sender<Hello>),
     /// Control says something. The first is the welcome.
     Down(Down),
-    /// The session is over, or did not come about; why, for people.
-    Lost(String),
+    /// The session is over, or did not come about.
+    Lost(Lost),
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// For people.
+    pub why: String,
+    /// Control says no, and would say so again.
+    pub refused: bool,
 }
 
 /// How the link stands, for `status` and conditions.
@@ -225,7 +234,7 @@ impl Link {
             if matches!(error, ClientError::Stopping) {
                 return;
             }
-            let why = Chain(&error).to_string();
+            let (why, refused) = (Chain(&error).to_string(), error.is_permanent());
             let random = u32::from_ne_bytes(*Uuid::new_v4().as_bytes().first_chunk().expect("a UUID has 16 bytes"));
             let pause = backoff::full_jitter(attempt, random, RECONNECT);
             attempt = attempt.saturating_add(1);
@@ -233,7 +242,10 @@ impl Link {
             let next_try_at = Timestamp::now() + pause;
             self.state_tx.send_replace(LinkState::Disconnected { why: why.clone(), next_try_at });
             let lost_and_waited = async {
-                self.incoming_tx.send(Incoming::Lost(why)).await.map_err(|_| ClientError::Stopping)?;
+                self.incoming_tx
+                    .send(Incoming::Lost(Lost { why, refused }))
+                    .await
+                    .map_err(|_| ClientError::Stopping)?;
                 tokio::time::sleep(pause).await;
                 Ok(())
             };

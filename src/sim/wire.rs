@@ -14,7 +14,7 @@ use super::chance::Chance;
 use super::witness::Witness;
 use crate::backoff::full_jitter;
 use crate::control::sessions::Sessions;
-use crate::link::client::{ClientError, Incoming, RECONNECT, discarding};
+use crate::link::client::{ClientError, Incoming, Lost, RECONNECT, discarding};
 use crate::link::heard::Heard;
 use crate::link::server::{Control, SessionEnds};
 use crate::link::tls::NodeIdentity;
@@ -88,7 +88,10 @@ impl Wire {
             let pause = full_jitter(attempt, random, RECONNECT);
             attempt += 1;
             let lost_and_waited = async {
-                incoming_tx.send(Incoming::Lost(why.to_owned())).await.map_err(|_| ClientError::Stopping)?;
+                incoming_tx
+                    .send(Incoming::Lost(Lost { why: why.to_owned(), refused: false }))
+                    .await
+                    .map_err(|_| ClientError::Stopping)?;
                 sleep(pause).await;
                 Ok(())
             };

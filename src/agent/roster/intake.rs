@@ -41,14 +41,17 @@ impl Roster {
                 self.dirty = true;
                 self.hello_tx = Some(hello_tx);
             }
-            Input::Disconnected(why) => {
-                self.link_lost = Some(why);
+            Input::Disconnected(lost) => {
+                self.link_lost = Some(lost.why);
                 self.cut_off_since.get_or_insert(self.shared.clock.now());
                 self.session.closed();
                 self.desired.session_ended();
                 self.posted.session_ended();
                 self.objects.session_ended();
                 self.tokens.session_ended();
+                if self.removed && lost.refused {
+                    self.part();
+                }
             }
             Input::Pod(FromPod::Status(uid, view)) => {
                 self.session.pod_changed(&uid);
@@ -310,7 +313,7 @@ impl Roster {
         let linked = self.contents.daemonsets.values_mut().filter(|set| set.source == Source::Link);
         linked.for_each(|set| set.deleted = true);
         self.posted.session_ended();
-        self.removed = true;
+        (self.removed, self.contents.removed) = (true, true);
         // Those whose DaemonSet was taken from over them and those that were posted, too.
         for record in self.contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
             let bundle = self.desired.bundle(&record.revision.bundle);

@@ -12,6 +12,12 @@ impl Agent {
         .await
     }
 
+    /// Waits until control is not dialled any more.
+    async fn lets_go_of_link(&mut self) {
+        let end = async { while self.up_rx.recv().await.is_some() {} };
+        tokio::time::timeout(LIMIT, end).await.expect("the link is let go");
+    }
+
     async fn delete_pod(&self, pod: &Uid) -> CommandId {
         let action = PodAction::Delete { grace_period_secs: 1, permit: None };
         let id = CommandId(9);
@@ -322,6 +328,40 @@ async fn a_node_that_is_removed_ends_all_it_has_from_control() {
     agent.settle().await;
     let ledger = host.ledger();
     assert_eq!((ledger.daemonsets.len(), ledger.pods.len(), credentials.exists()), (0, 0, false));
+    // As long as control may not have heard of it, it is dialled; not once it refuses.
+    agent.loses_link(false).await;
+    agent.settle().await;
+    assert!(!agent.up_rx.is_closed());
+    agent.loses_link(true).await;
+    agent.lets_go_of_link().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_killed_while_its_node_is_removed_sees_it_through_when_it_is_back() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one")]).await;
+    host.runs("web", "one").await;
+    let credentials = host.dir.path().join("node.pem");
+    std::fs::write(&credentials, "").unwrap();
+    host.cri.hold("StopContainer");
+    let id = CommandId(3);
+    agent.down(Down::Removed { id, position: position(3) }).await;
+    let done = Up::Ack(Ack::Command { id, outcome: Outcome::Done });
+    agent.hears("the removal to be acknowledged", |up| (*up == done).then_some(())).await;
+    host.asked_for("StopContainer").await;
+    agent.stop().await;
+    assert!(credentials.exists(), "the last pod is still there");
+
+    host.cri.release("StopContainer");
+    let mut agent = host.start();
+    agent.loses_link(true).await;
+    host.lacks("web").await;
+    agent.settle().await;
+    assert!(!credentials.exists());
+    agent.lets_go_of_link().await;
+    assert!(!host.ledger().removed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -218,8 +218,8 @@ impl Node {
 
     async fn lost(&mut self) -> String {
         loop {
-            if let Incoming::Lost(why) = self.next().await {
-                return why;
+            if let Incoming::Lost(lost) = self.next().await {
+                return lost.why;
             }
         }
     }
@@ -575,7 +575,7 @@ async fn a_removed_node_is_told_so_and_is_a_stranger_afterwards() {
     let why = loop {
         match node.next().await {
             Incoming::Dialling(hello_tx) => drop(hello_tx.send(node.hello.clone())),
-            Incoming::Lost(why) => break why,
+            Incoming::Lost(lost) => break lost.why,
             Incoming::Down(down) => panic!("{down:?}"),
         }
     };

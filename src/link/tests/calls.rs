@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle, LinkState};
+use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle, LinkState, Lost};
 use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds, routes};
 use crate::link::tls::{self, Authority, Credentials, NodeIdentity, NodeKey};
 use crate::link::*;
@@ -196,7 +196,7 @@ async fn down(link: &mut LinkHandle) -> Down {
 
 async fn lost(link: &mut LinkHandle) -> String {
     match next(link).await {
-        Incoming::Lost(why) => why,
+        Incoming::Lost(lost) => lost.why,
         other => panic!("{other:?} instead of a loss"),
     }
 }
@@ -333,7 +333,9 @@ async fn neither_side_accepts_another_fleets_certificates() {
     loop {
         match next(&mut link).await {
             Incoming::Dialling(hello_tx) => drop(hello_tx.send(hello(1))),
-            Incoming::Lost(why) => break assert!(why.contains("UnknownCA") || why.contains("broke"), "{why}"),
+            Incoming::Lost(Lost { why, .. }) => {
+                break assert!(why.contains("UnknownCA") || why.contains("broke"), "{why}");
+            }
             Incoming::Down(down) => panic!("{down:?}"),
         }
     }

@@ -194,7 +194,7 @@ async fn a_lost_store_is_rebuilt_from_what_a_node_holds_and_the_node_finds_every
     let why = loop {
         match timeout(SOON, refused.incoming_rx.recv()).await.unwrap().unwrap() {
             Incoming::Dialling(hello_tx) => drop(hello_tx.send(ledger.hello.clone())),
-            Incoming::Lost(why) => break why,
+            Incoming::Lost(lost) => break lost.why,
             Incoming::Down(down) => panic!("{down:?}"),
         }
     };
