@@ -174,6 +174,8 @@ struct Shared {
     clock: Clock,
     /// ConfigMaps, Secrets and tokens as the ledger has them; the roster publishes.
     objects: watch::Sender<Arc<Objects>>,
+    /// Why the ledger cannot be written, as long as it cannot; the roster publishes.
+    unwritable: watch::Sender<Option<String>>,
 }
 
 impl Shared {
@@ -429,6 +431,7 @@ fn share(
         users: Arc::new(Users::new(&settings.root_dir)),
         clock,
         objects: watch::channel(Arc::default()).0,
+        unwritable: watch::Sender::default(),
         settings,
         facts,
         host: watch::Sender::new(Arc::new(host)),

@@ -24,6 +24,8 @@ use crate::podspec::HostFacts;
 
 /// How often an unchanged status is reported, as the kubelet's `nodeStatusReportFrequency`.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// The condition of a node whose ledger cannot be written. It is there only as long as that is so.
+const LEDGER_UNWRITABLE: &str = "LedgerUnwritable";
 /// The version of Kubernetes whose behaviour the agent follows, with our own.
 const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
 
@@ -36,6 +38,7 @@ pub(super) async fn run(
     inputs_tx: mpsc::Sender<Input>,
 ) {
     let mut version = None;
+    let mut unwritable_rx = shared.unwritable.subscribe();
     let mut known: Vec<NodeCondition> = Vec::new();
     let mut host_rx = shared.host.subscribe();
     if status_rx.changed().await.is_err() {
@@ -50,7 +53,8 @@ pub(super) async fn run(
         let features = status.as_ref().map(|status| status.features.clone()).unwrap_or_default();
         let pressure = *conditions_rx.borrow_and_update();
         let host = host_rx.borrow_and_update().clone();
-        let (ready, conditions) = conditions(&status, pressure, &known, Timestamp::now());
+        let unwritable = unwritable_rx.borrow_and_update().clone();
+        let (ready, conditions) = conditions(&status, pressure, unwritable, &known, Timestamp::now());
         let report = NodeReport {
             labels: labels(&host.node_name, &shared.facts),
             status: serde_json::to_vec(&node_status(
@@ -72,6 +76,7 @@ pub(super) async fn run(
             changed = status_rx.changed() => if changed.is_err() { return },
             changed = conditions_rx.changed() => if changed.is_err() { return },
             Ok(()) = host_rx.changed() => {}
+            changed = unwritable_rx.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(REPORT_INTERVAL) => {}
         }
     }
@@ -96,6 +101,7 @@ pub(super) fn labels(name: &NodeName, facts: &Facts) -> BTreeMap<String, String>
 fn conditions(
     status: &Result<RuntimeStatus, String>,
     pressure: Conditions,
+    unwritable: Option<String>,
     known: &[NodeCondition],
     now: Timestamp,
 ) -> (bool, Vec<NodeCondition>) {
@@ -114,7 +120,7 @@ fn conditions(
         let (reason, message) = if holds { yes } else { no };
         (type_, holds, reason, message.to_owned())
     };
-    let rows = [
+    let pressures = [
         either(
             ("MemoryPressure", pressure.memory),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -130,11 +136,20 @@ fn conditions(
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
-        match trouble {
-            None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
-            Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
-        },
     ];
+    let ledger = unwritable.map(|why| {
+        (
+            LEDGER_UNWRITABLE,
+            true,
+            "WriteFailed",
+            format!("no pod is made or ended until the ledger can be written: {why}"),
+        )
+    });
+    let readiness = match trouble {
+        None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+        Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
+    };
+    let rows = pressures.into_iter().chain(ledger).chain([readiness]);
     let condition = |(type_, holds, reason, message): (&str, bool, &str, String)| {
         let status = if holds { "True" } else { "False" };
         let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
@@ -149,7 +164,7 @@ fn conditions(
                 .or_else(|| Some(Time(whole_seconds(now)))),
         }
     };
-    (ready, rows.into_iter().map(condition).collect())
+    (ready, rows.map(condition).collect())
 }
 
 /// As the kubelet writes a runtime condition.
@@ -239,16 +254,16 @@ mod tests {
     #[test]
     fn the_node_is_as_ready_as_its_runtime() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let (ready, first) = conditions(&status(true), Conditions::default(), &[], at(1));
+        let (ready, first) = conditions(&status(true), Conditions::default(), None, &[], at(1));
         assert!(ready);
         assert_eq!(ready_of(&first), ("True", "KubeletReady", "kubelet is posting ready status", at(1)));
 
-        let (ready, second) = conditions(&Err("no such file".into()), Conditions::default(), &first, at(2));
+        let (ready, second) = conditions(&Err("no such file".into()), Conditions::default(), None, &first, at(2));
         assert!(!ready);
         let down = "container runtime is down: no such file";
         assert_eq!(ready_of(&second), ("False", "KubeletNotReady", down, at(2)));
 
-        let (_, third) = conditions(&status(false), Conditions::default(), &second, at(3));
+        let (_, third) = conditions(&status(false), Conditions::default(), None, &second, at(3));
         let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized";
         assert_eq!(ready_of(&third), ("False", "KubeletNotReady", network, at(2)));
         assert_eq!(third[0].last_transition_time.as_ref().unwrap().0, at(1));
@@ -257,7 +272,7 @@ mod tests {
     #[test]
     fn pressure_is_told_in_the_kubelets_words() {
         let told = |pressure| {
-            let (_, conditions) = conditions(&status(true), pressure, &[], Timestamp::UNIX_EPOCH);
+            let (_, conditions) = conditions(&status(true), pressure, None, &[], Timestamp::UNIX_EPOCH);
             let words = |one: &NodeCondition| format!("{}={} {}", one.type_, one.status, one.reason.as_ref().unwrap());
             conditions.iter().take(3).map(words).collect::<Vec<_>>()
         };

@@ -20,7 +20,6 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::Shared;
 use super::blocking::blocking;
 use super::desired::{Desired, Folder};
 use super::eviction::Eviction;
@@ -31,6 +30,7 @@ use super::status::Status;
 use super::tokens::Tokens;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
+use super::{Shared, event_report};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
 use crate::fit::{self, Abilities, Holder, Rejection, Room};
@@ -442,6 +442,7 @@ impl Roster {
         match self.write().await {
             Ok(()) => {
                 self.commit_retry_at = None;
+                self.note_writable(None);
                 self.dirty = false;
                 self.saved.clone_from(&self.contents.pods);
                 self.restaff = true;
@@ -454,9 +455,25 @@ impl Roster {
                 let error = Chain(&error).to_string();
                 tracing::error!(error, "the ledger cannot be written; no pod is made or ended until it can");
                 self.commit_retry_at = Some(now + COMMIT_RETRY);
+                self.note_writable(Some(error));
                 false
             }
         }
+    }
+
+    /// Says on the Node that the ledger cannot be written, or that it can again.
+    fn note_writable(&mut self, why: Option<String>) {
+        let turned = self.shared.unwritable.borrow().is_some() != why.is_some();
+        if turned {
+            let node = ObjectKey::new("", self.identity.name.as_str());
+            let event = events::ledger_unwritable(why.as_deref());
+            self.session.event(event_report("Node", &node, &self.identity.uid, event));
+        }
+        self.shared.unwritable.send_if_modified(|known| {
+            let changes = *known != why;
+            *known = why;
+            changes
+        });
     }
 
     async fn write(&mut self) -> Result<(), LedgerError> {

@@ -172,6 +172,7 @@ impl Host {
             users: Arc::new(Users::new(&settings.root_dir)),
             clock,
             objects: watch::channel(Arc::default()).0,
+            unwritable: watch::Sender::default(),
             settings,
             facts,
             host: watch::Sender::new(Arc::new(host)),

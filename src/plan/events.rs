@@ -112,6 +112,14 @@ pub fn short_of(resource: &str) -> PodEvent {
     PodEvent::of_pod(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"))
 }
 
+/// What is told on a node whose ledger cannot be written, and when it can again.
+pub fn ledger_unwritable(why: Option<&str>) -> PodEvent {
+    match why {
+        Some(why) => PodEvent::of_pod(true, "LedgerUnwritable", format!("No pod is made or ended: {why}")),
+        None => PodEvent::of_pod(false, "LedgerWritable", "The ledger can be written again".to_owned()),
+    }
+}
+
 /// What is told on a DaemonSet whose pod has come to its end on a node and makes way for another.
 ///
 /// Source: kubernetes v1.36 `pkg/controller/daemon/daemon_controller.go`, `podsShouldBeOnNode`.

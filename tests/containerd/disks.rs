@@ -53,6 +53,7 @@ fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() 
     // Larger than what the deletion makes room for.
     node.apply(&sleeper("coming", &"x".repeat(60_000)));
     agent_says(&node, "its ledger cannot be written");
+    node.sees(&["describe", "node"], &["LedgerUnwritable", "No space left on device"]);
     let tasks = node.tasks();
     assert!(tasks.len() == 2 && tasks.iter().all(|task| before.contains(task)), "{before:?} {tasks:?}");
     // A new agent finds what the full disk holds.
@@ -62,6 +63,10 @@ fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() 
 
     on_disk(&node, EMPTY, "agent");
     runs(&node, "coming");
+    node.eventually("the node says so no more", |node| {
+        let conditions = node.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.conditions[*].type}"]);
+        if conditions.contains("LedgerUnwritable") { Err(conditions) } else { Ok(()) }
+    });
     assert!(tasks.iter().all(|task| node.tasks().contains(task)), "the other pod ran through all of it");
 }
 
@@ -123,6 +128,7 @@ fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repair
     on_disk(&node, "mount -o remount,abort \"$1\"; ! touch \"$1/file\" 2>/dev/null", "agent");
     node.kubectl(&["delete", "daemonset", "leaving"]);
     agent_says(&node, "its ledger cannot be written");
+    node.sees(&["describe", "node"], &["LedgerUnwritable", "Read-only file system"]);
     assert_eq!(node.tasks(), before, "what is not on disk is not done");
 
     agent.kill(&node);

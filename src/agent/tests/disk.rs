@@ -11,6 +11,19 @@ fn obstruct(host: &Host, set: &Bundle) -> PathBuf {
     path
 }
 
+impl Agent {
+    /// What the next report of the node says of its ledger.
+    async fn unwritable(&mut self, what: &str) -> Option<String> {
+        self.hears(what, |up| {
+            let Up::Node(report) = up else { return None };
+            let status: Value = serde_json::from_slice(&report.status).unwrap();
+            let found = status["conditions"].as_array()?.iter().find(|one| one["type"] == "LedgerUnwritable");
+            Some(found.map(|one| one["message"].to_string()))
+        })
+        .await
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_not_on_disk_is_neither_done_nor_acknowledged() {
     let host = Host::new();
@@ -32,12 +45,16 @@ async fn what_is_not_on_disk_is_neither_done_nor_acknowledged() {
     agent.settle().await;
     assert_eq!(host.cri.take_changes(), Vec::<&str>::new());
     assert!(!agent.heard.iter().any(|up| matches!(up, Up::Ack(_))), "{:?}", agent.heard);
+    assert!(agent.unwritable("the condition").await.is_some_and(|why| why.contains(hash(&log).as_str())));
+    agent.event("LedgerUnwritable").await;
     host.cri.end_container(&pod.uid, "main", 1);
     host.runs("web", "one").await;
 
     std::fs::remove_dir(obstacle).unwrap();
     host.runs("log", "one").await;
     host.lacks("web").await;
+    assert_eq!(agent.unwritable("the condition to go").await, None);
+    agent.event("LedgerWritable").await;
     agent.hears("an acknowledgement", |up| (*up == Up::Ack(Ack::Position(position(2)))).then_some(())).await;
 }
 
