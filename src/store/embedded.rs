@@ -18,6 +18,7 @@
 //!
 //! Leases, and the keys under them, end with the process.
 
+mod ballast;
 pub mod continuity;
 mod disk;
 #[cfg(test)]
@@ -195,6 +196,8 @@ impl Writer {
         let job = {
             let mut content = self.shared.write();
             let mut durable = false;
+            let deletes =
+                batch.iter().flat_map(|request| &request.writes).any(|write| matches!(write, Write::Delete { .. }));
             for Request { conditions, writes, answer_tx } in batch {
                 let staged = content.stage(&conditions, writes).map(|staged| {
                     durable |= staged.durable;
@@ -204,7 +207,7 @@ impl Writer {
                 answers.push((answer_tx, staged));
             }
             let reserved = self.reserve(content.history.staged());
-            (durable || reserved > self.reserved).then(|| self.job(&content, reserved))
+            (durable || reserved > self.reserved).then(|| Job { deletes, ..self.job(&content, reserved) })
         };
         let written = match job {
             Some(job) => self.write(job).await,
@@ -233,7 +236,7 @@ impl Writer {
 
     fn job(&self, content: &Content, reserved: Revision) -> Job {
         let rows = self.unwritten.iter().map(|key| (key.clone(), content.history.row(key))).collect();
-        Job { rows, revision: content.history.staged(), reserved }
+        Job { rows, revision: content.history.staged(), reserved, deletes: false }
     }
 
     /// Writes a job. What is unwritten stays so unless it succeeds.

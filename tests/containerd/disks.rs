@@ -78,6 +78,7 @@ fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() 
     control.start(&node);
     node.sees(&["get", "namespaces"], &["default"]);
     node.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
+    node.kubectl(&["create", "configmap", "leaving", "--from-literal=a=b"]);
     let large = node.write("large", &"x".repeat(700_000));
     let large = format!("--from-file={large}");
 
@@ -95,6 +96,7 @@ fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() 
     }
     assert!(!refused.is_empty(), "the disk is full");
     assert!(node.kubectl(&["get", "configmaps"]).contains("kept"), "reading goes on");
+    node.kubectl(&["delete", "configmap", "leaving"]);
 
     on_disk(&node, EMPTY, "state");
     node.kubectl(&["create", "configmap", "after", "--from-literal=a=b"]);

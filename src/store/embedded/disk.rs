@@ -24,6 +24,7 @@ use redb::{
 };
 use tracing::warn;
 
+use super::ballast::Ballast;
 use super::continuity::{Continuity, Found, Mark, MarkFile, MarkFileError, judge};
 use crate::store::history::Row;
 use crate::store::{HistoryId, Revision};
@@ -115,6 +116,7 @@ pub struct Disk {
     /// None after a failed write, until the next.
     database: Option<Database>,
     mark_file: MarkFile,
+    ballast: Ballast,
     /// What the store file says of itself.
     written: Mark,
     path: PathBuf,
@@ -145,6 +147,8 @@ pub struct Job {
     pub revision: Revision,
     /// Revisions reserved from then on.
     pub reserved: Revision,
+    /// Somebody deletes: it may use the room that is kept for that.
+    pub deletes: bool,
 }
 
 /// Opens or makes the store in `dir`, which is made if there is none.
@@ -220,7 +224,8 @@ pub fn load(
         path: dir.join(MARK_FILE),
         source,
     })?;
-    let disk = Disk { open, database: Some(database), mark_file, written: mark, path };
+    let ballast = Ballast::of(dir);
+    let disk = Disk { open, database: Some(database), mark_file, ballast, written: mark, path };
     Ok(Opened { disk, rows, start, reserved: mark.reserved, history, continuity })
 }
 
@@ -232,6 +237,17 @@ impl Disk {
     /// # Errors
     /// redb's. Whether the transaction is on disk is then unknown; put the same keys into the next.
     pub fn write(&mut self, job: &Job) -> Result<(), redb::Error> {
+        match self.try_write(job) {
+            Err(error) if job.deletes && is_disk_full(&error) && self.ballast.release() => self.try_write(job),
+            Ok(()) => {
+                self.ballast.restore();
+                Ok(())
+            }
+            failed => failed,
+        }
+    }
+
+    fn try_write(&mut self, job: &Job) -> Result<(), redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
             None => (self.open)()?,
@@ -340,6 +356,10 @@ fn write_rows(database: &Database, rows: &[(Arc<str>, Option<Row>)], meta: &Mark
         table.insert(META_RESERVED, meta.reserved.0)?;
     }
     Ok(transaction.commit()?)
+}
+
+fn is_disk_full(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(source) if source.kind() == io::ErrorKind::StorageFull)
 }
 
 fn missing(dir: &Path) -> OpenError {
