@@ -254,6 +254,20 @@ pub enum ControlTask {
     /// Rebuild a lost store from what hosts hold: control, begun on an empty store with the folder pki it had, asks the hosts that
     /// it has no record of, and shows what that comes to; nothing is written before it is confirmed
     Recover(RecoverFlags),
+    /// Put a new certificate authority in the place of the fleet's, which control takes up when it is restarted; hosts renew their
+    /// certificates by themselves
+    RotateCa(RotateCaFlags),
+}
+
+/// Flags of `garrison control rotate-ca`.
+#[derive(Debug, Args)]
+pub struct RotateCaFlags {
+    /// Flags of each role.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Drop the authority before the present one: hosts that have not been connected since have to join again
+    #[arg(long)]
+    pub finish: bool,
 }
 
 /// Flags of `garrison control recover`.

@@ -9,8 +9,8 @@ use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
     AgentFlags, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask, ExplainFlags, HoldsFlags,
-    KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, StatusFlags, TokenCommand, TokenCreateFlags,
-    TokenListFlags, TokenRevokeFlags, UpFlags,
+    KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, RotateCaFlags, StatusFlags, TokenCommand,
+    TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
@@ -46,6 +46,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Agent(flags) => run_agent(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::Holds(flags)), .. }) => holds(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::Recover(flags)), .. }) => recover(flags),
+        Command::Control(ControlArgs { task: Some(ControlTask::RotateCa(flags)), .. }) => rotate_ca(&flags),
         Command::Control(ControlArgs { flags, task: None }) => run_control(flags),
         Command::Up(flags) => run_up(flags),
         Command::Explain(flags) => explain(flags),
@@ -265,6 +266,18 @@ fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
         (Output::Text, None) => recovery::render(&shown),
         (Output::Text, Some(_)) => recovery::render_confirmed(&shown),
     });
+    Ok(())
+}
+
+fn rotate_ca(flags: &RotateCaFlags) -> anyhow::Result<()> {
+    let state_dir = control_dir(&flags.common)?;
+    if !flags.finish {
+        Authority::rotate(&state_dir)?;
+        print("there is a new authority; restart control, and hosts renew their certificates with it\n");
+        return Ok(());
+    }
+    anyhow::ensure!(Authority::finish_rotation(&state_dir)?, "no rotation is under way in {}", state_dir.display());
+    print("the authority before is dropped; restart control\n");
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub const ROOT_CA: &str = "kube-root-ca.crt";
 /// When to look again after something failed.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Runs until dropped. `certificate` is the fleet's authority, PEM.
+/// Runs until dropped. `certificate` is the fleet's authorities, PEM.
 pub async fn run(objects: Objects, certificate: String) {
     loop {
         let mut causes = Causes::begin(&objects);

@@ -126,7 +126,7 @@ impl Endpoint {
         tasks.spawn(collector::run(objects.clone()));
         let (policy_rx, keeper) = rbac::keeper::start(objects.clone()).await?;
         tasks.spawn(keeper);
-        tasks.spawn(belongings::run(objects.clone(), authority.certificate_pem()));
+        tasks.spawn(belongings::run(objects.clone(), authority.bundle_pem()));
         tasks.spawn(compact(store.clone()));
         let sessions =
             Sessions::start(objects.clone(), authority.clone(), bearer.clone(), to_updates_tx, grants_rx).await?;

@@ -70,6 +70,9 @@ pub enum TlsError {
         /// What to do without a back-up, and what that costs.
         way_out: &'static str,
     },
+    /// The authority was rotated, and that is not finished.
+    #[error("the last rotation is not finished; finish it first, once every host has renewed its certificate")]
+    Rotating,
     /// A certificate or request from the other side cannot be used.
     #[error("the {what} cannot be used")]
     Unusable {
@@ -102,7 +105,7 @@ pub enum TlsError {
 /// [`TlsError::Make`] if a name cannot stand in a certificate.
 pub fn server_config(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = authority.issue_server(names)?;
-    let checks = WebPkiClientVerifier::builder_with_provider(roots([authority.certificate()])?, provider())
+    let checks = WebPkiClientVerifier::builder_with_provider(roots(authority.all())?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(|error| TlsError::Config(error.into()))?;

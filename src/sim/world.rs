@@ -264,7 +264,7 @@ impl World {
         let mut tasks = JoinSet::new();
         tasks.spawn(updates::run(objects.clone(), to_updates_rx, questions_rx, grants_tx));
         tasks.spawn(collector::run(objects.clone()));
-        tasks.spawn(belongings::run(objects.clone(), self.authority.certificate_pem()));
+        tasks.spawn(belongings::run(objects.clone(), self.authority.bundle_pem()));
         let sessions = Sessions::start(objects.clone(), self.authority.clone(), bearer, to_updates_tx, grants_rx);
         self.door_tx.send_replace(Some(sessions.await.unwrap()));
         self.control = Some(ControlLife { objects, fuse, _questions_tx: questions_tx, _tasks: tasks });

@@ -67,7 +67,7 @@ impl Shared {
                 self.roster.meet(&uid, name);
                 return Ok(Enrolled {
                     certificate: certificate.to_vec().into(),
-                    ca_bundle: vec![self.authority.certificate().to_vec().into()],
+                    ca_bundle: self.authority.bundle(),
                     fleet: self.objects.fleet().id.clone(),
                     node_name: name.clone(),
                     node_uid: uid,
@@ -112,10 +112,7 @@ impl Shared {
         if key != node.key {
             return Err(Denied::Forbidden("a certificate is renewed for the key it was made for".to_owned()));
         }
-        Ok(Renewed {
-            certificate: certificate.to_vec().into(),
-            ca_bundle: vec![self.authority.certificate().to_vec().into()],
-        })
+        Ok(Renewed { certificate: certificate.to_vec().into(), ca_bundle: self.authority.bundle() })
     }
 
     /// The record of a node that calls. Its certificate is good only as long as the record has the same key.

@@ -259,7 +259,7 @@ impl Shared {
             protocol: PROTOCOL.min(hello.protocol),
             fleet: self.objects.fleet().id.clone(),
             era: self.objects.position().borrow().era,
-            ca_bundle: vec![self.authority.certificate().to_vec().into()],
+            ca_bundle: self.authority.bundle(),
             node_uid: node.clone(),
             reception,
             keep_alive_secs: secs(KEEP_ALIVE),

@@ -60,9 +60,10 @@ pub async fn enroll(control: &str, token: &JoinToken, joining: Joining) -> Resul
     Ok(Enrollment { credentials, fleet: enrolled.fleet, node_name: enrolled.node_name, node_uid: enrolled.node_uid })
 }
 
-/// Whether a third or less of the certificate's time is left.
+/// Whether a third or less of the certificate's time is left, or another authority signs by now.
 pub(super) fn renewal_is_due(credentials: &Credentials) -> Result<bool, TlsError> {
-    Ok(credentials.identity()?.is_expired(Timestamp::now() + tls::RENEW_BEFORE))
+    let runs_out = credentials.identity()?.is_expired(Timestamp::now() + tls::RENEW_BEFORE);
+    Ok(runs_out || !credentials.is_of_signing_authority())
 }
 
 /// Gets and keeps a new certificate for the same key.

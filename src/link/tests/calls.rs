@@ -20,6 +20,7 @@ use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds, routes};
 use crate::link::tls::{self, Authority, Credentials, NodeIdentity, NodeKey};
 use crate::link::*;
 use crate::model::{BlobHash, Position, TerminalSize};
+use crate::testing::wait::eventually;
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
 /// Longer than anything here takes; reached only by a test that fails.
@@ -41,7 +42,7 @@ struct FakeControl {
 impl FakeControl {
     fn sign(&self, request: &[u8]) -> (Bytes, Vec<Bytes>) {
         let certificate = self.authority.issue_node(request, &"edge-1".into(), &UID.into(), Timestamp::now());
-        (certificate.unwrap().0.to_vec().into(), vec![self.authority.certificate().to_vec().into()])
+        (certificate.unwrap().0.to_vec().into(), self.authority.bundle())
     }
 }
 
@@ -92,7 +93,11 @@ struct Harness {
 
 impl Harness {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_dir(tempfile::tempdir().unwrap()).await
+    }
+
+    /// With the authority in a directory.
+    async fn in_dir(dir: TempDir) -> Self {
         let authority = Arc::new(Authority::open(dir.path()).unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -127,7 +132,7 @@ impl Harness {
             protocol: PROTOCOL,
             fleet: "fleet".into(),
             era: 1,
-            ca_bundle: vec![self.authority.certificate().to_vec().into()],
+            ca_bundle: self.authority.bundle(),
             node_uid: UID.into(),
             reception: Reception::Accepted,
             keep_alive_secs: 30,
@@ -141,7 +146,7 @@ impl Harness {
         let at = Timestamp::now() - age;
         let (certificate, _) =
             self.authority.issue_node(&key.request().unwrap(), &"edge-1".into(), &UID.into(), at).unwrap();
-        Credentials::new(key, &certificate.to_vec().into(), &[self.authority.certificate().to_vec().into()])
+        Credentials::new(key, &certificate.to_vec().into(), &self.authority.bundle())
     }
 
     fn spawn(&self, credentials: Credentials) -> LinkHandle {
@@ -319,6 +324,38 @@ async fn a_refused_token_is_not_worth_another_try() {
 }
 
 #[tokio::test]
+async fn a_node_that_knows_only_the_former_authority_finds_control_and_renews_with_the_new_one() {
+    let before = Harness::new().await;
+    let (former, away, token) =
+        (before.credentials(SignedDuration::ZERO), before.credentials(SignedDuration::ZERO), before.token());
+    Authority::rotate(before.dir.path()).unwrap();
+    let mut control = Harness::in_dir(before.dir).await;
+    assert_ne!(control.authority.pin(), token.authority);
+    let mut link = control.spawn(former);
+    answer_dialling(&mut link, 1).await;
+    let (_, _up_rx, down_tx) = control.connected().await;
+    down_tx.send(Frame::new(control.welcome())).await.unwrap();
+    assert!(matches!(control.asked().await, Asked::Renew(_)), "it renews as soon as it hears of the new one");
+    let renewed = eventually("the renewed certificate to be kept", async || {
+        let kept = Credentials::load(control.dir.path()).ok()??;
+        (kept.ca_bundle.len() == 2 && kept.is_of_signing_authority()).then_some(kept)
+    })
+    .await;
+    // Tokens from before the rotation are good.
+    client::enroll(&control.address.to_string(), &token, joining()).await.unwrap();
+    drop(link);
+
+    Authority::finish_rotation(control.dir.path()).unwrap();
+    let mut control = Harness::in_dir(control.dir).await;
+    let mut link = control.spawn(renewed);
+    answer_dialling(&mut link, 2).await;
+    control.connected().await;
+    let mut late = control.spawn(away);
+    let why = lost(&mut late).await;
+    assert!(why.contains("did not pass the TLS handshake"), "{why}");
+}
+
+#[tokio::test]
 async fn neither_side_accepts_another_fleets_certificates() {
     let mut ours = Harness::new().await;
     let theirs = Harness::new().await;
@@ -328,7 +365,7 @@ async fn neither_side_accepts_another_fleets_certificates() {
     assert!(why.contains("did not pass the TLS handshake: invalid peer certificate"), "{why}");
     // A node of theirs that was told to trust our control.
     let mut stranger = theirs.credentials(SignedDuration::ZERO);
-    stranger.trust(&[ours.authority.certificate().to_vec().into()]);
+    stranger.trust(&ours.authority.bundle());
     let mut link = ours.spawn(stranger);
     loop {
         match next(&mut link).await {

@@ -57,7 +57,7 @@ pub struct Credentials {
     pub key: NodeKey,
     /// Its certificate.
     pub certificate: CertificateDer<'static>,
-    /// The authorities that sign for its fleet.
+    /// The authorities that count in its fleet; the first signs.
     pub ca_bundle: Vec<CertificateDer<'static>>,
 }
 
@@ -206,6 +206,19 @@ impl Credentials {
     /// [`TlsError::Unusable`] if control sent something else.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Identity::of(&self.certificate)
+    }
+
+    /// Whether the first of the authorities, which is the one that signs now, has signed the certificate.
+    pub fn is_of_signing_authority(&self) -> bool {
+        let issuer = X509Certificate::from_der(&self.certificate);
+        let signing = self.ca_bundle.first().map(|authority| X509Certificate::from_der(authority));
+        match (issuer, signing) {
+            (Ok((_, certificate)), Some(Ok((_, authority)))) => {
+                certificate.issuer().as_raw() == authority.subject().as_raw()
+            }
+            // What cannot be read is not renewed over and over for that.
+            _ => true,
+        }
     }
 
     /// Reads what [`Credentials::save`] wrote; none if the node is not enrolled.

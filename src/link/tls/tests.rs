@@ -138,3 +138,34 @@ fn a_pin_reads_back_as_it_was_written() {
         assert_eq!(bad.parse::<KeyPin>(), Err(BadPin));
     }
 }
+
+#[test]
+fn an_authority_is_rotated_once_at_a_time_and_a_cut_leaves_the_one_or_the_other() {
+    let dir = temp_dir();
+    let old = Authority::open(dir.path()).unwrap();
+    let pki = |name: &str| dir.path().join("pki").join(name);
+    assert!(!Authority::finish_rotation(dir.path()).unwrap());
+    // Cut before the key was in place: as if nothing had been.
+    for name in ["next.crt", "previous.crt"] {
+        fs::copy(pki("ca.crt"), pki(name)).unwrap();
+    }
+    let other = temp_dir();
+    Authority::open(other.path()).unwrap();
+    fs::copy(other.path().join("pki/ca.crt"), pki("next.crt")).unwrap();
+    let same = Authority::open(dir.path()).unwrap();
+    assert_eq!((same.bundle(), pki("previous.crt").exists()), (old.bundle(), false));
+
+    Authority::rotate(dir.path()).unwrap();
+    let new = Authority::open(dir.path()).unwrap();
+    assert_ne!(new.pin(), old.pin());
+    assert_eq!(new.bundle(), [new.certificate(), old.certificate()].map(|one| bytes::Bytes::from(one.to_vec())));
+    assert!(matches!(Authority::rotate(dir.path()), Err(TlsError::Rotating)));
+    // Cut after it, before the certificate was.
+    fs::rename(pki("ca.crt"), pki("next.crt")).unwrap();
+    fs::copy(pki("previous.crt"), pki("ca.crt")).unwrap();
+    assert_eq!(Authority::open(dir.path()).unwrap().bundle(), new.bundle());
+    assert!(Authority::finish_rotation(dir.path()).unwrap());
+    let finished = Authority::open(dir.path()).unwrap();
+    assert_eq!((finished.pin(), finished.bundle().len()), (new.pin(), 1));
+    Authority::rotate(dir.path()).unwrap();
+}
