@@ -149,14 +149,18 @@ impl Desired {
         }
     }
 
-    /// Takes over every entry whose blob is here.
-    pub(super) fn take(&mut self, contents: &mut Contents, new_blobs: &mut Vec<Bytes>) -> Taken {
+    /// Takes over every entry whose blob is here; of DaemonSets that the contents do not have, only if `takes_new` says so.
+    pub(super) fn take(&mut self, contents: &mut Contents, new_blobs: &mut Vec<Bytes>, takes_new: bool) -> Taken {
         let Some(manifest) = self.manifest.take() else { return Taken::default() };
         let (mut whole, blobs_before) = (true, new_blobs.len());
         let mut changed = false;
         for entry in &manifest.entries {
             let Entry { uid, seq, hash, .. } = entry;
             if self.refused.get(uid).is_some_and(|refused| refused.hash == *hash) {
+                continue;
+            }
+            if !takes_new && !contents.daemonsets.contains_key(uid) {
+                whole = false;
                 continue;
             }
             // Also what is held already is looked at: its blob may have been lost on disk.
@@ -232,18 +236,15 @@ impl Desired {
                 Answer::Unknown => {
                     self.unknown.insert(uid);
                 }
-                Answer::Deleted { orphan, .. } => {
+                Answer::Deleted { kept, .. } => {
                     self.unknown.remove(&uid);
                     self.refused.remove(&uid);
                     // A manifest from before the deletion must not bring it back.
                     if let Some(manifest) = &mut self.manifest {
                         manifest.entries.retain(|entry| entry.uid != uid);
                     }
-                    if orphan {
-                        contents.pods.values_mut().filter(|pod| pod.daemonset.as_ref() == Some(&uid)).for_each(|pod| {
-                            pod.daemonset = None;
-                        });
-                    }
+                    let its = contents.pods.values_mut().filter(|pod| pod.daemonset.as_ref() == Some(&uid));
+                    its.filter(|pod| kept.contains(&pod.key.uid)).for_each(|pod| pod.daemonset = None);
                     if let Some(set) = contents.daemonsets.get_mut(&uid) {
                         set.deleted = true;
                     }

@@ -1,8 +1,9 @@
-//! Pods that were posted with this node's name, taken over into the ledger's contents.
+//! Single pods of this node, taken over into the ledger's contents: those posted with its name, and those that their DaemonSet
+//! has let go.
 //!
 //! Control says which there are; their bundles come in pieces, and each pod is taken on once its bundle is here. One that
-//! changed is taken over again. No input or output happens here. Nothing is taken away because it is not mentioned: a pod
-//! ends by a command.
+//! changed is taken over again: also whose it is stands in its bundle. No input or output happens here. Nothing is taken away
+//! because it is not mentioned: a pod ends by a command, or with the DaemonSet that has adopted it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -41,6 +42,11 @@ impl PostedPods {
         let uids: BTreeSet<_> = entries.iter().map(|entry| &entry.uid).collect();
         self.refused.retain(|uid, _| uids.contains(uid));
         self.awaited = entries.into_iter().map(|entry| (entry.uid.clone(), entry)).collect();
+    }
+
+    /// Whether some of what control speaks of is still on its way. A DaemonSet that is new may have adopted one of these.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.awaited.is_empty()
     }
 
     /// Forgets a pod that is to end: what arrives of it must not bring it back.
@@ -126,16 +132,20 @@ impl PostedPods {
 
 /// Writes a pod into the contents; false if it stands there as it is.
 fn adopt(contents: &mut Contents, uid: &Uid, hash: &BlobHash, bundle: &Bundle, posted: &Posted) -> bool {
+    let revision = RevisionRecord { hash: bundle.revision.clone(), bundle: hash.clone() };
+    let daemonset = posted.daemonset.clone();
     if let Some(record) = contents.pods.get_mut(uid) {
-        let changes = record.revision.bundle != *hash;
-        record.revision.bundle = hash.clone();
+        let changes = record.revision != revision || record.daemonset != daemonset;
+        (record.revision, record.daemonset) = (revision, daemonset);
+        // The bundle has them all.
+        record.amended = None;
         record.ephemeral_containers.clone_from(&posted.ephemeral_containers);
         return changes;
     }
     let record = PodRecord {
         key: PodKey { namespace: bundle.namespace.clone(), name: bundle.name.clone(), uid: uid.clone() },
-        daemonset: None,
-        revision: RevisionRecord { hash: bundle.revision.clone(), bundle: hash.clone() },
+        daemonset,
+        revision,
         created_at: posted.created_at,
         ending: None,
         finished: None,

@@ -33,6 +33,7 @@ mod identity;
 mod intent;
 mod lives;
 mod logs;
+mod orphans;
 mod posted;
 mod preemption;
 mod probes;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::daemonset::{leading_number, template_generation};
 use super::document::{SyntaxError, Written, parse_json};
 use super::field::Path;
+use super::revision::REVISION_LABEL;
 use super::strict::{self, DecodeError, Finding};
 use crate::model::{ObjectKey, RevisionHash, Uid};
 
@@ -57,13 +58,13 @@ pub struct Bundle {
     /// Nodes that are cut off do not go back from a revision that does not work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_fallback: bool,
-    /// It is a pod that was posted with the node's name: `uid`, `namespace` and `name` are its own, and its template is all
-    /// of it.
+    /// It is a single pod, posted with the node's name or let go by its DaemonSet: `uid`, `namespace` and `name` are its own,
+    /// and its template is all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posted: Option<Posted>,
 }
 
-/// What a pod that was posted has beyond a template.
+/// What a single pod has beyond a template.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Posted {
@@ -72,9 +73,12 @@ pub struct Posted {
     /// `spec.ephemeralContainers`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ephemeral_containers: Vec<EphemeralContainer>,
+    /// The DaemonSet that has adopted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemonset: Option<Uid>,
 }
 
-/// The revision of every pod that was posted: there is none that another could take the place of.
+/// The revision of every pod that is its own: there is none that another could take the place of.
 pub const POSTED_REVISION: &str = "posted";
 
 /// `spec.updateStrategy` as far as one node is concerned; the budget is control's.
@@ -139,14 +143,20 @@ impl Bundle {
         }
     }
 
-    /// A pod that was posted, defaulted, admitted and found valid. `runtime_handler` is what its RuntimeClass came to.
+    /// A single pod, defaulted, admitted and found valid. `runtime_handler` is what its RuntimeClass came to. One that a
+    /// DaemonSet has adopted is of the revision that its label names.
     pub fn from_pod(pod: Pod, runtime_handler: Option<String>) -> Self {
         let metadata = pod.metadata;
         let mut spec = pod.spec.unwrap_or_default();
+        let mut owners = metadata.owner_references.iter().flatten();
+        let controller = owners.find(|owner| owner.controller == Some(true) && owner.kind == "DaemonSet");
         let posted = Posted {
             created_at: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             ephemeral_containers: spec.ephemeral_containers.take().unwrap_or_default(),
+            daemonset: controller.map(|owner| Uid(owner.uid.clone())),
         };
+        let label = metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL));
+        let revision = label.filter(|_| posted.daemonset.is_some()).map_or(POSTED_REVISION, String::as_str).into();
         let own = ObjectMeta { labels: metadata.labels, annotations: metadata.annotations, ..ObjectMeta::default() };
         Self {
             format: FORMAT,
@@ -154,7 +164,7 @@ impl Bundle {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             generation: metadata.generation.unwrap_or(1),
-            revision: POSTED_REVISION.into(),
+            revision,
             template_generation: 0,
             update_strategy: UpdateStrategy::OnDelete,
             min_ready_seconds: 0,
@@ -164,6 +174,11 @@ impl Bundle {
             no_fallback: false,
             posted: Some(posted),
         }
+    }
+
+    /// The DaemonSet that a pod of this bundle belongs to; none if it is its own.
+    pub fn daemonset(&self) -> Option<&Uid> {
+        self.posted.as_ref().map_or(Some(&self.uid), |posted| posted.daemonset.as_ref())
     }
 
     /// Namespace and name of the DaemonSet, or of the pod.
@@ -282,6 +297,22 @@ mod tests {
             )
         );
         assert_eq!(Bundle::decode(&bytes).expect("a bundle"), bundle);
+    }
+
+    #[test]
+    fn a_single_pod_is_its_own_until_a_daemonset_has_it() {
+        let of = |owner: &Value, labels: &Value| {
+            let metadata = json!({"name": "a", "ownerReferences": [owner], "labels": labels});
+            let pod = json!({"metadata": metadata, "spec": {"containers": []}});
+            let bundle = Bundle::from_pod(serde_json::from_value(pod).expect("a pod"), None);
+            (bundle.daemonset().cloned(), bundle.revision)
+        };
+        let owner = |kind: &str| json!({"apiVersion": "v1", "kind": kind, "name": "o", "uid": "o", "controller": true});
+        let labels = json!({REVISION_LABEL: "abc"});
+        assert_eq!(of(&owner("ConfigMap"), &labels), (None, POSTED_REVISION.into()));
+        assert_eq!(of(&owner("DaemonSet"), &labels), (Some("o".into()), "abc".into()));
+        assert_eq!(of(&owner("DaemonSet"), &json!({})), (Some("o".into()), POSTED_REVISION.into()));
+        assert_eq!(bundle(&json!({})).daemonset(), Some(&"u".into()));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Source: kubernetes v1.36, `pkg/apis/apps/v1/defaults.go` and `pkg/apis/apps/validation/validation.go`.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{
     DaemonSet, DaemonSetSpec, DaemonSetStatus, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
 };
@@ -182,6 +184,12 @@ pub fn leading_number(value: &IntOrString) -> i32 {
         }
         IntOrString::String(_) => 0,
     }
+}
+
+/// Whether a DaemonSet selects pods with these labels, in its namespace. One that would select all selects none.
+pub fn selects(daemonset: &DaemonSet, labels: &BTreeMap<String, String>) -> bool {
+    let selector = daemonset.spec.as_ref().and_then(|spec| Selector::from_object(&spec.selector).ok());
+    selector.is_some_and(|selector| !selector.is_empty() && selector.matches(labels))
 }
 
 /// What the annotation says; `None` without it, or if it is no number.

@@ -1,9 +1,13 @@
 //! Revisions of a DaemonSet: when two templates are the same, the hash that names one, and its history record.
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
 
 use crate::model::RevisionHash;
+
+/// The label of a DaemonSet's pods and of its history that names their revision.
+pub const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// The letters of hashes and of generated names: no vowels, so that no words arise.
 const SAFE_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -32,6 +36,12 @@ fn prune(value: &mut Value) {
 /// The templates are the same as a user sees them. Both must have been defaulted.
 pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     canonical(a) == canonical(b)
+}
+
+/// The newest revision of a DaemonSet, which must have been defaulted.
+pub fn of(daemonset: &DaemonSet) -> RevisionHash {
+    let template = daemonset.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    hash(&template, daemonset.status.as_ref().and_then(|status| status.collision_count))
 }
 
 /// The hash that names a revision.

@@ -22,7 +22,6 @@ use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, Watcher,
 use super::registry::Part;
 use super::removal::{self, DeleteOptions};
 use crate::error::Chain;
-use crate::model::Uid;
 use plan::{Facts, Step, plan};
 
 /// How often to look without cause: events grow old in silence.
@@ -148,16 +147,13 @@ async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
         Step::Delete { kind, namespace, name } => {
             objects.delete(kind, namespace, name, &DeleteOptions::default()).await.map(drop)
         }
-        Step::End { namespace, name } => {
-            let end = |pod: Option<&Value>| Some(end(pod?));
-            objects.report(&POD, namespace, name, end).await.map(drop)
-        }
+        Step::End { namespace, name } => end(objects, namespace, name).await,
         Step::Remove { kind, namespace, name, uid } => objects.remove(kind, namespace, name, uid).await,
         Step::Release { kind, namespace, name, finalizer } => {
             change(objects, kind, namespace, name, |object| take_finalizer(object, finalizer)).await
         }
         Step::Disown { kind, namespace, name, owners } => {
-            change(objects, kind, namespace, name, |object| take_owners(object, owners)).await
+            change(objects, kind, namespace, name, |object| meta::disown(object, owners)).await
         }
     };
     match done {
@@ -166,26 +162,24 @@ async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
     }
 }
 
-/// The pod as one that is ending: its node learns that from the deletion of the owner.
-fn end(pod: &Value) -> Value {
-    if meta::is_deleting(pod) {
-        return pod.clone();
+/// Marks a pod as one that is ending: its node learns that from the deletion of the owner. One that was adopted the node may not
+/// even know as that owner's.
+async fn end(objects: &Objects, namespace: &str, name: &str) -> Result<(), ObjectError> {
+    let pod = objects.get(&POD, namespace, name).await?;
+    if objects.posted(&pod).await?.is_some() {
+        return objects.delete(&POD, namespace, name, &DeleteOptions::default()).await.map(drop);
     }
-    removal::mark(pod.clone(), removal::grace_period_seconds(pod), Timestamp::now())
+    let end = |pod: Option<&Value>| {
+        let pod = pod.filter(|pod| !meta::is_deleting(pod))?.clone();
+        let grace = removal::grace_period_seconds(&pod);
+        Some(removal::mark(pod, grace, Timestamp::now()))
+    };
+    objects.report(&POD, namespace, name, end).await.map(drop)
 }
 
 fn take_finalizer(object: &mut Value, finalizer: &str) {
     let kept: Vec<Value> = meta::finalizers(object).filter(|name| *name != finalizer).map(Value::from).collect();
     meta::metadata_mut(object).insert("finalizers".to_owned(), kept.into());
-}
-
-fn take_owners(object: &mut Value, owners: &[Uid]) {
-    let metadata = meta::metadata_mut(object);
-    let Some(Value::Array(references)) = metadata.get_mut("ownerReferences") else { return };
-    references.retain(|reference| !owners.iter().any(|owner| reference["uid"] == owner.as_str()));
-    if references.is_empty() {
-        metadata.remove("ownerReferences");
-    }
 }
 
 async fn change(
@@ -209,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::control::kinds::{CONFIG_MAP, CONTROLLER_REVISION, DAEMON_SET, NAMESPACE, NODE};
+    use crate::model::Uid;
     use crate::store::Memory;
 
     const SET: &str = "set";
@@ -224,7 +219,9 @@ mod tests {
         let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
         let spec = json!({"selector": {"matchLabels": labels}, "template": template});
         let set = create(&DAEMON_SET, json!({"metadata": {"name": SET}, "spec": spec})).await;
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": SET, "uid": meta::uid(&set)}]);
+        let owner = json!([{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": SET, "uid": meta::uid(&set), "controller": true,
+        }]);
         let metadata = json!({"name": "owned", "ownerReferences": owner});
         create(&CONTROLLER_REVISION, json!({"metadata": metadata, "data": {}, "revision": 1})).await;
         let pod = json!({"metadata": metadata, "spec": {"nodeName": "one", "containers": []}});
@@ -286,5 +283,44 @@ mod tests {
         let (tombstones, _) = objects.tombstones().await.unwrap();
         assert_eq!(tombstones.iter().map(|tombstone| tombstone.kind.as_str()).collect::<Vec<_>>(), ["DaemonSet"]);
         collector.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orphaning_deletion_is_final_for_nodes_when_all_are_let_go() {
+        let objects = fleet().await;
+        let hold = |finalizers: Value| {
+            move |set: &Value| {
+                let mut set = set.clone();
+                set["metadata"]["finalizers"] = finalizers.clone();
+                Ok::<_, ObjectError>(set)
+            }
+        };
+        let update = async |finalizers| {
+            let options = WriteOptions::default();
+            objects.update(&DAEMON_SET, "n", SET, Part::Main, options, hold(finalizers)).await.unwrap()
+        };
+        let set = update(json!(["example.com/hold"])).await;
+        let options = DeleteOptions { propagation: removal::Propagation::Orphan, ..DeleteOptions::default() };
+        objects.delete(&DAEMON_SET, "n", SET, &options).await.unwrap();
+        assert_eq!(objects.tombstones().await.unwrap().0, []);
+        let mut sets = objects.watch(&DAEMON_SET, None, objects.revision());
+        let collector = tokio::spawn(run(objects.clone()));
+        until(&mut sets, true).await;
+        collector.abort();
+
+        let set_uid = Uid::from(meta::uid(&set));
+        let (tombstones, _) = objects.tombstones().await.unwrap();
+        assert_eq!(tombstones.iter().map(|tombstone| &tombstone.uid).collect::<Vec<_>>(), [&set_uid]);
+        for kind in [&POD, &CONTROLLER_REVISION] {
+            let owned = objects.get(kind, "n", "owned").await.unwrap();
+            assert_eq!((meta::owner_uids(&owned).count(), meta::is_deleting(&owned)), (0, false), "{}", kind.kind);
+        }
+        let intents = objects.pod_intents().await.unwrap();
+        let let_go_by = intents.iter().map(|(intent, _)| intent.posted.clone().unwrap().let_go_by);
+        assert_eq!(let_go_by.collect::<Vec<_>>(), [Some(set_uid)]);
+        // Whoever else kept it has no say in that.
+        update(json!([])).await;
+        assert_eq!(count(&objects, &DAEMON_SET).await, 0);
+        assert_eq!(count(&objects, &POD).await, 1);
     }
 }

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::kinds::Kind;
 use crate::model::Uid;
 
 /// A text field of `metadata`; empty if it is absent.
@@ -49,6 +50,34 @@ pub fn controller(object: &Value) -> Option<Uid> {
     let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let controller = owners?.iter().find(|owner| owner["controller"] == true && owner["kind"] == "DaemonSet")?;
     controller["uid"].as_str().map(Uid::from)
+}
+
+/// Some object controls this one, of whatever kind.
+pub fn is_controlled(object: &Value) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().any(|owner| owner["controller"] == true)
+}
+
+/// Makes `owner`, an object of a kind, the controller of an object that has none.
+pub fn own(object: &mut Value, kind: &Kind, owner: &Value) {
+    let reference = json!({
+        "apiVersion": kind.api_version(), "kind": kind.kind, "name": name(owner), "uid": uid(owner),
+        "controller": true, "blockOwnerDeletion": true,
+    });
+    let others = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    let others = others.filter(|other| other["uid"] != reference["uid"]).cloned();
+    let owners: Vec<Value> = others.chain([reference.clone()]).collect();
+    metadata_mut(object).insert("ownerReferences".to_owned(), owners.into());
+}
+
+/// Takes an object's references to some owners away.
+pub fn disown(object: &mut Value, owners: &[Uid]) {
+    let metadata = metadata_mut(object);
+    let Some(Value::Array(references)) = metadata.get_mut("ownerReferences") else { return };
+    references.retain(|reference| !owners.iter().any(|owner| reference["uid"] == owner.as_str()));
+    if references.is_empty() {
+        metadata.remove("ownerReferences");
+    }
 }
 
 /// `metadata` to write into; made if the object has none or something else in its place.

@@ -66,8 +66,7 @@ pub enum Removal {
 /// Decides what a DELETE does to an object as it is now.
 ///
 /// # Errors
-/// [`ObjectError::Precondition`] for one that does not hold; [`ObjectError::Forbidden`] for a built-in namespace and
-/// for orphaning a DaemonSet's pods, which nodes would not know how to keep.
+/// [`ObjectError::Precondition`] for one that does not hold; [`ObjectError::Forbidden`] for a built-in namespace.
 ///
 /// Source: kubernetes v1.36, `k8s.io/apiserver/pkg/registry/rest/delete.go`, `BeforeDelete`;
 /// `pkg/registry/core/pod/strategy.go`, `CheckGracefulDelete`.
@@ -87,8 +86,8 @@ pub fn plan(
         // What lives in a namespace always goes first.
         _ if *kind == NAMESPACE => {}
         Propagation::Background => {}
-        Propagation::Foreground => push_finalizer(&mut marked, FOREGROUND),
-        Propagation::Orphan => push_finalizer(&mut marked, ORPHAN),
+        Propagation::Foreground => replace_finalizer(&mut marked, ORPHAN, FOREGROUND),
+        Propagation::Orphan => replace_finalizer(&mut marked, FOREGROUND, ORPHAN),
     }
     if *kind == NAMESPACE {
         meta::map_mut(&mut marked, "status").insert("phase".into(), "Terminating".into());
@@ -139,6 +138,11 @@ pub fn mark(mut object: Value, grace_period_seconds: i64, now: Timestamp) -> Val
     object
 }
 
+/// An object marked for deletion waits until what it owned does not name it any more.
+pub fn is_orphaning(object: &Value) -> bool {
+    meta::is_deleting(object) && meta::finalizers(object).any(|finalizer| finalizer == ORPHAN)
+}
+
 /// An object marked for deletion that nothing keeps any more. An empty namespace is let go by the collector only.
 pub fn is_released(kind: &Kind, object: &Value) -> bool {
     let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
@@ -171,23 +175,20 @@ fn check(kind: &'static Kind, object: &Value, options: &DeleteOptions) -> Result
     if let Some(asked) = options.resource_version.as_deref().filter(|asked| *asked != version) {
         return Err(conflict("ResourceVersion", asked, version));
     }
-    let refusal = match options.propagation {
-        _ if *kind == NAMESPACE && BUILT_IN_NAMESPACES.contains(&name) => "this namespace may not be deleted",
-        Propagation::Orphan if *kind == DAEMON_SET => {
-            "propagationPolicy Orphan is not supported: a node keeps no pod of a DaemonSet that is gone; \
-             use Background or Foreground"
-        }
-        _ => return Ok(()),
-    };
-    Err(ObjectError::Forbidden { kind, name: name.to_owned(), reason: refusal.to_owned() })
+    if *kind == NAMESPACE && BUILT_IN_NAMESPACES.contains(&name) {
+        let reason = "this namespace may not be deleted".to_owned();
+        return Err(ObjectError::Forbidden { kind, name: name.to_owned(), reason });
+    }
+    Ok(())
 }
 
-fn push_finalizer(object: &mut Value, finalizer: &str) {
-    let mut finalizers: Vec<String> = meta::finalizers(object).map(str::to_owned).collect();
-    if finalizers.iter().any(|own| own == finalizer) {
-        return;
+/// Adds one of the two finalizers of deletions, of which an object has one at most.
+fn replace_finalizer(object: &mut Value, before: &str, finalizer: &str) {
+    let mut finalizers: Vec<String> =
+        meta::finalizers(object).filter(|own| *own != before).map(str::to_owned).collect();
+    if !finalizers.iter().any(|own| own == finalizer) {
+        finalizers.push(finalizer.to_owned());
     }
-    finalizers.push(finalizer.to_owned());
     meta::metadata_mut(object).insert("finalizers".into(), json!(finalizers));
 }
 
@@ -266,12 +267,17 @@ mod tests {
         }});
         assert_eq!(object, expected);
         assert_eq!(plan(&DAEMON_SET, &object, &foreground, now()).unwrap(), Removal::Nothing);
+        // Its pods are let go one by one; nodes hear of it when that is done. One way takes the other's place.
+        let Removal::Mark { object, for_nodes: false } = plan(&DAEMON_SET, &object, &orphan, now()).unwrap() else {
+            panic!("the collector lets its pods go")
+        };
+        assert_eq!(meta::finalizers(&object).collect::<Vec<_>>(), [ORPHAN]);
+        assert!(is_orphaning(&object) && !is_orphaning(&named("a")));
         let Removal::Mark { object, for_nodes: false } = plan(&NAMESPACE, &named("a"), &background, now()).unwrap()
         else {
             panic!("waits until it is empty")
         };
         assert_eq!(object["status"]["phase"], "Terminating");
         assert!(plan(&NAMESPACE, &named("default"), &background, now()).is_err());
-        assert!(plan(&DAEMON_SET, &named("a"), &orphan, now()).is_err());
     }
 }

@@ -13,14 +13,16 @@
 //! ```
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
-//!   pods, `entitled` which objects a node may have, `nodes` and `pods` what reports make of objects; all pure. `admission`,
-//!   `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining` and `tunnels` carry it out.
+//!   pods, `claims` which DaemonSet has them, `entitled` which objects a node may have, `nodes` and `pods` what reports make of
+//!   objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining` and
+//!   `tunnels` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
 mod admission;
 mod admit;
 mod assigned;
+mod claims;
 mod desired;
 mod entitled;
 mod holds;
@@ -44,6 +46,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub(in crate::control) use self::entitled::has_place;
 pub(in crate::control) use self::nodes::HOST_LABELS;
 
 use self::admit::Known;

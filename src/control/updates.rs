@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::history::record as history_record;
@@ -357,6 +357,10 @@ impl<'a> Updates<'a> {
             self.phases.remove(uid);
             return Ok(());
         };
+        // As upstream: what it leaves is not its to look after.
+        if set.object.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
         self.keep_history(uid, &set).await?;
         let set = as_admitted(self.objects, uid, set).await?;
         let now = Timestamp::now();
@@ -375,7 +379,7 @@ impl<'a> Updates<'a> {
 
     async fn keep_history(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
         let namespace = set.object.metadata.namespace.as_deref().unwrap_or_default();
-        let own = |record: &Value| meta::controller(record).as_ref() == Some(uid);
+        let own = |record: &Value| history::is_of(&set.object, record);
         let options = ListOptions {
             namespace: Some(namespace),
             matches: &own,
@@ -385,6 +389,17 @@ impl<'a> Updates<'a> {
             not_before: Revision(0),
         };
         let records = self.objects.list(&CONTROLLER_REVISION, options).await?.items;
+        let object = json!({"metadata": set.object.metadata});
+        let adopt = |record: Option<&Value>| {
+            let mut adopted = record.filter(|record| history::is_of(&set.object, record))?.clone();
+            if meta::controller(&adopted).is_none() {
+                meta::own(&mut adopted, &DAEMON_SET, &object);
+            }
+            Some(adopted)
+        };
+        for record in records.iter().filter(|record| meta::controller(record).is_none()) {
+            self.objects.report(&CONTROLLER_REVISION, namespace, meta::name(record), adopt).await?;
+        }
         let changes = history::changes(&set.object, &set.revision, &records, &self.view.revisions_in_use(uid));
         if let Some(record) = changes.create {
             let name = meta::name(&record).to_owned();
@@ -516,9 +531,7 @@ fn parsed(event: &Event) -> Option<Value> {
 fn put_set(view: &mut View, object: Value) -> Vec<Uid> {
     match serde_json::from_value::<DaemonSet>(object) {
         Ok(set) => {
-            let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-            let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-            let hash = revision::hash(&template, collisions);
+            let hash = revision::of(&set);
             view.put_set(set, hash)
         }
         Err(error) => {

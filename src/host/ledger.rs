@@ -175,7 +175,7 @@ pub struct RevisionRecord {
 pub struct PodRecord {
     /// Names and uid, minted here.
     pub key: PodKey,
-    /// The DaemonSet it belongs to; none for a pod posted with a node name.
+    /// The DaemonSet it belongs to; none for a pod posted with a node name, or let go by its DaemonSet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemonset: Option<Uid>,
     /// What it is made from.

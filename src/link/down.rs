@@ -151,7 +151,7 @@ pub struct Entry {
 pub struct Assigned {
     /// The intent it is true at.
     pub position: Position,
-    /// Pods posted with this node's name.
+    /// Pods posted with this node's name, or let go by their DaemonSet.
     pub pods: Vec<Entry>,
     /// One for each reference of the last [`Needs`](super::Needs).
     pub objects: Vec<(ObjectRef, ObjectAnswer)>,
@@ -178,7 +178,7 @@ pub struct Answers {
 }
 
 /// What control knows of a uid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// It exists.
     Present,
@@ -186,8 +186,8 @@ pub enum Answer {
     Deleted {
         /// The intent that did.
         seq: u64,
-        /// Its pods stay (`--cascade=orphan`).
-        orphan: bool,
+        /// Pods of this node that are not its any more, and stay (`--cascade=orphan`). Its others end.
+        kept: Vec<Uid>,
     },
     /// There is no record of it: hold what there is.
     Unknown,

@@ -376,7 +376,10 @@ fn answers(answers: Answers) -> pb::Answers {
         uid: uid.0,
         answer: Some(match answer {
             Answer::Present => pb::answer::Answer::Present(pb::Present {}),
-            Answer::Deleted { seq, orphan } => pb::answer::Answer::Deleted(pb::Deleted { seq, orphan }),
+            Answer::Deleted { seq, kept } => {
+                let kept_pod_uids = kept.into_iter().map(|uid| uid.0).collect();
+                pb::answer::Answer::Deleted(pb::Deleted { seq, kept_pod_uids })
+            }
             Answer::Unknown => pb::answer::Answer::Unknown(pb::Unknown {}),
         }),
     });

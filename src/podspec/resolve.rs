@@ -16,10 +16,10 @@ use super::{
 };
 use crate::api::bundle::Bundle;
 use crate::api::field::{FieldError, Invalid, Path};
+use crate::api::revision::REVISION_LABEL;
 use crate::eligibility::tolerates_memory_pressure;
 use crate::model::PodKey;
 
-const REVISION_LABEL: &str = "controller-revision-hash";
 const GENERATION_LABEL: &str = "pod-template-generation";
 
 /// Makes the pod that `bundle` stands for on this host.
@@ -89,7 +89,7 @@ fn pod(
         origin: Origin {
             fleet: host.fleet.clone(),
             node: host.node_uid.clone(),
-            daemonset: bundle.posted.is_none().then(|| bundle.uid.clone()),
+            daemonset: bundle.daemonset().cloned(),
             revision: bundle.revision.clone(),
         },
         labels,

@@ -49,7 +49,7 @@ struct Node {
 
 impl Node {
     fn take(&mut self) -> Taken {
-        self.desired.take(&mut self.contents, &mut self.new_blobs)
+        self.desired.take(&mut self.contents, &mut self.new_blobs, true)
     }
 
     fn needs(&self) -> Vec<NeededBlob> {
@@ -216,7 +216,7 @@ fn control_answers_for_what_the_node_holds() {
     node.takes(1, &[("web", &web), ("log", &log)]);
     node.takes(2, &[]);
     assert_eq!(node.images().len(), 2, "absence deletes nothing");
-    let (uid, deleted) = (Uid::from("web"), Answer::Deleted { seq: 3, orphan: false });
+    let (uid, deleted) = (Uid::from("web"), Answer::Deleted { seq: 3, kept: vec![] });
     let mut is = |answer| {
         node.desired.answers(&mut node.contents, vec![(uid.clone(), answer)]);
         (node.desired.is_unknown(&uid), node.contents.daemonsets[&uid].deleted)
@@ -243,7 +243,8 @@ fn orphaned_pods_stay_without_their_daemonset() {
         ephemeral_containers: vec![],
     };
     node.contents.pods.insert("pod".into(), record);
-    node.desired.answers(&mut node.contents, vec![("web".into(), Answer::Deleted { seq: 2, orphan: true })]);
+    node.desired
+        .answers(&mut node.contents, vec![("web".into(), Answer::Deleted { seq: 2, kept: vec!["pod".into()] })]);
     let pod = &node.contents.pods[&Uid::from("pod")];
     assert_eq!((&pod.daemonset, &pod.ending), (&None, &None));
 }

@@ -146,13 +146,14 @@ impl Roster {
                 self.desired.chunk(chunk.clone());
                 self.posted.chunk(chunk.clone());
                 self.objects.chunk(chunk);
-                self.take_over();
                 self.take_over_posted();
+                self.take_over();
                 self.take_over_objects(|_| {});
             }
             Down::Assigned(assigned) => {
                 self.posted.assigned(assigned.pods);
                 self.take_over_posted();
+                self.take_over();
                 self.take_over_objects(|roster| {
                     roster.objects.answers(&mut roster.contents, &roster.desired, assigned.objects);
                 });
@@ -210,9 +211,11 @@ impl Roster {
         }
     }
 
-    /// Takes over what has arrived of the manifest.
+    /// Takes over what has arrived of the manifest. A DaemonSet that is new waits for what this node is told of single pods: if one
+    /// of them is its by now, it must not have another.
     fn take_over(&mut self) {
-        let taken = self.desired.take(&mut self.contents, &mut self.new_blobs);
+        let takes_new = !self.posted.is_waiting();
+        let taken = self.desired.take(&mut self.contents, &mut self.new_blobs, takes_new);
         self.dirty |= taken.changed;
         if let Some(position) = taken.whole {
             self.session.came_into_step();
@@ -314,8 +317,12 @@ impl Roster {
         linked.for_each(|set| set.deleted = true);
         self.posted.session_ended();
         (self.removed, self.contents.removed) = (true, true);
-        // Those whose DaemonSet was taken from over them and those that were posted, too.
-        for record in self.contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
+        // Those that are of no DaemonSet here, too.
+        let daemonsets = &self.contents.daemonsets;
+        let is_single = |record: &&mut PodRecord| {
+            record.daemonset.as_ref().is_none_or(|daemonset| !daemonsets.contains_key(daemonset))
+        };
+        for record in self.contents.pods.values_mut().filter(is_single) {
             let bundle = self.desired.bundle(&record.revision.bundle);
             end(record, grace_period_secs(bundle));
             self.session.pod_changed(&record.key.uid);

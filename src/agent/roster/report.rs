@@ -58,7 +58,11 @@ impl Roster {
             uid: record.uid.clone(),
             blob: record.blob.clone(),
         };
-        let posted = self.contents.pods.values().filter(|pod| pod.daemonset.is_none() && pod.ending.is_none());
+        let is_single = |pod: &&PodRecord| {
+            let bundle = self.desired.bundle(&pod.revision.bundle);
+            pod.ending.is_none() && bundle.is_some_and(|bundle| bundle.posted.is_some())
+        };
+        let posted = self.contents.pods.values().filter(is_single);
         let posted = posted.map(|pod| HeldPosted { uid: pod.key.uid.clone(), bundle: pod.revision.bundle.clone() });
         Holdings {
             labels,

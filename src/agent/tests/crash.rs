@@ -87,7 +87,7 @@ fn killed_anywhere_between_nothing_and_deletion_it_ends_with_what_was_asked_for(
                 deleted.set(true);
             }
             for set in ["web", "log"] {
-                agent.answer(2, set, Answer::Deleted { seq: 2, orphan: false }).await;
+                agent.answer(2, set, Answer::Deleted { seq: 2, kept: vec![] }).await;
             }
             host.lacks("web").await;
             host.lacks("log").await;

@@ -39,7 +39,7 @@ async fn what_is_not_on_disk_is_neither_done_nor_acknowledged() {
     let obstacle = obstruct(&host, &log);
     agent.down(manifest(2, &[set("web", "one"), log.clone()])).await;
     agent.down(chunk(&content(&log), 0..)).await;
-    let answers = vec![(uid("web"), Answer::Deleted { seq: 2, orphan: false })];
+    let answers = vec![(uid("web"), Answer::Deleted { seq: 2, kept: vec![] })];
     agent.down(Down::Answers(Answers { position: position(2), answers })).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     agent.settle().await;

@@ -91,7 +91,7 @@ async fn a_deletion_ends_the_pod_and_nothing_of_it_stays() {
     agent.connect().await;
     agent.apply(1, &[set("web", "one")]).await;
     let pod = host.runs("web", "one").await;
-    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
     let gone = agent.reports("the pod's last report", "web", |report, _| report.gone).await;
     assert_eq!(gone.key.uid, pod.uid);
     host.lacks("web").await;
@@ -108,7 +108,7 @@ async fn a_slow_manifest_does_not_bring_back_what_was_deleted_meanwhile() {
     host.runs("web", "one").await;
     let log = set("log", "one");
     agent.down(manifest(2, &[set("web", "one"), log.clone()])).await;
-    agent.answer(3, "web", Answer::Deleted { seq: 3, orphan: false }).await;
+    agent.answer(3, "web", Answer::Deleted { seq: 3, kept: vec![] }).await;
     host.lacks("web").await;
     agent.down(chunk(&content(&log), 0..)).await;
     host.runs("log", "one").await;
@@ -194,7 +194,7 @@ async fn a_deletion_that_control_has_forgotten_is_seen_through() {
     agent.apply(1, &[set("web", "one")]).await;
     host.runs("web", "one").await;
     host.cri.hold("StopContainer");
-    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
     agent.disconnect().await;
     let hello = agent.connect().await;
     assert_eq!(hello.daemonsets.len(), 1);
@@ -221,7 +221,7 @@ async fn a_node_on_hold_keeps_running_what_it_has_and_takes_nothing() {
     agent.connect_as(Reception::Hold { reason: HoldReason::Ahead, message }).await;
     agent.node(&[], &[]).await;
     agent.down(manifest(2, &[selected("two"), set("log", "one")])).await;
-    let answers = vec![(uid("web"), Answer::Deleted { seq: 2, orphan: false })];
+    let answers = vec![(uid("web"), Answer::Deleted { seq: 2, kept: vec![] })];
     agent.down(Down::Answers(Answers { position: position(2), answers })).await;
     agent.delete_pod(&pod.uid).await;
     agent.down(Down::Removed { id: CommandId(3), position: position(3) }).await;
@@ -247,7 +247,7 @@ async fn a_control_that_lost_its_store_is_told_what_the_ledger_holds() {
     agent.apply(1, &[set("web", "one"), set("gone", "one")]).await;
     host.runs("web", "one").await;
     agent.apply(2, &[set("web", "two"), set("gone", "one")]).await;
-    agent.answer(3, "gone", Answer::Deleted { seq: 3, orphan: false }).await;
+    agent.answer(3, "gone", Answer::Deleted { seq: 3, kept: vec![] }).await;
 
     agent.disconnect().await;
     let reception = Reception::Hold { reason: HoldReason::Recovery, message: "lost".to_owned() };
@@ -281,7 +281,7 @@ async fn an_older_disk_catches_up_but_asks_for_no_permit() {
     agent.disconnect().await;
     agent.connect_as(Reception::AdoptOnly("the disk is older".to_owned())).await;
     agent.apply(2, &[set("web", "two")]).await;
-    agent.answer(2, "log", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "log", Answer::Deleted { seq: 2, kept: vec![] }).await;
     host.lacks("log").await;
     agent.permit(7, "two", false).await;
     agent.settle().await;
@@ -314,7 +314,7 @@ async fn a_node_that_is_removed_ends_all_it_has_from_control() {
     agent.connect().await;
     agent.apply(1, &[set("web", "one"), set("log", "one")]).await;
     let (_, orphan) = (host.runs("web", "one").await, host.runs("log", "one").await);
-    agent.answer(2, "log", Answer::Deleted { seq: 2, orphan: true }).await;
+    agent.answer(2, "log", Answer::Deleted { seq: 2, kept: vec![orphan.uid.clone()] }).await;
     agent.settle().await;
     assert_eq!(host.runs("log", "one").await, orphan);
     let credentials = host.dir.path().join("node.pem");
@@ -416,7 +416,7 @@ async fn what_changes_between_hello_and_welcome_is_told() {
     agent.apply(1, &[set("web", "one"), set("log", "one")]).await;
     let (web, _) = (host.runs("web", "one").await, host.runs("log", "one").await);
     host.cri.hold("RemovePodSandbox");
-    agent.answer(2, "log", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "log", Answer::Deleted { seq: 2, kept: vec![] }).await;
     host.asked_for("RemovePodSandbox").await;
 
     agent.disconnect().await;

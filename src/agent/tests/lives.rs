@@ -105,7 +105,7 @@ async fn init_containers_run_one_by_one_and_sidecars_outlive_what_they_serve() {
     agent.reports("a ready pod", "web", |_, status| status["containerStatuses"][1]["ready"] == true).await;
     deeds.extend(["start mesh", "start main", "start aux"]);
     host.did(&deeds).await;
-    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
     host.lacks("web").await;
     let mut ended = host.deeds().split_off(deeds.len());
     // Containers end together, sidecars one after the other.
@@ -160,7 +160,7 @@ async fn hooks_hold_up_what_follows_and_end_with_the_grace_period() {
     host.did(&deeds).await;
 
     host.cri.hold("ExecSync");
-    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
     eventually("both to be told", async || (host.deeds().len() == 6).then_some(())).await;
     agent.settle().await;
     let mut told = host.deeds().split_off(deeds.len());

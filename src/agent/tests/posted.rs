@@ -26,11 +26,8 @@ fn tolerating(mut pod: Bundle, toleration: &Value) -> Bundle {
 
 impl Agent {
     /// Says which pods were posted, and sends them as they are asked for.
-    async fn assign(&mut self, pods: &[Bundle]) {
-        let entry =
-            |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod), written: None };
-        let entries = pods.iter().map(entry).collect();
-        self.down(Down::Assigned(Assigned { position: position(1), pods: entries, objects: vec![] })).await;
+    pub(super) async fn assign(&mut self, pods: &[Bundle]) {
+        self.speaks_of(pods).await;
         for pod in pods {
             self.hears("the pod to be asked for", |up| match up {
                 Up::Needs(needs) => needs.blobs.iter().any(|blob| blob.hash == hash(pod)).then_some(()),
@@ -41,7 +38,13 @@ impl Agent {
         }
     }
 
-    async fn command(&mut self, pod: &Uid, action: PodAction) -> Outcome {
+    pub(super) async fn speaks_of(&self, pods: &[Bundle]) {
+        let entry = |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod), written: None };
+        let pods = pods.iter().map(entry).collect();
+        self.down(Down::Assigned(Assigned { position: position(1), pods, objects: vec![] })).await;
+    }
+
+    pub(super) async fn command(&mut self, pod: &Uid, action: PodAction) -> Outcome {
         let id = CommandId(9);
         self.down(Down::Pod { id, command: PodCommand { uid: pod.clone(), needs_seq: 0, action } }).await;
         self.hears("an acknowledgement of the command", |up| match up {

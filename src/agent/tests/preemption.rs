@@ -51,7 +51,7 @@ async fn a_pod_makes_way_for_one_of_a_higher_priority_and_is_back_when_there_is_
     assert_eq!(host.ledger().pods, on_disk);
     assert_eq!(host.runs("high", "one").await, high);
 
-    agent.answer(3, "high", Answer::Deleted { seq: 3, orphan: false }).await;
+    agent.answer(3, "high", Answer::Deleted { seq: 3, kept: vec![] }).await;
     host.lacks("high").await;
     host.runs("low", "one").await;
 }
@@ -76,7 +76,7 @@ async fn whoever_matters_more_is_first_where_others_leave() {
     let starts = || host.cri.calls().iter().filter(|call| call.method == "StartContainer").count();
     let mut started = 1;
     for (seq, (leaves, next)) in (3..).zip([("web", "polite"), ("polite", "mid"), ("mid", "low")]) {
-        agent.answer(seq, leaves, Answer::Deleted { seq, orphan: false }).await;
+        agent.answer(seq, leaves, Answer::Deleted { seq, kept: vec![] }).await;
         host.runs(next, "one").await;
         started += 1;
         assert_eq!(starts(), started, "nobody else was let in");

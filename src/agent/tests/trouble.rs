@@ -43,7 +43,7 @@ async fn a_runtime_that_goes_away_leaves_a_node_that_says_so_and_comes_back_in_s
     let why = agent.node_is("False").await;
     assert!(why.contains("container runtime is down"), "{why}");
     let ended = host.cri.end_container(&web.uid, "main", 1);
-    agent.answer(2, "log", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "log", Answer::Deleted { seq: 2, kept: vec![] }).await;
     agent.settle().await;
     assert_eq!(host.ledger().pods.len(), 2);
     agent.heard.clear();
@@ -127,6 +127,6 @@ async fn of_two_pods_that_want_a_port_the_second_waits_for_the_first_to_go() {
     agent.connect().await;
     agent.settle().await;
     assert_eq!(host.runs("web", "one").await, holder);
-    agent.answer(3, "web", Answer::Deleted { seq: 3, orphan: false }).await;
+    agent.answer(3, "web", Answer::Deleted { seq: 3, kept: vec![] }).await;
     host.runs("other", "one").await;
 }

@@ -304,7 +304,7 @@ async fn a_revision_that_is_overtaken_while_it_is_prepared_is_given_up() {
 async fn stopping_is_asked_of_the_runtime_once() {
     let (host, mut agent, old) = running().await;
     host.cri.hold("StopContainer");
-    agent.answer(2, "web", Answer::Deleted { seq: 2, orphan: false }).await;
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
     host.asked_for("StopContainer").await;
     // Each writes the ledger and tells every worker anew what is wanted of it.
     for seq in 3..6 {

@@ -90,7 +90,7 @@ impl Objects {
         let runtime_handler =
             admitted.map_err(|refusal| ObjectError::Forbidden { kind, name, reason: refusal.to_string() })?;
         object["spec"] = serde_json::to_value(spec).expect("Kubernetes' types have string keys only");
-        Ok(Some(PostedPod { runtime_handler }))
+        Ok(Some(PostedPod { runtime_handler, ..PostedPod::default() }))
     }
 
     /// Refuses a valid object that does not go with others.

@@ -12,7 +12,7 @@
 //! | `/v1/_meta/permits/{DaemonSet uid}/{Node uid}` | [`PermitRecord`](super::PermitRecord) |
 //! | `/v1/_meta/permit` | [`PermitNumber`](crate::model::PermitNumber): the last one given out |
 //! | `/v1/_meta/admitted/{DaemonSet uid}/{revision}` | [`AdmittedRecord`](super::AdmittedRecord) |
-//! | `/v1/_meta/pods/{Pod uid}` | [`PodIntent`](super::PodIntent): what users say of a pod |
+//! | `/v1/_meta/pods/{Pod uid}` | [`PodIntent`](super::PodIntent): what there is to tell of a pod |
 //! | `/v1/_meta/tombstones/{uid}` | [`Tombstone`](super::Tombstone): a deletion nodes have not all acknowledged |
 //!
 //! An object's value is its JSON with `apiVersion` and `kind` but without `metadata.resourceVersion`: that is the
@@ -38,7 +38,7 @@ pub const USER_TOKENS: &str = "/v1/_meta/user-tokens/";
 pub const PERMITS: &str = "/v1/_meta/permits/";
 /// Above every admitted revision.
 pub const ADMITTED: &str = "/v1/_meta/admitted/";
-/// Above everything users say of pods.
+/// Above everything there is to tell of pods.
 pub const PODS: &str = "/v1/_meta/pods/";
 /// Above every tombstone.
 pub const TOMBSTONES: &str = "/v1/_meta/tombstones/";
@@ -82,7 +82,7 @@ pub fn admitted(daemonset: &str, revision: &str) -> String {
     format!("{ADMITTED}{daemonset}/{revision}")
 }
 
-/// The key of what users say of one pod.
+/// The key of what there is to tell of one pod.
 pub fn pod(uid: &str) -> String {
     format!("{PODS}{uid}")
 }

@@ -84,11 +84,16 @@ impl Objects {
             };
             let done = if meta::finalizers(&current).next().is_none() {
                 let mut writes = vec![Write::Delete { key: entry.key.clone() }];
+                let mut intent = Intent::None;
                 if *kind == POD {
                     writes.extend(self.buried(uid).await?);
                     writes.push(Write::Delete { key: keys::pod(uid.as_str()) });
+                    // Its node was told that there is this pod, and is not to be told so again.
+                    if self.posted(&current).await?.is_some() {
+                        intent = Intent::Moves;
+                    }
                 }
-                self.commit(vec![unchanged(&entry)], writes, Intent::None).await?
+                self.commit(vec![unchanged(&entry)], writes, intent).await?
             } else {
                 let marked = removal::mark(current.clone(), 0, Timestamp::now());
                 if marked == current {

@@ -9,7 +9,7 @@ use super::pods::{self, PodIntent, PostedPod};
 use super::records::{Intent, put, record, tombstone, unchanged, with_revision};
 use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys};
 use crate::api::field::FieldError;
-use crate::control::kinds::{Kind, NAMESPACE, POD, SERVICE_ACCOUNT};
+use crate::control::kinds::{DAEMON_SET, Kind, NAMESPACE, POD, SERVICE_ACCOUNT};
 use crate::control::meta;
 use crate::control::ownership;
 use crate::control::registry::{self, Part};
@@ -252,6 +252,10 @@ impl Objects {
     ) -> Result<Intent, ObjectError> {
         if part == Part::Status {
             return Ok(Intent::None);
+        }
+        // From here on a DaemonSet that is deleted has no pods, whoever else keeps it.
+        if *kind == DAEMON_SET && removal::is_orphaning(current) && !removal::is_orphaning(object) {
+            return Ok(Intent::Deletes(tombstone(kind, current, 0)));
         }
         Ok(self.touched(kind, part, object, current).await?.map_or_else(|| Intent::of(kind), Intent::Tells))
     }

@@ -15,7 +15,7 @@ use crate::api::revision;
 use crate::control::events;
 use crate::control::objects::{AdmittedRecord, ObjectError, Objects};
 use crate::control::registry::SUFFIX_LENGTH;
-use crate::model::{RevisionHash, Uid};
+use crate::model::Uid;
 
 /// What became of all DaemonSets.
 #[derive(Debug, Default)]
@@ -90,11 +90,5 @@ pub(super) fn as_admitted(written: Bundle, record: AdmittedRecord) -> Bundle {
 
 /// The newest revision as the user wrote it.
 fn written(set: &DaemonSet) -> Bundle {
-    Bundle::from_daemonset(set, newest(set))
-}
-
-fn newest(set: &DaemonSet) -> RevisionHash {
-    let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    revision::hash(&template, collisions)
+    Bundle::from_daemonset(set, revision::of(set))
 }

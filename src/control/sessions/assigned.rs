@@ -1,4 +1,4 @@
-//! What one node alone is told: the pods posted to it, and the objects it needs, as far as it may have them.
+//! What one node alone is told: its single pods, and the objects it needs, as far as it may have them.
 //!
 //! Worked out anew whenever the fleet's intent moves, the Node changes or the node needs something else; said only where it
 //! differs from what was said before in the session.
@@ -12,7 +12,7 @@ use super::session::Session;
 use super::shelf::Content;
 use crate::control::objects::ObjectError;
 use crate::link::{Assigned, Down, Entry, Frame, Needs, ObjectAnswer, ObjectRef, Reason};
-use crate::model::BlobHash;
+use crate::model::{BlobHash, Uid};
 
 /// What a node was told in this session, and the contents that this names.
 #[derive(Debug, Default)]
@@ -53,7 +53,10 @@ impl Session {
         told: &mut Assignment,
     ) -> Result<Option<Frame>, ObjectError> {
         let mut now = Assignment::default();
-        now.pods.extend(desired.pods.posted(&self.name).map(|posted| posted.entry.clone()));
+        let is_there = |pod: &Uid| self.shared.roster.pod(&self.node, pod).is_some();
+        let posted = desired.pods.posted(&self.name);
+        let posted = posted.filter(|posted| !posted.is_replaceable() || is_there(&posted.entry.uid));
+        now.pods.extend(posted.map(|posted| posted.entry.clone()));
         for wanted in &needs.objects {
             let answer = match self.may_have(wanted, desired) {
                 Err(why) => ObjectAnswer::Refused(why),

@@ -16,11 +16,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::admission::{self, Admitted};
+use super::claims;
 use super::user_pods::UserPods;
 use crate::api::bundle::Bundle;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::meta;
 use crate::control::objects::{ListOptions, ObjectError, Objects, PodIntent, Tombstone};
+use crate::control::removal::is_orphaning;
 use crate::error::Chain;
 use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
 use crate::model::{BlobHash, NodeName, ObjectKey, Position, RevisionHash, Uid};
@@ -41,7 +43,7 @@ pub(super) struct Desired {
     pub(super) content: u64,
     /// Every DaemonSet that is not deleted.
     pub(super) manifest: Frame,
-    /// The answer to every DaemonSet that was deleted and that some node may not know of.
+    /// The answer to every DaemonSet that was deleted and that some node may not know of, for nodes that keep no pod of them.
     pub(super) deleted: Frame,
     /// The `seq` of the last of these deletions.
     pub(super) last_deletion: u64,
@@ -95,13 +97,15 @@ pub(super) struct Read {
     pub(super) written: HashMap<Uid, Bytes>,
     /// DaemonSets that begin on one node after the other.
     pub(super) gradual: BTreeSet<Uid>,
+    /// DaemonSets whose pods are being let go.
+    pub(super) orphaning: BTreeSet<Uid>,
 }
 
 impl Desired {
     /// Works out what to tell from what was read. `before` keeps what has not changed.
     pub(super) fn build(read: Read, before: Option<&Self>) -> Self {
-        let Read { position, admitted: Admitted { bundles: newest, refused }, pods, written, tombstones, gradual } =
-            read;
+        let Read { position, admitted, pods, written, tombstones, gradual, orphaning } = read;
+        let Admitted { bundles: newest, refused } = admitted;
         let tombstones: HashMap<_, _> = tombstones.into_iter().map(|one| (one.uid.clone(), one)).collect();
         let mut entries = Vec::new();
         let (mut bundles, mut blobs) = (HashMap::new(), HashMap::new());
@@ -129,7 +133,7 @@ impl Desired {
             let older = before.and_then(|before| before.bundles.get(&bundle.uid));
             bundles.insert(bundle.uid.clone(), at_hand(bundle, older));
         }
-        let pods = UserPods::of(pods, &tombstones, before.map(|before| &before.pods), position.seq);
+        let pods = UserPods::of(pods, &tombstones, &orphaning, before.map(|before| &before.pods), position.seq);
         entries.sort_by(|a, b| a.uid.cmp(&b.uid));
         let same = before.filter(|before| before.entries == entries);
         let deletions: BTreeMap<_, _> =
@@ -145,7 +149,7 @@ impl Desired {
                 position,
                 answers: deletions
                     .iter()
-                    .map(|(uid, seq)| ((*uid).clone(), Answer::Deleted { seq: *seq, orphan: false }))
+                    .map(|(uid, seq)| ((*uid).clone(), Answer::Deleted { seq: *seq, kept: vec![] }))
                     .collect(),
             })),
             last_deletion: deletions.values().copied().max().unwrap_or(0),
@@ -160,13 +164,25 @@ impl Desired {
         }
     }
 
-    /// What control knows of a DaemonSet.
-    pub(super) fn answer(&self, uid: &Uid) -> Answer {
+    /// What a node is answered about a DaemonSet.
+    pub(super) fn answer(&self, uid: &Uid, node: &NodeName) -> Answer {
         match (self.tombstones.get(uid), self.entry(uid)) {
-            (Some(tombstone), _) => Answer::Deleted { seq: tombstone.seq, orphan: false },
+            (Some(tombstone), _) => {
+                Answer::Deleted { seq: tombstone.seq, kept: self.pods.kept(node, uid).cloned().collect() }
+            }
             (None, Some(_)) => Answer::Present,
             (None, None) => Answer::Unknown,
         }
+    }
+
+    /// What a node is told of deletions: the same as all others, unless it has pods that stay.
+    pub(super) fn deletions(&self, node: &NodeName) -> Frame {
+        let sets = || self.tombstones.values().filter(|one| one.kind == DAEMON_SET.kind).map(|one| &one.uid);
+        if sets().all(|uid| self.pods.kept(node, uid).next().is_none()) {
+            return self.deleted.clone();
+        }
+        let answers = sets().map(|uid| (uid.clone(), self.answer(uid, node))).collect();
+        Frame::new(Down::Answers(Answers { position: self.position, answers }))
     }
 
     /// A blob that the manifest names.
@@ -249,14 +265,16 @@ pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<
     let position = *objects.position().borrow();
     let list = objects.list(&DAEMON_SET, ListOptions::default()).await?;
     let written = list.items.iter().map(|set| (meta::uid(set).into(), as_written(set))).collect();
+    let orphaning = list.items.iter().filter(|set| is_orphaning(set)).map(|set| meta::uid(set).into()).collect();
     let sets: Vec<_> = list.items.into_iter().filter_map(parsed).collect();
     let admitted = admission::admit(objects, &sets, before).await?;
-    let pods = objects.pod_intents().await?;
+    // Before the pods: those that a deletion leaves are among them.
     let (tombstones, _) = objects.tombstones().await?;
+    let pods = claims::settled(objects, &sets).await?;
     let two = ListOptions { limit: 2, ..ListOptions::default() };
     let is_alone = objects.list(&NODE, two).await?.items.len() < 2;
     let gradual = sets.iter().filter(|set| !is_alone && is_unproven(set)).map(uid).collect();
-    Ok(Read { position, admitted, pods, written, tombstones, gradual })
+    Ok(Read { position, admitted, pods, written, tombstones, gradual, orphaning })
 }
 
 /// A DaemonSet without what control says of it, but for what counts into the names of revisions.
@@ -378,10 +396,10 @@ mod tests {
     #[test]
     fn a_deletion_is_told_and_a_gap_is_not_taken_for_one() {
         let desired = build(9, vec![set(A, "one"), set(B, "one")], vec![deletion("DaemonSet", B, 7)], None);
-        assert_eq!(desired.answer(&A.into()), Answer::Present);
+        assert_eq!(desired.answer(&A.into(), &"edge-1".into()), Answer::Present);
         // B is being deleted in the foreground.
-        assert_eq!(desired.answer(&B.into()), Answer::Deleted { seq: 7, orphan: false });
-        assert_eq!(desired.answer(&"c".into()), Answer::Unknown);
+        assert_eq!(desired.answer(&B.into(), &"edge-1".into()), Answer::Deleted { seq: 7, kept: vec![] });
+        assert_eq!(desired.answer(&"c".into(), &"edge-1".into()), Answer::Unknown);
         assert_eq!((desired.entries.len(), desired.last_deletion), (1, 7));
     }
 

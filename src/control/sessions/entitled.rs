@@ -7,18 +7,30 @@
 //! Source: kubernetes v1.36 `plugin/pkg/auth/authorizer/node/node_authorizer.go`, which follows the pods bound to a node.
 //! We differ in that a DaemonSet counts before its pod is reported, since nodes make these pods themselves.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::Value;
+
+use super::nodes;
 use crate::api::bundle::Bundle;
+use crate::control::meta;
 use crate::eligibility::{self, NodeFacts, Verdict};
 use crate::link::Reason;
 use crate::model::{NodeName, Taint};
-
-use std::collections::BTreeMap;
 
 /// What of a Node can be relied upon: nothing its host could have made up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Vouched {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) taints: Vec<Taint>,
+}
+
+/// Whether a Node is one for pods of a template, by what can be relied upon.
+pub(in crate::control) fn has_place(node: &Value, template: &PodTemplateSpec) -> bool {
+    let Vouched { labels, taints } = nodes::vouched(node);
+    let facts = NodeFacts { name: &meta::name(node).into(), labels: &labels, taints: &taints };
+    eligibility::judge(&facts, template).is_ok_and(|verdict| verdict.runs || verdict.stays)
 }
 
 /// Says whether a node may have something that `sets` name, or users did for it: in a pod `posted` to it, or in a container that
@@ -69,7 +81,7 @@ fn refusal(node: &NodeName, against: &[String]) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

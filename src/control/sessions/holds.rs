@@ -63,7 +63,8 @@ fn differences(desired: &Desired, ahead: &[(NodeName, Arc<Ahead>)]) -> Vec<Diffe
     let mut found: BTreeMap<(ObjectKey, DifferenceKind), Vec<NodeName>> = BTreeMap::new();
     for (name, ahead) in ahead {
         let held: HashSet<_> = ahead.daemonsets.iter().map(|held| &held.uid).collect();
-        let of_node = ahead.daemonsets.iter().filter_map(|held| Some((key(desired, held), difference(desired, held)?)));
+        let of_node =
+            ahead.daemonsets.iter().filter_map(|held| Some((key(desired, held), difference(desired, name, held)?)));
         let only_here = desired.sets().filter(|(uid, _)| !held.contains(uid));
         let only_here = only_here.map(|(_, newest)| (newest.key(), DifferenceKind::OnlyHere));
         for difference in of_node.chain(only_here) {
@@ -73,8 +74,8 @@ fn differences(desired: &Desired, ahead: &[(NodeName, Arc<Ahead>)]) -> Vec<Diffe
     found.into_iter().map(|((daemonset, kind), nodes)| Difference { daemonset, kind, nodes }).collect()
 }
 
-fn difference(desired: &Desired, held: &HeldDaemonSet) -> Option<DifferenceKind> {
-    match desired.answer(&held.uid) {
+fn difference(desired: &Desired, node: &NodeName, held: &HeldDaemonSet) -> Option<DifferenceKind> {
+    match desired.answer(&held.uid, node) {
         Answer::Unknown => Some(DifferenceKind::Unknown),
         Answer::Deleted { .. } => Some(DifferenceKind::Deleted),
         Answer::Present => {

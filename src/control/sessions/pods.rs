@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::api::bundle::Bundle;
 use crate::api::pod::default_pod_only;
+use crate::api::revision::REVISION_LABEL;
 use crate::control::meta;
 use crate::eligibility::daemon_tolerations;
 use crate::link::PodReport;
@@ -60,7 +61,7 @@ pub(super) fn not_ready(pod: &Value, now: Timestamp) -> Option<Value> {
 fn metadata(report: &PodReport, bundle: &Bundle) -> ObjectMeta {
     let template = bundle.template.metadata.clone().unwrap_or_default();
     let mut labels = template.labels.unwrap_or_default();
-    labels.insert("controller-revision-hash".to_owned(), bundle.revision.0.clone());
+    labels.insert(REVISION_LABEL.to_owned(), bundle.revision.0.clone());
     labels.insert("pod-template-generation".to_owned(), bundle.template_generation.to_string());
     ObjectMeta {
         name: Some(report.key.name.clone()),
@@ -109,9 +110,11 @@ fn pin(affinity: &mut Affinity, node: &NodeName) {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::DaemonSet;
     use serde_json::json;
 
     use super::*;
+    use crate::api::daemonset;
     use crate::link::PodEnding;
     use crate::model::PodKey;
 
@@ -172,6 +175,33 @@ mod tests {
         assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 6);
         assert_eq!((&pod["kind"], &pod["apiVersion"]), (&json!("Pod"), &json!("v1")));
         assert_eq!(pod["status"], json!({"phase": "Running"}));
+    }
+
+    /// Whoever has a pod, its node realizes the same: nothing is started anew when its DaemonSet lets it go.
+    #[test]
+    fn a_pod_that_stands_by_itself_is_realized_as_its_daemonsets_was() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/corpus");
+        let files = std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path());
+        let manifests: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end == "yaml")).collect();
+        assert!(manifests.len() >= 25);
+        for file in manifests {
+            let options = serde_saphyr::options! { legacy_octal_numbers: true };
+            let text = std::fs::read_to_string(&file).unwrap();
+            let mut set: DaemonSet = serde_saphyr::from_str_with_options(&text, options).unwrap();
+            daemonset::default(&mut set);
+            set.metadata.uid = Some("set".to_owned());
+            set.metadata.namespace = Some("default".to_owned());
+            let bundle = Bundle::from_daemonset(&set, "hash".into());
+            let mut host = crate::podspec::tests::host();
+            host.node_name = "edge-1".into();
+            let report = report();
+            let pod = rendered(&report, &bundle, &host.node_name, json!({}));
+            let single = Bundle::from_pod(serde_json::from_value(pod).unwrap(), None);
+            let realized = |bundle| crate::podspec::resolve(bundle, &report.key, &host, &[]).unwrap();
+            let (before, mut after) = (realized(&bundle), realized(&single));
+            after.origin.clone_from(&before.origin);
+            assert_eq!(after, before, "{}", file.display());
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::roster::{Footing, KnownPod};
 use super::session::{Session, SessionEnd, footing};
 use super::{Shared, nodes, pods};
 use crate::api::bundle::Bundle;
+use crate::api::revision::REVISION_LABEL;
 use crate::control::events;
 use crate::control::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD};
 use crate::control::meta;
@@ -92,7 +93,8 @@ impl Session {
         match shared.objects.report(&POD, &key.namespace, &key.name, change).await {
             Ok(Some(pod)) if own(&pod) => {
                 let known = known.unwrap_or_else(|| KnownPod::of(&pod));
-                shared.roster.put_pod(&self.node, uid, KnownPod { digest: Some(report.digest()), ..known });
+                let (digest, daemonset) = (Some(report.digest()), meta::controller(&pod));
+                shared.roster.put_pod(&self.node, uid, KnownPod { digest, daemonset, ..known });
             }
             Ok(Some(_)) => tracing::warn!(node = %self.name, pod = %key, "a node reports a pod that is not its own"),
             // It goes the way of all its kind, and is told so once more.
@@ -229,8 +231,8 @@ impl Shared {
     ) -> Result<(), ObjectError> {
         let mut known = self.roster.pods(node);
         hello.pods.iter().for_each(|held| drop(known.remove(&held.uid)));
-        // One that was posted and is not to end was never taken on.
-        known.retain(|uid, _| !self.desired().pods.is_posted(name, uid));
+        // One that was posted and is not to end was never taken on; one that was let go has a right to be there.
+        known.retain(|uid, _| !self.desired().pods.is_owed(name, uid));
         for (uid, pod) in known {
             self.objects.remove(&POD, &pod.key.namespace, &pod.key.name, &uid).await?;
             self.roster.remove_pod(node, &uid);
@@ -277,7 +279,7 @@ fn from_history(record: &Value, newest: &Bundle) -> Option<Bundle> {
     let mut template = record["data"]["spec"]["template"].clone();
     template.as_object_mut()?.remove("$patch");
     let template = PodTemplateSpec::deserialize(template).ok()?;
-    let revision = record["metadata"]["labels"]["controller-revision-hash"].as_str()?.into();
+    let revision = record["metadata"]["labels"][REVISION_LABEL].as_str()?.into();
     let template_generation = record["revision"].as_i64()?;
     Some(Bundle { revision, template, template_generation, ..newest.clone() })
 }

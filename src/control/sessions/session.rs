@@ -210,7 +210,7 @@ impl Session {
 
     /// What a node is told first: of what it holds, and of itself; and what it is asked for.
     async fn opening(&self, hello: &Hello, desired: &Desired) -> Result<Vec<Frame>, SessionEnd> {
-        let held = hello.daemonsets.iter().map(|held| (held.uid.clone(), desired.answer(&held.uid)));
+        let held = hello.daemonsets.iter().map(|held| (held.uid.clone(), desired.answer(&held.uid, &self.name)));
         let answers = Answers { position: desired.position, answers: held.collect() };
         let mut frames = vec![Frame::new(Down::Answers(answers))];
         // Read before the Node, so that what the node confirms is not more than it was told.
@@ -332,7 +332,7 @@ impl Told {
         }
         if desired.last_deletion > self.deletion {
             self.deletion = desired.last_deletion;
-            frames.push(desired.deleted.clone());
+            frames.push(desired.deletions(name));
         }
         for pod in desired.ending.get(name).into_iter().flatten() {
             // A shorter grace period is a deletion of its own.

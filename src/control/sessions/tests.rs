@@ -369,7 +369,7 @@ async fn a_node_hears_what_became_of_what_it_holds() {
     let seq = desired_rx.borrow().last_deletion;
     assert_eq!(
         answers.answers,
-        [(present, Answer::Present), (deleted, Answer::Deleted { seq, orphan: false }), (unknown, Answer::Unknown)]
+        [(present, Answer::Present), (deleted, Answer::Deleted { seq, kept: vec![] }), (unknown, Answer::Unknown)]
     );
 }
 

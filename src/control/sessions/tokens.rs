@@ -68,7 +68,7 @@ impl Session {
         let desired = self.shared.desired();
         let set = meta::controller(pod);
         let newest = set.iter().filter_map(|uid| desired.newest(uid)).map(AsRef::as_ref);
-        let posted = desired.pods.is_posted(&self.name, &meta::uid(pod).into());
+        let posted = desired.pods.is_entitled(&self.name, &meta::uid(pod).into());
         entitled(&self.name, &self.shared.roster.vouched(&self.node), posted, newest)
     }
 }

@@ -1,9 +1,9 @@
-//! What users say of single pods: those they post, and what they change of the pods of DaemonSets. Pure.
+//! What there is to tell of single pods: those that stand by themselves, and what users change of the pods of DaemonSets. Pure.
 //!
-//! A posted pod travels whole, as a bundle of its own, and anew whenever something of it changes. Of a DaemonSet's pod only
-//! what users may change of it is told, by a command.
+//! A pod that was posted, or let go by its DaemonSet, travels whole, as a bundle of its own, and anew whenever something of it
+//! changes, as when a DaemonSet adopts it. Of other pods of a DaemonSet only what users may change of them is told, by a command.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::desired::{Blob, hash, named};
 use crate::api::bundle::Bundle;
-use crate::control::objects::{PodIntent, Tombstone};
+use crate::control::objects::{PodIntent, PostedPod, Tombstone};
 use crate::link::{Amendment, Entry, Kind, ObjectRef};
 use crate::model::{BlobHash, NodeName, Uid};
 
@@ -30,10 +30,16 @@ pub(super) enum UserPod {
     Amended(Amended),
 }
 
-/// A pod that was posted with the node's name.
+/// A pod that was posted with the node's name, or let go by its DaemonSet.
 #[derive(Debug)]
 pub(super) struct Posted {
     pub(super) entry: Entry,
+    /// The DaemonSet that has adopted it.
+    daemonset: Option<Uid>,
+    /// A DaemonSet had it before, so its node knows it.
+    was_let_go: bool,
+    /// For its sake the node may have what it names.
+    is_entitled: bool,
     blob: Arc<Blob>,
     /// The objects it names.
     objects: Vec<ObjectRef>,
@@ -51,15 +57,22 @@ pub(super) struct Amended {
 }
 
 impl UserPods {
-    /// Works out what to tell. `before` keeps what has not changed; pods that are to end are left out.
+    /// Works out what to tell. `before` keeps what has not changed; pods that are to end are left out, and those of a DaemonSet that
+    /// is `orphaning` as long as nodes know of that one: they would make others in their place.
     pub(super) fn of(
         pods: Vec<(PodIntent, Value)>,
         tombstones: &HashMap<Uid, Tombstone>,
+        orphaning: &BTreeSet<Uid>,
         before: Option<&Self>,
         seq: u64,
     ) -> Self {
+        let let_go_by = |intent: &PodIntent| intent.posted.as_ref().and_then(|posted| posted.let_go_by.clone());
+        let is_early = |intent: &PodIntent| {
+            let_go_by(intent).is_some_and(|set| orphaning.contains(&set) && !tombstones.contains_key(&set))
+        };
+        let is_told = |intent: &PodIntent| !tombstones.contains_key(&intent.uid) && !is_early(intent);
         let mut by_node: HashMap<_, Vec<_>> = HashMap::new();
-        for (intent, pod) in pods.into_iter().filter(|(intent, _)| !tombstones.contains_key(&intent.uid)) {
+        for (intent, pod) in pods.into_iter().filter(|(intent, _)| is_told(intent)) {
             let node = intent.node.clone();
             let known = before.and_then(|before| before.posted(&node).find(|posted| posted.entry.uid == intent.uid));
             by_node.entry(node).or_default().extend(user_pod(intent, pod, known, seq));
@@ -71,7 +84,7 @@ impl UserPods {
         self.by_node.get(node).into_iter().flatten()
     }
 
-    /// The pods posted to a node.
+    /// The pods of a node that stand by themselves.
     pub(super) fn posted(&self, node: &NodeName) -> impl Iterator<Item = &Posted> {
         self.on(node).filter_map(|pod| if let UserPod::Posted(posted) = pod { Some(posted) } else { None })
     }
@@ -81,23 +94,41 @@ impl UserPods {
         self.on(node).filter_map(|pod| if let UserPod::Amended(amended) = pod { Some(amended) } else { None })
     }
 
-    /// Whether a pod was posted to this node.
-    pub(super) fn is_posted(&self, node: &NodeName, uid: &Uid) -> bool {
-        self.posted(node).any(|posted| posted.entry.uid == *uid)
+    /// Whether a pod of this node stands by itself and has a right to be there.
+    pub(super) fn is_entitled(&self, node: &NodeName, uid: &Uid) -> bool {
+        self.posted(node).any(|posted| posted.entry.uid == *uid && posted.is_entitled)
     }
 
-    /// Whether users named an object for this node: in a pod that they posted to it, or in a container that they added to one.
+    /// Whether a pod of this node stands by itself and is to be there, whatever the node holds.
+    pub(super) fn is_owed(&self, node: &NodeName, uid: &Uid) -> bool {
+        self.posted(node).any(|posted| posted.entry.uid == *uid && !posted.is_replaceable())
+    }
+
+    /// The pods of a node that are not a DaemonSet's any more, though the node may take them for its.
+    pub(super) fn kept<'a>(&'a self, node: &NodeName, set: &'a Uid) -> impl Iterator<Item = &'a Uid> {
+        let kept = self.posted(node).filter(move |pod| pod.was_let_go && pod.daemonset.as_ref() != Some(set));
+        kept.map(|posted| &posted.entry.uid)
+    }
+
+    /// Whether users named an object for this node: in a single pod that has a right to be there, or in a container that they
+    /// added to a pod of a DaemonSet.
     pub(super) fn name(&self, node: &NodeName, object: &ObjectRef) -> bool {
         self.on(node).any(|pod| match pod {
-            UserPod::Posted(Posted { objects, .. }) | UserPod::Amended(Amended { objects, .. }) => {
-                objects.contains(object)
-            }
+            UserPod::Posted(posted) => posted.is_entitled && posted.objects.contains(object),
+            UserPod::Amended(amended) => amended.objects.contains(object),
         })
     }
 
-    /// The blob of a pod posted to this node.
+    /// The blob of a single pod of this node.
     pub(super) fn blob(&self, node: &NodeName, hash: &BlobHash) -> Option<&Blob> {
         self.posted(node).find(|posted| posted.entry.hash == *hash).map(|posted| &*posted.blob)
+    }
+}
+
+impl Posted {
+    /// Its node knows it, and would put another in its place: it is there, or nowhere.
+    pub(super) fn is_replaceable(&self) -> bool {
+        self.was_let_go && self.daemonset.is_some()
     }
 }
 
@@ -106,20 +137,22 @@ fn user_pod(intent: PodIntent, pod: Value, known: Option<&Posted>, seq: u64) -> 
     let pod = Pod::deserialize(pod)
         .inspect_err(|error| tracing::error!(pod = %intent.key, %error, "a pod in the store cannot be read"))
         .ok()?;
-    let Some(handler) = intent.posted.map(|posted| posted.runtime_handler) else {
-        let added = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let added = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let Some(PostedPod { runtime_handler, let_go_by, unentitled }) = intent.posted else {
         let objects = named(&intent.key.namespace, None, added);
         return Some(UserPod::Amended(Amended { uid, seq: intent.seq, objects, amendment: amendment(pod) }));
     };
-    let bundle = Bundle::from_pod(pod, handler);
-    let added = bundle.posted.as_ref().map(|posted| &posted.ephemeral_containers[..]).unwrap_or_default();
-    let objects = named(&bundle.namespace, bundle.template.spec.as_ref(), added);
+    let objects = named(&intent.key.namespace, pod.spec.as_ref(), added);
+    let bundle = Bundle::from_pod(pod, runtime_handler);
+    let daemonset = bundle.daemonset().cloned();
     let content = Bytes::from(bundle.encode());
     let hash = hash(&content);
     let same = known.filter(|known| known.entry.hash == hash);
     let seq = same.map_or(seq, |same| same.entry.seq);
     let blob = same.map_or_else(|| Arc::new(Blob::new(&hash, &content)), |same| same.blob.clone());
-    Some(UserPod::Posted(Posted { entry: Entry { uid, kind: Kind::Pod, seq, hash, written: None }, blob, objects }))
+    let entry = Entry { uid, kind: Kind::Pod, seq, hash, written: None };
+    let was_let_go = let_go_by.is_some();
+    Some(UserPod::Posted(Posted { entry, daemonset, was_let_go, is_entitled: !unentitled, blob, objects }))
 }
 
 fn amendment(pod: Pod) -> Amendment {
@@ -137,7 +170,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::objects::PostedPod;
     use crate::model::ObjectKey;
 
     fn pod(name: &str, seq: u64, posted: bool, label: &str) -> (PodIntent, Value) {
@@ -167,9 +199,9 @@ mod tests {
     #[test]
     fn a_posted_pod_is_told_again_when_something_of_it_changes() {
         let none = HashMap::new();
-        let first = UserPods::of(vec![pod("probe", 3, true, "1")], &none, None, 5);
-        let same = UserPods::of(vec![pod("probe", 3, true, "1")], &none, Some(&first), 6);
-        let other = UserPods::of(vec![pod("probe", 7, true, "2")], &none, Some(&same), 7);
+        let first = UserPods::of(vec![pod("probe", 3, true, "1")], &none, &[].into(), None, 5);
+        let same = UserPods::of(vec![pod("probe", 3, true, "1")], &none, &[].into(), Some(&first), 6);
+        let other = UserPods::of(vec![pod("probe", 7, true, "2")], &none, &[].into(), Some(&same), 7);
         assert_eq!([told(&first), told(&same), told(&other)], [5, 5, 7].map(|seq| vec![("probe".to_owned(), seq)]));
         let node = NodeName::from("edge-1");
         let hash = |pods: &UserPods| pods.posted(&node).next().unwrap().entry.hash.clone();
@@ -185,9 +217,9 @@ mod tests {
 
     #[test]
     fn of_a_daemon_sets_pod_only_what_users_may_change_is_told() {
-        let pods = UserPods::of(vec![pod("web-1", 3, false, "1")], &HashMap::new(), None, 5);
+        let pods = UserPods::of(vec![pod("web-1", 3, false, "1")], &HashMap::new(), &[].into(), None, 5);
         let node = NodeName::from("edge-1");
-        assert!(!pods.is_posted(&node, &"web-1".into()) && told(&pods).is_empty());
+        assert!(!pods.is_entitled(&node, &"web-1".into()) && told(&pods).is_empty());
         let amended = pods.amended(&node).next().unwrap();
         assert_eq!((amended.uid.as_str(), amended.seq, &amended.amendment.labels["a"]), ("web-1", 3, &"1".to_owned()));
         let [debug] = &amended.amendment.ephemeral_containers[..] else { panic!("one was added") };
@@ -200,8 +232,46 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_to_end_is_not_told_again() {
-        let tombstone = Tombstone {
+    fn a_pod_that_was_let_go_is_told_when_nodes_may_hear_of_it() {
+        let node = NodeName::from("edge-1");
+        let let_go = |owner: Option<&str>| {
+            let (mut intent, mut pod) = pod("web-1", 3, true, "1");
+            intent.posted.as_mut().unwrap().let_go_by = Some("set".into());
+            let reference =
+                |uid| json!({"kind": "DaemonSet", "uid": uid, "controller": true, "apiVersion": "", "name": ""});
+            pod["metadata"]["ownerReferences"] = owner.into_iter().map(reference).collect();
+            vec![(intent, pod)]
+        };
+        let (none, orphaning) = (HashMap::new(), BTreeSet::from([Uid::from("set")]));
+        let early = UserPods::of(let_go(None), &none, &orphaning, None, 5);
+        assert!(told(&early).is_empty(), "its node would make another");
+        let gone = Tombstone { kind: "DaemonSet".into(), uid: "set".into(), node: None, ..tombstone() };
+        let gone = HashMap::from([(Uid::from("set"), gone)]);
+        let uid = Uid::from("web-1");
+        for (owner, kept_of, replaceable) in [
+            (None, vec!["set", "other"], false),
+            (Some("other"), vec!["set"], true),
+            (Some("set"), vec!["other"], true),
+        ] {
+            let pods = UserPods::of(let_go(owner), &gone, &orphaning, None, 5);
+            let kept = |set: &&str| pods.kept(&node, &Uid::from(*set)).next() == Some(&uid);
+            assert_eq!(["set", "other"].into_iter().filter(kept).collect::<Vec<_>>(), kept_of, "{owner:?}");
+            assert_eq!((told(&pods).len(), pods.is_owed(&node, &uid)), (1, !replaceable), "{owner:?}");
+        }
+        let keys = ObjectRef { kind: Kind::Secret, key: ObjectKey::new("default", "keys") };
+        for unentitled in [false, true] {
+            let mut pod = let_go(None);
+            pod[0].0.posted.as_mut().unwrap().unentitled = unentitled;
+            let pods = UserPods::of(pod, &gone, &orphaning, None, 5);
+            assert_eq!((pods.is_entitled(&node, &uid), pods.name(&node, &keys)), (!unentitled, !unentitled));
+        }
+        // Nothing is kept of what was only posted.
+        let pods = UserPods::of(vec![pod("probe", 3, true, "1")], &none, &orphaning, None, 5);
+        assert!(pods.is_owed(&node, &"probe".into()) && pods.kept(&node, &"set".into()).next().is_none());
+    }
+
+    fn tombstone() -> Tombstone {
+        Tombstone {
             kind: "Pod".into(),
             namespace: "default".into(),
             name: "probe".into(),
@@ -209,10 +279,20 @@ mod tests {
             seq: 4,
             node: Some("edge-1".into()),
             grace_period_seconds: Some(3),
-        };
-        let tombstones = HashMap::from([(Uid::from("probe"), tombstone)]);
-        let pods = UserPods::of(vec![pod("probe", 3, true, "1"), pod("web-1", 3, false, "1")], &tombstones, None, 5);
-        assert!(!pods.is_posted(&"edge-1".into(), &"probe".into()));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_to_end_is_not_told_again() {
+        let tombstones = HashMap::from([(Uid::from("probe"), tombstone())]);
+        let pods = UserPods::of(
+            vec![pod("probe", 3, true, "1"), pod("web-1", 3, false, "1")],
+            &tombstones,
+            &[].into(),
+            None,
+            5,
+        );
+        assert!(told(&pods).is_empty());
         assert_eq!(pods.amended(&"edge-1".into()).count(), 1);
     }
 }

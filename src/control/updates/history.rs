@@ -2,12 +2,14 @@
 //!
 //! Source: kubernetes v1.36 `pkg/controller/daemon/update.go` (`constructHistory`, `cleanupHistory`).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::revision;
+use crate::api::daemonset::selects;
+use crate::api::revision::{self, REVISION_LABEL};
 use crate::control::meta;
 use crate::model::{RevisionHash, Uid};
 
@@ -23,6 +25,17 @@ pub(super) struct Changes {
     pub(super) raise: Option<(String, i64)>,
     /// Records to remove: name, uid, and the revision they are of.
     pub(super) remove: Vec<(String, Uid, RevisionHash)>,
+}
+
+/// Whether a record is of a DaemonSet: it controls it, or selects it and nobody controls it.
+///
+/// Source: kubernetes v1.36 `pkg/controller/daemon/update.go` (`controlledHistories`).
+pub(super) fn is_of(set: &DaemonSet, record: &Value) -> bool {
+    if meta::is_controlled(record) {
+        return meta::controller(record).map(|uid| uid.0) == set.metadata.uid;
+    }
+    let labels = BTreeMap::deserialize(&record["metadata"]["labels"]).unwrap_or_default();
+    !meta::is_deleting(record) && selects(set, &labels)
 }
 
 /// Says what has to be done so that the newest record is of `hash`. `records` are the DaemonSet's own, in any order;
@@ -55,7 +68,7 @@ fn removed(record: &Value) -> (String, Uid, RevisionHash) {
 }
 
 fn label(record: &Value) -> &str {
-    record.pointer("/metadata/labels/controller-revision-hash").and_then(Value::as_str).unwrap_or_default()
+    record["metadata"]["labels"][REVISION_LABEL].as_str().unwrap_or_default()
 }
 
 /// The record of a revision of `set`, whose template is that revision's.
@@ -64,7 +77,7 @@ pub(in crate::control) fn record(set: &DaemonSet, hash: &RevisionHash, number: i
     let name = metadata.name.as_deref().unwrap_or_default();
     let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let mut labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
-    labels.insert("controller-revision-hash".to_owned(), hash.0.clone());
+    labels.insert(REVISION_LABEL.to_owned(), hash.0.clone());
     json!({
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -85,6 +98,20 @@ pub(in crate::control) fn record(set: &DaemonSet, hash: &RevisionHash, number: i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_that_nobody_has_are_adopted_with_their_pods() {
+        let selector = json!({"matchLabels": {"app": "web"}});
+        let set = json!({"metadata": {"name": "web", "uid": "set"}, "spec": {"selector": selector, "template": {}}});
+        let set = serde_json::from_value(set).unwrap();
+        let is = |owner: Option<&str>, label: &str| {
+            let owner = owner.map(|uid| json!({"kind": "DaemonSet", "uid": uid, "controller": true}));
+            let owners: Vec<_> = owner.into_iter().collect();
+            is_of(&set, &json!({"metadata": {"labels": {"app": label}, "ownerReferences": owners}}))
+        };
+        assert!(is(Some("set"), "web") && is(Some("set"), "log") && is(None, "web"));
+        assert!(!is(Some("other"), "web") && !is(None, "log"));
+    }
 
     fn old(hash: &str, number: i64) -> Value {
         json!({

@@ -7,7 +7,7 @@ use super::*;
 use crate::control::kinds::{EVENT, NAMESPACE};
 use crate::control::objects::WriteOptions;
 use crate::control::registry::Part;
-use crate::control::removal::DeleteOptions;
+use crate::control::removal::{DeleteOptions, Propagation};
 use crate::store::Memory;
 use crate::testing::wait::{LIMIT, eventually};
 
@@ -300,4 +300,35 @@ async fn a_first_pod_that_fails_keeps_nobody_from_beginning() {
     harness.cause("b", "Asked").await;
     harness.pod("a", &first, false).await;
     assert_eq!(harness.granted().await.node, harness.node("b").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_nobody_has_is_adopted_and_one_that_is_let_go_is_left_alone() {
+    let harness = Harness::new(&["a"]).await;
+    let first = harness.rollout().await.revision;
+    let objects = &harness.objects;
+    let record = format!("web-{first}");
+    let owners = async |name: &str| {
+        let record = objects.get(&CONTROLLER_REVISION, "n", name).await.ok()?;
+        Some((meta::owner_uids(&record).map(Uid::from).collect::<Vec<_>>(), meta::uid(&record).to_owned()))
+    };
+    let (_, uid) = owners(&record).await.unwrap();
+    let options = DeleteOptions { propagation: Propagation::Orphan, ..DeleteOptions::default() };
+    objects.delete(&DAEMON_SET, "n", "web", &options).await.unwrap();
+    let mut disowned = objects.get(&CONTROLLER_REVISION, "n", &record).await.unwrap();
+    meta::disown(&mut disowned, std::slice::from_ref(&harness.set));
+    objects.report(&CONTROLLER_REVISION, "n", &record, |_| Some(disowned.clone())).await.unwrap();
+    // Something of it changes while it waits for its pods to be let go.
+    harness.pod("a", &first, false).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(owners(&record).await, Some((vec![], uid.clone())));
+
+    let labels = json!({"a": "b"});
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let set =
+        json!({"metadata": {"name": "next"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
+    let next = objects.create(&DAEMON_SET, "n", set, WriteOptions::default()).await.unwrap();
+    let adopted = Some((vec![Uid::from(meta::uid(&next))], uid));
+    eventually("the record to be adopted", async || (owners(&record).await == adopted).then_some(())).await;
+    assert_eq!(owners(&format!("next-{first}")).await, None, "the template has its record");
 }

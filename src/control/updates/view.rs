@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
+use crate::api::revision::REVISION_LABEL;
 use crate::control::meta;
 use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
 use crate::model::{NodeName, RevisionHash, Taint, Uid};
@@ -18,8 +19,6 @@ use crate::model::{NodeName, RevisionHash, Taint, Uid};
 const HELD: &str = "Held";
 /// Reasons of containers that wait for nothing but their turn.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-/// The label that says which revision a pod is of.
-const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// All nodes, DaemonSets and their pods.
 #[derive(Debug, Default)]

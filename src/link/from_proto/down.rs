@@ -136,9 +136,10 @@ fn answers(answers: pb::Answers) -> Checked<Answers> {
         answers: each(answers.answers, |answer| {
             let known = match answer.answer {
                 Some(pb::answer::Answer::Present(_)) => Answer::Present,
-                Some(pb::answer::Answer::Deleted(deleted)) => {
-                    Answer::Deleted { seq: deleted.seq, orphan: deleted.orphan }
-                }
+                Some(pb::answer::Answer::Deleted(deleted)) => Answer::Deleted {
+                    seq: deleted.seq,
+                    kept: each(deleted.kept_pod_uids, |text| uid(text, "answers.deleted.kept_pod_uids"))?,
+                },
                 // An answer of a newer kind is no record that this build could act upon.
                 Some(pb::answer::Answer::Unknown(_)) | None => Answer::Unknown,
             };

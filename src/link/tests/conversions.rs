@@ -349,7 +349,7 @@ fn any_down() -> impl Strategy<Value = Down> {
     ];
     let answer = prop_oneof![
         Just(Answer::Present),
-        any::<(u64, bool)>().prop_map(|(seq, orphan)| Answer::Deleted { seq, orphan }),
+        (any::<u64>(), vec(uid(), 0..3)).prop_map(|(seq, kept)| Answer::Deleted { seq, kept }),
         Just(Answer::Unknown),
     ];
     let outcome = prop_oneof![

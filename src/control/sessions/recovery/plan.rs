@@ -109,11 +109,9 @@ pub(super) fn plan(
     let (sets, mut found) = scene.sets();
     let (pods, found_pods) = scene.pods();
     let mut wanted: BTreeSet<ObjectRef> = BTreeSet::new();
-    for (bundle, _) in sets.iter().flat_map(|set| &set.bundles) {
-        wanted.extend(named(&bundle.namespace, bundle.template.spec.as_ref()));
-    }
-    for bundle in &pods {
-        wanted.extend(named(&bundle.namespace, bundle.template.spec.as_ref()));
+    for bundle in sets.iter().flat_map(|set| &set.bundles).map(|(bundle, _)| bundle).chain(&pods) {
+        let added = bundle.posted.as_ref().map(|posted| &posted.ephemeral_containers[..]).unwrap_or_default();
+        wanted.extend(named(&bundle.namespace, bundle.template.spec.as_ref(), added));
     }
     let (objects, found_objects) = scene.objects(&wanted, now);
     found.extend(found_objects);
@@ -228,10 +226,10 @@ fn names(bundle: &Bundle) -> Vec<String> {
     [account, class, runtime].into_iter().flatten().collect()
 }
 
-/// The Pod that a bundle was made of, as far as the bundle tells.
+/// The Pod that a bundle was made of, as far as the bundle tells. One that was adopted is adopted again by whoever selects it.
 fn posted(bundle: &Bundle) -> (PodIntent, Value) {
     let template = serde_json::to_value(&bundle.template).expect("a template is JSON: its map keys are strings");
-    let Posted { created_at, ephemeral_containers } = bundle.posted.clone().expect("only posted pods get here");
+    let Posted { created_at, ephemeral_containers, .. } = bundle.posted.clone().expect("only posted pods get here");
     let mut pod = json!({
         "apiVersion": POD.api_version(),
         "kind": POD.kind,
@@ -251,7 +249,8 @@ fn posted(bundle: &Bundle) -> (PodIntent, Value) {
         pod["spec"]["ephemeralContainers"] = json!(ephemeral_containers);
     }
     let node = template["spec"]["nodeName"].as_str().unwrap_or_default().into();
-    let posted = Some(PostedPod { runtime_handler: bundle.runtime_handler.clone() });
+    let posted = PostedPod { runtime_handler: bundle.runtime_handler.clone(), ..PostedPod::default() };
+    let posted = Some(posted);
     (PodIntent { uid: bundle.uid.clone(), key: bundle.key(), node, seq: 0, posted }, pod)
 }
 

@@ -1,6 +1,7 @@
 //! Single pods: those that users post, and what they change of others.
 
 use super::*;
+use crate::control::removal::Propagation;
 use crate::link::{Amendment, Assigned, Entry, Kind as LinkKind, ObjectAnswer, ObjectRef};
 use crate::model::ObjectKey;
 
@@ -17,6 +18,33 @@ impl Harness {
         self.objects.create(&POD, "default", object, WriteOptions::default()).await.unwrap()
     }
 
+    /// Deletes a DaemonSet and leaves its pods, and waits until it is gone.
+    async fn orphan(&self, name: &str) {
+        let options = DeleteOptions { propagation: Propagation::Orphan, ..DeleteOptions::default() };
+        self.objects.delete(&DAEMON_SET, "default", name, &options).await.unwrap();
+        self.until(&DAEMON_SET, name, |set| set.is_none()).await;
+    }
+
+    /// A DaemonSet that selects the pods of `web`.
+    async fn apply_for_web(&self, name: &str) -> Uid {
+        let labels = json!({"app": "web"});
+        let container = json!({"name": "main", "image": "registry.example/web:2"});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [container]}});
+        let object =
+            json!({"metadata": {"name": name}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
+        let made = self.objects.create(&DAEMON_SET, "default", object, WriteOptions::default()).await.unwrap();
+        meta(&made, "uid").into()
+    }
+
+    /// Waits until a pod is controlled by a DaemonSet, or by nobody.
+    async fn owned(&self, pod: &str, owner: Option<&Uid>) {
+        let is_so = |pod: Option<&Value>| {
+            let owners = pod.map(|pod| crate::control::meta::owner_uids(pod).map(Uid::from).collect::<Vec<_>>());
+            owners.is_some_and(|owners| owners.iter().collect::<Vec<_>>() == owner.into_iter().collect::<Vec<_>>())
+        };
+        self.until(&POD, pod, is_so).await;
+    }
+
     async fn change_pod(&self, name: &str, part: Part, change: impl Fn(&mut Value) + Send + Sync) {
         let change = |current: &Value| {
             let mut pod = current.clone();
@@ -30,6 +58,25 @@ impl Harness {
 impl Node {
     async fn assigned_pods(&mut self) -> Vec<Entry> {
         self.pick(|down| if let Down::Assigned(Assigned { pods, .. }) = down { Some(pods) } else { None }).await
+    }
+
+    /// The pods that stay of a DaemonSet that was deleted.
+    async fn kept(&mut self, daemonset: &Uid) -> Vec<Uid> {
+        self.pick(|down| {
+            let Down::Answers(answers) = down else { return None };
+            answers.answers.into_iter().find_map(|(uid, answer)| match answer {
+                Answer::Deleted { kept, .. } if uid == *daemonset => Some(kept),
+                _ => None,
+            })
+        })
+        .await
+    }
+
+    /// What the next message about single pods says of the only one.
+    async fn single(&mut self) -> Bundle {
+        let pods = self.assigned_pods().await;
+        assert_eq!(pods.len(), 1);
+        self.posted(&pods[0]).await
     }
 
     async fn posted(&mut self, entry: &Entry) -> Bundle {
@@ -123,7 +170,7 @@ async fn a_pod_waits_for_its_node_whatever_that_held_before() {
     harness.sessions.shared.load().await.unwrap();
     let mut desired_rx = harness.sessions.shared.desired_rx.clone();
     let uid = Uid::from(meta(&pod, "uid"));
-    desired_rx.wait_for(|desired| desired.pods.is_posted(&"edge-1".into(), &uid)).await.unwrap();
+    desired_rx.wait_for(|desired| desired.pods.is_owed(&"edge-1".into(), &uid)).await.unwrap();
     let (mut node, _) = harness.connect(&host, hello()).await;
     assert_eq!(node.assigned_pods().await[0].uid, uid);
     assert!(harness.objects.get(&POD, "default", "probe").await.is_ok());
@@ -153,4 +200,109 @@ async fn what_users_change_of_a_daemon_sets_pod_reaches_its_node_in_each_session
     node.say(Up::Pods(vec![PodReport { gone: true, ..pod.clone() }])).await;
     harness.until(&POD, &pod.key.name, |pod| pod.is_none()).await;
     assert_eq!(harness.objects.pod_intents().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_orphaned_pod_is_its_nodes_own_wherever_the_node_was() {
+    let harness = Harness::new().await;
+    let (host, other) = (harness.join("edge-1").await, harness.join("edge-2").await);
+    let (mut node, set, pod) = running(&harness, &host).await;
+    let (mut other, _) = harness.in_step(&other, hello()).await;
+    harness.orphan("web").await;
+    // What control did not know of ends; on the other node it is all there may be.
+    assert_eq!((node.kept(&set).await, other.kept(&set).await), (vec![pod.key.uid.clone()], vec![]));
+    let bundle = node.single().await;
+    assert_eq!((bundle.daemonset(), bundle.name.as_str()), (None, pod.key.name.as_str()));
+    assert_eq!(bundle.template.metadata.unwrap().labels.unwrap()["controller-revision-hash"], pod.revision.0);
+    harness.owned(&pod.key.name, None).await;
+    drop(node);
+
+    let daemonsets = vec![HeldDaemonSet { uid: set.clone(), seq: 1, key: None, revision: None }];
+    let held = vec![HeldPod { uid: pod.key.uid.clone(), digest: pod.digest() }];
+    let hello = Hello { session: 2, daemonsets, pods: held, ..hello() };
+    let (mut node, _) = harness.connect(&host, hello).await;
+    assert_eq!(node.kept(&set).await, std::slice::from_ref(&pod.key.uid));
+    assert_eq!(node.assigned_pods().await[0].uid, pod.key.uid);
+    // It ends as one that was posted.
+    harness.delete(&POD, "default", &pod.key.name).await;
+    let command = node.pick(|down| if let Down::Pod { command, .. } = down { Some(command) } else { None }).await;
+    assert!(command.uid == pod.key.uid && matches!(command.action, PodAction::Delete { .. }), "{command:?}");
+}
+
+#[tokio::test]
+async fn a_daemonset_adopts_what_it_selects_and_lets_go_what_it_does_not() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _, pod) = running(&harness, &host).await;
+    harness.orphan("web").await;
+    assert_eq!(node.single().await.daemonset(), None);
+
+    let next = harness.apply_for_web("next").await;
+    // A node that hears of the one has yet to fetch it when it hears of the other.
+    let manifest = node.manifest().await;
+    assert_eq!(manifest.entries.iter().map(|entry| &entry.uid).collect::<Vec<_>>(), [&next]);
+    let bundle = node.single().await;
+    assert_eq!((bundle.daemonset(), &bundle.revision), (Some(&next), &pod.revision));
+    harness.owned(&pod.key.name, Some(&next)).await;
+
+    let label = async |value: &str| {
+        harness.change_pod(&pod.key.name, Part::Main, |pod| pod["metadata"]["labels"]["app"] = value.into()).await;
+    };
+    label("other").await;
+    assert_eq!(node.single().await.daemonset(), None);
+    harness.owned(&pod.key.name, None).await;
+    label("web").await;
+    assert_eq!(node.single().await.daemonset(), Some(&next));
+
+    // It ends with the DaemonSet, also where the node has not taken that on.
+    harness.delete(&DAEMON_SET, "default", "next").await;
+    let command = node.pick(|down| if let Down::Pod { command, .. } = down { Some(command) } else { None }).await;
+    assert!(command.uid == pod.key.uid && matches!(command.action, PodAction::Delete { .. }), "{command:?}");
+    node.say(Up::Pods(vec![PodReport { gone: true, ..pod.clone() }])).await;
+    harness.until(&POD, &pod.key.name, |pod| pod.is_none()).await;
+    assert_eq!(harness.objects.pod_intents().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_pod_of_a_daemonset_that_its_node_replaced_unseen_does_not_come_back() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _, pod) = running(&harness, &host).await;
+    harness.orphan("web").await;
+    node.single().await;
+    drop(node);
+    // One of its own has a right to be there, one of a DaemonSet gives way to what is.
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, ..hello() }).await;
+    assert_eq!(node.assigned_pods().await[0].uid, pod.key.uid);
+    drop(node);
+    let next = harness.apply_for_web("next").await;
+    harness.owned(&pod.key.name, Some(&next)).await;
+    let (mut node, _) = harness.connect(&host, Hello { session: 3, ..hello() }).await;
+    harness.until(&POD, &pod.key.name, |pod| pod.is_none()).await;
+    harness.post("probe", "edge-1").await;
+    let names = node.assigned_pods().await.iter().map(|entry| entry.uid.clone()).collect::<Vec<_>>();
+    assert!(!names.contains(&pod.key.uid), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_has_no_place_on_its_node_buys_nothing_when_it_is_let_go() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _, pod) = running(&harness, &host).await;
+    let elsewhere = |set: &Value| {
+        let mut set = set.clone();
+        // A label that the host gave itself.
+        set["spec"]["template"]["spec"]["nodeSelector"] = json!({"site": "north"});
+        Ok::<_, ObjectError>(set)
+    };
+    harness
+        .objects
+        .update(&DAEMON_SET, "default", "web", Part::Main, WriteOptions::default(), elsewhere)
+        .await
+        .unwrap();
+    harness.orphan("web").await;
+    assert_eq!(node.single().await.name, pod.key.name);
+    let uid = &pod.key.uid;
+    let pods = &harness.sessions.shared.desired().pods;
+    assert_eq!((pods.is_owed(&host.name, uid), pods.is_entitled(&host.name, uid)), (true, false));
 }
