@@ -16,6 +16,7 @@ mod images;
 mod leaks;
 mod lifecycle;
 mod nodes;
+mod orphans;
 mod pods;
 mod probes;
 mod processes;
