@@ -69,3 +69,28 @@ fn files_added_changed_and_removed_take_effect() {
     fs::remove_file(node.path("manifests/two.yaml")).unwrap();
     runs(&node, &["sleep 1002", "sleep 3001"]);
 }
+
+#[test]
+fn after_a_power_cut_every_daemon_is_back_without_network() {
+    let mut node = Node::up("power");
+    for number in [1001, 2001, 3001] {
+        node.write(&format!("manifests/{number}.yaml"), &manifest(&format!("daemon-{number}"), number));
+    }
+    let commands = ["sleep 1001", "sleep 2001", "sleep 3001"];
+    node.garrison_alone(&node.path("manifests"));
+    runs(&node, &commands);
+    let pods = |node: &Node| {
+        let output = node.inside("ls").arg("/var/lib/kubelet/pods").output().expect("ls can be run");
+        String::from_utf8(output.stdout).expect("uids are text")
+    };
+    let before = pods(&node);
+
+    node.cut_power();
+    assert_eq!(node.tasks(), [], "nothing runs");
+    assert!(node.fetch("http://127.0.0.1:5000/v2/").is_err(), "the registry is gone as well");
+    // The agent is there before its runtime is.
+    node.garrison_alone(&node.path("manifests"));
+    node.start_containerd();
+    runs(&node, &commands);
+    assert_eq!(pods(&node), before, "they are the same pods");
+}
