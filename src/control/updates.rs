@@ -44,6 +44,10 @@ use crate::store::Revision;
 
 /// How long changes are gathered before they are worked out: a fleet's reports come in flocks.
 const GATHER: Duration = Duration::from_millis(20);
+/// How many permits are written at once.
+const GRANTED_AT_ONCE: usize = 100;
+/// How much that sessions have told is taken in before it is worked out.
+const TOLD_AT_ONCE: usize = 4096;
 /// The pause before everything is begun anew after the store failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -158,12 +162,17 @@ async fn permits(objects: &Objects) -> Result<Permits, ObjectError> {
     Ok(all.map(|permit| ((permit.daemonset.clone(), permit.node.clone()), permit)).collect())
 }
 
+/// What the records of a DaemonSet's history follow from: its newest revision, how many are kept, which have pods.
+type Recorded = (RevisionHash, Option<i32>, BTreeSet<RevisionHash>);
+
 struct Updates<'a> {
     objects: &'a Objects,
     grants_tx: &'a mpsc::Sender<Grant>,
     view: View,
-    watchers: [Watcher; 3],
+    watchers: [Watcher; 4],
     told: Told,
+    /// What each DaemonSet's history was right for: nothing of it need be read again until that changes.
+    histories: HashMap<Uid, Recorded>,
     permits: Permits,
     /// There may be permits of nodes that were removed.
     nodes_removed: bool,
@@ -183,6 +192,7 @@ impl<'a> Updates<'a> {
         nodes.iter().for_each(|node| drop(view.put_node(node)));
         let (sets, sets_at) = read(objects, &DAEMON_SET).await?;
         let concerned = sets.into_iter().flat_map(|set| put_set(&mut view, set)).collect();
+        let histories_at = objects.revision();
         let (pods, pods_at) = read(objects, &POD).await?;
         let now = Timestamp::now();
         pods.iter().for_each(|pod| drop(view.put_pod(&pod_key(pod), pod, now)));
@@ -194,8 +204,10 @@ impl<'a> Updates<'a> {
                 objects.watch(&NODE, None, nodes_at),
                 objects.watch(&DAEMON_SET, None, sets_at),
                 objects.watch(&POD, None, pods_at),
+                objects.watch(&CONTROLLER_REVISION, None, histories_at),
             ],
             told,
+            histories: HashMap::new(),
             phases: HashMap::new(),
             nodes_removed: true,
             permits: permits(objects).await?,
@@ -216,15 +228,21 @@ impl<'a> Updates<'a> {
                 self.work_out(&uid).await?;
             }
             let due = self.due.first().map(|(at, _)| wait_until(*at));
-            let [nodes, sets, pods] = &mut self.watchers;
+            let [nodes, sets, pods, histories] = &mut self.watchers;
             // Every arm is cancel-safe: watchers and receivers give whole items, the timer only waits.
             tokio::select! {
                 events = nodes.next() => self.nodes_changed(&events?),
                 events = sets.next() => self.sets_changed(&events?),
                 events = pods.next() => self.pods_changed(&events?),
+                events = histories.next() => self.histories_changed(&events?),
                 told = from_nodes.recv() => {
                     let Some(told) = told else { return Ok(()) };
                     self.told(told).await?;
+                    // What has gathered while the last was worked out: every round looks at the whole fleet.
+                    for _ in 0..TOLD_AT_ONCE {
+                        let Ok(told) = from_nodes.try_recv() else { break };
+                        self.told(told).await?;
+                    }
                     continue;
                 }
                 Some(question) = questions_rx.recv() => {
@@ -234,11 +252,12 @@ impl<'a> Updates<'a> {
                 () = maybe(due) => self.time_passed(),
             }
             tokio::time::sleep(GATHER).await;
-            let [nodes, sets, pods] = &mut self.watchers;
-            let (nodes, sets, pods) = (nodes.ready()?, sets.ready()?, pods.ready()?);
+            let [nodes, sets, pods, histories] = &mut self.watchers;
+            let (nodes, sets, pods, histories) = (nodes.ready()?, sets.ready()?, pods.ready()?, histories.ready()?);
             self.nodes_changed(&nodes);
             self.sets_changed(&sets);
             self.pods_changed(&pods);
+            self.histories_changed(&histories);
         }
     }
 
@@ -274,6 +293,14 @@ impl<'a> Updates<'a> {
         }
     }
 
+    fn histories_changed(&mut self, events: &[std::sync::Arc<Event>]) {
+        let owners = events.iter().filter_map(|event| meta::controller(&parsed(event)?));
+        for owner in owners {
+            self.histories.remove(&owner);
+            self.concerned.insert(owner);
+        }
+    }
+
     fn time_passed(&mut self) {
         let now = Timestamp::now();
         while let Some((at, uid)) = self.due.pop_first() {
@@ -288,7 +315,11 @@ impl<'a> Updates<'a> {
     async fn told(&mut self, told: FromNode) -> Result<(), UpdateError> {
         match told {
             FromNode::Opened { node, taken } => {
-                self.drop_permits(|permit| permit.node == node && !taken.contains(&permit.number)).await?;
+                // By place, not by looking at those of all nodes: after an outage all of them open.
+                let places = self.view.sets().map(|set| (set.clone(), node.clone()));
+                let of_node = places.filter_map(|place| self.permits.get(&place));
+                let void = of_node.filter(|permit| !taken.contains(&permit.number)).cloned().collect();
+                self.drop_permits(void).await?;
                 self.told.opened(node, &taken);
             }
             FromNode::Closed { node } => self.concerned.extend(self.told.closed(&node)),
@@ -316,8 +347,8 @@ impl<'a> Updates<'a> {
     async fn take_back(&mut self, node: &Uid, daemonset: &Uid, revision: &RevisionHash) -> Result<(), UpdateError> {
         let place = (daemonset.clone(), node.clone());
         let is_over = |permit: &&PermitRecord| permit.revision == *revision && self.told.has_taken(permit.number);
-        let Some(number) = self.permits.get(&place).filter(is_over).map(|permit| permit.number) else { return Ok(()) };
-        self.drop_permits(|permit| permit.number == number).await
+        let over = self.permits.get(&place).filter(is_over).cloned();
+        self.drop_permits(over.into_iter().collect()).await
     }
 
     /// The permits of a node go with its Node.
@@ -326,12 +357,12 @@ impl<'a> Updates<'a> {
             return Ok(());
         }
         let there: HashSet<_> = self.view.nodes().map(|node| node.uid.clone()).collect();
-        self.drop_permits(|permit| !there.contains(&permit.node)).await
+        let left = self.permits.values().filter(|permit| !there.contains(&permit.node)).cloned().collect();
+        self.drop_permits(left).await
     }
 
     /// Forgets permits; their DaemonSets are concerned.
-    async fn drop_permits(&mut self, is_void: impl Fn(&PermitRecord) -> bool) -> Result<(), UpdateError> {
-        let void: Vec<_> = self.permits.values().filter(|permit| is_void(permit)).cloned().collect();
+    async fn drop_permits(&mut self, void: Vec<PermitRecord>) -> Result<(), UpdateError> {
         self.objects.drop_permits(&void).await?;
         for permit in void {
             self.told.forget(permit.number);
@@ -353,8 +384,10 @@ impl<'a> Updates<'a> {
     async fn work_out(&mut self, uid: &Uid) -> Result<(), UpdateError> {
         self.due.retain(|(_, due)| due != uid);
         let Some(set) = self.view.set(uid).cloned() else {
-            self.drop_permits(|permit| permit.daemonset == *uid).await?;
+            let left = self.permits.values().filter(|permit| permit.daemonset == *uid).cloned().collect();
+            self.drop_permits(left).await?;
             self.phases.remove(uid);
+            self.histories.remove(uid);
             return Ok(());
         };
         // As upstream: what it leaves is not its to look after.
@@ -374,10 +407,16 @@ impl<'a> Updates<'a> {
         self.due.extend(outlook.next.map(|at| (at, uid.clone())));
         self.write_status(&set.object, &outlook.status).await?;
         self.say(uid, &set, &progress, now).await?;
-        self.grant(uid, &set, granted, now).await
+        self.grant(uid, &set, &granted, now).await
     }
 
     async fn keep_history(&mut self, uid: &Uid, set: &view::Set) -> Result<(), UpdateError> {
+        let limit = set.object.spec.as_ref().and_then(|spec| spec.revision_history_limit);
+        let in_use = self.view.revisions_in_use(uid).into_iter().cloned().collect();
+        let recorded = (set.revision.clone(), limit, in_use);
+        if self.histories.get(uid) == Some(&recorded) {
+            return Ok(());
+        }
         let namespace = set.object.metadata.namespace.as_deref().unwrap_or_default();
         let own = |record: &Value| history::is_of(&set.object, record);
         let options = ListOptions {
@@ -417,6 +456,7 @@ impl<'a> Updates<'a> {
             self.objects.remove(&CONTROLLER_REVISION, namespace, &name, &record).await?;
             self.objects.forget_admitted(uid, &revision).await?;
         }
+        self.histories.insert(uid.clone(), recorded);
         Ok(())
     }
 
@@ -472,17 +512,18 @@ impl<'a> Updates<'a> {
     }
 
     /// Writes permits down, and passes them on.
-    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: Vec<Uid>, now: Timestamp) -> Result<(), UpdateError> {
-        for node in nodes {
-            let permit = self.objects.grant(uid, &node, &set.revision).await?;
-            let (number, revision) = (permit.number, permit.revision.clone());
-            if let Some(before) = self.permits.insert((uid.clone(), node.clone()), permit) {
-                self.told.forget(before.number);
+    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: &[Uid], now: Timestamp) -> Result<(), UpdateError> {
+        for nodes in nodes.chunks(GRANTED_AT_ONCE) {
+            for permit in self.objects.grant(uid, nodes, &set.revision).await? {
+                let (number, node, revision) = (permit.number, permit.node.clone(), permit.revision.clone());
+                if let Some(before) = self.permits.insert((uid.clone(), node.clone()), permit) {
+                    self.told.forget(before.number);
+                }
+                self.told.granted(number, now);
+                let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
+                // A session that is gone by now voids the permit when the node comes back.
+                drop(self.grants_tx.send(Grant { node, permit }).await);
             }
-            self.told.granted(number, now);
-            let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
-            // A session that is gone by now voids the permit when the node comes back.
-            drop(self.grants_tx.send(Grant { node, permit }).await);
         }
         Ok(())
     }

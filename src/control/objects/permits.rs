@@ -34,29 +34,35 @@ impl Objects {
         range.entries.iter().map(|entry| parse(&entry.key, &entry.value)).collect()
     }
 
-    /// Writes a permit with the fleet's next number, in place of the one this node had for the DaemonSet.
+    /// Writes permits with the fleet's next numbers, one for each of `nodes`, in place of those that they had for the
+    /// DaemonSet; all in one commit.
     ///
     /// # Errors
     /// [`ObjectError::Store`]; also when somebody else granted at the same time, then nothing was written.
     pub async fn grant(
         &self,
         daemonset: &Uid,
-        node: &Uid,
+        nodes: &[Uid],
         revision: &RevisionHash,
-    ) -> Result<PermitRecord, ObjectError> {
+    ) -> Result<Vec<PermitRecord>, ObjectError> {
         let last = self.inner.store.get(keys::LAST_PERMIT).await.map_err(ObjectError::Store)?;
-        let number = match &last {
-            Some(entry) => PermitNumber(parse::<PermitNumber>(&entry.key, &entry.value)?.0 + 1),
-            None => PermitNumber(1),
+        let used = match &last {
+            Some(entry) => parse::<PermitNumber>(&entry.key, &entry.value)?.0,
+            None => 0,
         };
-        let permit =
-            PermitRecord { number, daemonset: daemonset.clone(), node: node.clone(), revision: revision.clone() };
-        let writes = vec![
-            record(keys::LAST_PERMIT.to_owned(), &number),
-            record(keys::permit(daemonset.as_str(), node.as_str()), &permit),
-        ];
+        let permit = |(number, node): (u64, &Uid)| PermitRecord {
+            number: PermitNumber(number),
+            daemonset: daemonset.clone(),
+            node: node.clone(),
+            revision: revision.clone(),
+        };
+        let permits: Vec<_> = (used + 1..).zip(nodes).map(permit).collect();
+        let Some(highest) = permits.last().map(|permit| permit.number) else { return Ok(permits) };
+        let of_node = |permit: &PermitRecord| record(keys::permit(daemonset.as_str(), permit.node.as_str()), permit);
+        let number = std::iter::once(record(keys::LAST_PERMIT.to_owned(), &highest));
+        let writes = number.chain(permits.iter().map(of_node)).collect();
         self.inner.store.commit(vec![condition(last.as_ref())], writes).await.map_err(ObjectError::Store)?;
-        Ok(permit)
+        Ok(permits)
     }
 
     /// Takes permits back: they were not taken, or what they were for is gone. One that was replaced meanwhile stays.
