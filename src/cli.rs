@@ -248,8 +248,8 @@ pub struct ControlArgs {
 /// What can be done with a control endpoint that runs.
 #[derive(Debug, Subcommand)]
 pub enum ControlTask {
-    /// Show the nodes that hold because control was restored from an older copy, with the differences; confirm that control's
-    /// word counts for them
+    /// Show the nodes that hold because control was restored from an older copy, with the differences, and what nodes run that
+    /// control has no record of; confirm that control's word counts for them, or end what they run
     Holds(HoldsFlags),
     /// Rebuild a lost store from what hosts hold: control, begun on an empty store with the folder pki it had, asks the hosts that
     /// it has no record of, and shows what that comes to; nothing is written before it is confirmed
@@ -304,6 +304,9 @@ pub struct HoldsFlags {
     /// Confirm this era, as it was shown, as the successor of all before it: held nodes follow control again
     #[arg(long, value_name = "ERA")]
     pub confirm: Option<u64>,
+    /// End what nodes run of this DaemonSet, which control has no record of, by the uid that was shown
+    #[arg(long, value_name = "UID", conflicts_with = "confirm")]
+    pub end: Option<String>,
     /// How to reach the control endpoint [default: admin.kubeconfig in control's state folder, or else ~/.kube/config]
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,

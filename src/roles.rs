@@ -17,14 +17,14 @@ use garrison::control::endpoint::Endpoint;
 use garrison::control::holds::{self, Holds};
 use garrison::control::recovery::{self, Choice, Recovery};
 use garrison::control::remote::{self, JoinTokenRequest, Minted, TokenList, UserTokenRequest};
-use garrison::control::rest::holds::{Confirmation, PATH as HOLDS};
+use garrison::control::rest::holds::{Decision, PATH as HOLDS};
 use garrison::control::rest::recovery as recovery_path;
 use garrison::control::tokens::Allowance;
 use garrison::control::updates::{self, Rollout};
 use garrison::host::service;
 use garrison::kube::{self, Kubeconfig};
 use garrison::link::tls::{self, ADMINISTRATOR_KUBECONFIG, Authority, Credential};
-use garrison::model::NodeName;
+use garrison::model::{NodeName, Uid};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
@@ -226,24 +226,23 @@ fn rollout(flags: RolloutFlags) -> anyhow::Result<()> {
 }
 
 fn holds(flags: HoldsFlags) -> anyhow::Result<()> {
-    let HoldsFlags { confirm, kubeconfig, output } = flags;
+    let HoldsFlags { confirm, end, kubeconfig, output } = flags;
     let config = Kubeconfig::read(&kubeconfig.map_or_else(default_kubeconfig, Ok)?)?;
+    let decision = confirm.map(Decision::Era).or_else(|| end.map(|uid| Decision::End(Uid(uid))));
     let answer = block_on(async {
-        Ok(match confirm {
-            Some(era) => {
-                let confirmation = serde_json::to_value(Confirmation { era })?;
-                kube::send(&config, Method::POST, HOLDS, Some(&confirmation)).await?
-            }
+        Ok(match &decision {
+            Some(decision) => kube::send(&config, Method::POST, HOLDS, Some(&serde_json::to_value(decision)?)).await?,
             None => kube::get(&config, HOLDS).await?,
         })
     })?;
     let shown = Holds::deserialize(&answer).context("the answer is of another version")?;
-    print(&match (output, confirm) {
+    print(&match (output, decision) {
         (Output::Json, _) => serde_json::to_string_pretty(&answer)? + "\n",
         (Output::Text, None) => holds::render(&shown),
-        (Output::Text, Some(era)) => {
+        (Output::Text, Some(Decision::Era(era))) => {
             format!("era {era} is confirmed; {} held nodes are received anew\n", shown.nodes.len())
         }
+        (Output::Text, Some(Decision::End(uid))) => format!("what runs of DaemonSet {uid} ends on all nodes\n"),
     });
     Ok(())
 }

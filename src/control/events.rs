@@ -39,6 +39,20 @@ pub(super) fn node_not_ready(name: &NodeName, uid: &Uid, now: Timestamp) -> Valu
     event(&report, &json!({"component": CONTROL}), name)
 }
 
+/// What a node runs that control has no record of, in these words.
+pub(super) fn runs_unknown(name: &NodeName, uid: &Uid, words: &str, now: Timestamp) -> Value {
+    let report = EventReport {
+        kind: "Node".to_owned(),
+        name: name.0.clone(),
+        uid: uid.clone(),
+        warning: true,
+        reason: "RunsUnknown".to_owned(),
+        message: words.to_owned(),
+        ..empty(now)
+    };
+    event(&report, &json!({"component": CONTROL}), name)
+}
+
 /// Why a DaemonSet does not come about on one node, said on the DaemonSet.
 pub(super) fn daemonset_refused(
     daemonset: &ObjectKey,

@@ -1,4 +1,5 @@
-//! The nodes that hold because they have taken over what control does not know, and the way out for all of them at once.
+//! The nodes that hold because they have taken over what control does not know, and the way out for all of them at once;
+//! what nodes run that control has no record of, and how that ends.
 //!
 //! A restored back-up is such a case: control begins a new era, and every node that had come further holds. A person looks
 //! at the differences and confirms the present era as the successor of those before it, once for the fleet; from then on
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::objects::ObjectError;
 use super::recovery::{Choice, Recovery, RecoveryError};
-use crate::model::{NodeName, ObjectKey, RevisionHash};
+use crate::model::{NodeName, ObjectKey, RevisionHash, Uid};
 
 /// Who holds, and what confirming would come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,21 @@ pub struct Holds {
     pub nodes: Vec<HeldNode>,
     /// What they hold otherwise than control, by DaemonSet.
     pub differences: Vec<Difference>,
+    /// What nodes that are in step held at their last hello and control has no record of, by name.
+    #[serde(default)]
+    pub unknown: Vec<UnknownDaemonSet>,
+}
+
+/// A DaemonSet that control has no record of: neither that it is there nor that it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownDaemonSet {
+    /// What nodes call it; for one that only an old agent holds, its uid.
+    pub daemonset: ObjectKey,
+    /// `metadata.uid` of what was once in the API.
+    pub uid: Uid,
+    /// Who holds it, by name.
+    pub nodes: Vec<NodeName>,
 }
 
 /// A node that holds.
@@ -90,6 +106,17 @@ pub enum ConfirmError {
     Objects(#[from] ObjectError),
 }
 
+/// Why nothing was ended.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// Control has a record of it, or no node holds it.
+    #[error("no node runs a DaemonSet with uid {0} that control has no record of; see `garrison control holds`")]
+    NotUnknown(Uid),
+    /// The store.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+}
+
 /// The way to the fleet's nodes.
 pub trait Fleet: Send + Sync + 'static {
     /// Who holds now.
@@ -103,16 +130,26 @@ pub trait Fleet: Send + Sync + 'static {
 
     /// Makes `era`, the present one, the successor of all others, and has those who hold received anew.
     fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>>;
+
+    /// Ends everywhere what nodes run of a DaemonSet that control has no record of.
+    fn end(&self, daemonset: Uid) -> BoxFuture<'_, Result<(), EndError>>;
 }
 
 /// Who holds and what confirming comes to, in lines for people.
 pub fn render(holds: &Holds) -> String {
-    let Holds { era, seq, nodes, differences } = holds;
-    let here = format!("control stands at era {era}, seq {seq}\n");
+    let Holds { era, seq, nodes, unknown, .. } = holds;
+    let mut text = format!("control stands at era {era}, seq {seq}\n");
     if nodes.is_empty() {
-        return here + "no node that is connected has taken over more than control knows\n";
+        text.push_str("no node that is connected has taken over more than control knows\n");
+    } else {
+        push_held(&mut text, holds);
     }
-    let mut text = format!("{here}\nThese nodes have taken over what control does not know, and hold:\n");
+    push_unknown(&mut text, unknown);
+    text
+}
+
+fn push_held(text: &mut String, Holds { era, nodes, differences, .. }: &Holds) {
+    text.push_str("\nThese nodes have taken over what control does not know, and hold:\n");
     let width = nodes.iter().map(|node| node.name.as_str().len()).max().unwrap_or(0);
     for HeldNode { name, era, seq } in nodes {
         text.push_str(&format!("  {:width$}  era {era}, seq {seq}\n", name.as_str()));
@@ -122,14 +159,27 @@ pub fn render(holds: &Holds) -> String {
         text.push_str("  no DaemonSet differs\n");
     }
     for Difference { daemonset, kind, nodes } in differences {
-        let count = format!("{} node{}", nodes.len(), if nodes.len() == 1 { "" } else { "s" });
-        text.push_str(&format!("  {daemonset} on {count}: {}\n", consequence(kind)));
+        text.push_str(&format!("  {daemonset} on {}: {}\n", count(nodes), consequence(kind)));
     }
     text.push_str(&format!(
         "ConfigMaps, Secrets, labels and taints become control's without being compared.\n\n\
          To confirm it for these nodes and for those that are away: garrison control holds --confirm {era}\n"
     ));
-    text
+}
+
+fn push_unknown(text: &mut String, unknown: &[UnknownDaemonSet]) {
+    if unknown.is_empty() {
+        return;
+    }
+    text.push_str("\nControl has no record of these DaemonSets; what runs of them stays as it is:\n");
+    for UnknownDaemonSet { daemonset, uid, nodes } in unknown {
+        text.push_str(&format!("  {daemonset}, uid {uid}, on {}\n", count(nodes)));
+    }
+    text.push_str("To end one on all nodes: garrison control holds --end UID\n");
+}
+
+fn count(nodes: &[NodeName]) -> String {
+    format!("{} node{}", nodes.len(), if nodes.len() == 1 { "" } else { "s" })
 }
 
 fn consequence(kind: &DifferenceKind) -> String {
@@ -166,6 +216,11 @@ mod tests {
                 difference("gone", DifferenceKind::Deleted, &["edge-10"]),
                 difference("web", revision, &["edge-1", "edge-10"]),
             ],
+            unknown: vec![UnknownDaemonSet {
+                daemonset: ObjectKey::new("default", "old"),
+                uid: "u".into(),
+                nodes: vec!["edge-2".into()],
+            }],
         };
         let expected = "\
 control stands at era 9, seq 12
@@ -182,10 +237,14 @@ If control's word is to count for them:
 ConfigMaps, Secrets, labels and taints become control's without being compared.
 
 To confirm it for these nodes and for those that are away: garrison control holds --confirm 9
+
+Control has no record of these DaemonSets; what runs of them stays as it is:
+  default/old, uid u, on 1 node
+To end one on all nodes: garrison control holds --end UID
 ";
         assert_eq!(render(&holds), expected);
         assert_eq!(serde_json::from_value::<Holds>(serde_json::to_value(&holds).unwrap()).unwrap(), holds);
-        let none = render(&Holds { nodes: vec![], differences: vec![], ..holds });
+        let none = render(&Holds { nodes: vec![], differences: vec![], unknown: vec![], ..holds });
         assert!(none.ends_with("no node that is connected has taken over more than control knows\n"), "{none}");
     }
 }

@@ -11,6 +11,7 @@
 //! - If a deletion must reach nodes, its [`Tombstone`] is in the same commit.
 
 mod admission;
+mod buried;
 mod error;
 mod fleet;
 mod keys;

@@ -39,6 +39,7 @@ mod tokens;
 mod tunnels;
 mod user_pods;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -152,9 +153,11 @@ impl Shared {
                 tracing::warn!(node = %node.name, session = hello.session, reception = ?other, "a node is not in step");
             }
         }
+        let is_ahead = matches!(reception, Reception::Hold { reason: HoldReason::Ahead, .. });
+        let buried = if is_ahead { self.buried(&hello).await? } else { HashSet::new() };
         let (serial, orders_rx) = self.roster.enter(&node.uid, &node.name, session::footing(&reception));
-        if let Reception::Hold { reason: HoldReason::Ahead, .. } = &reception {
-            let ahead = Ahead { position: hello.position, daemonsets: hello.daemonsets.clone() };
+        if is_ahead {
+            let ahead = Ahead { position: hello.position, daemonsets: hello.daemonsets.clone(), buried };
             self.roster.ahead(&node.uid, serial, ahead);
         }
         let (up_tx, up_rx) = mpsc::channel(UP_QUEUE);

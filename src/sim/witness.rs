@@ -190,9 +190,7 @@ impl Witness {
     /// What on a machine is not as users want it by now.
     pub(super) fn unlike(&self, machine: usize) -> Option<String> {
         let seen = &self.machines[machine];
-        // An older disk may know a DaemonSet whose end all nodes had confirmed: control has no record of it any more, and without
-        // one nothing is stopped.
-        let is_stray = |pod: &&PodSeen| !seen.rolled_back && self.sets.get(&pod.set).is_none_or(|set| set.deleted);
+        let is_stray = |pod: &&PodSeen| self.sets.get(&pod.set).is_none_or(|set| set.deleted);
         if let Some(stray) = seen.pods.values().find(is_stray) {
             return Some(format!("{} has a pod of a DaemonSet that is gone: {stray:?}", seen.name));
         }

@@ -39,7 +39,8 @@ impl Agent {
     }
 
     pub(super) async fn speaks_of(&self, pods: &[Bundle]) {
-        let entry = |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod), written: None };
+        let entry =
+            |pod: &Bundle| Entry { uid: pod.uid.clone(), kind: Kind::Pod, seq: 1, hash: hash(pod), written: None };
         let pods = pods.iter().map(entry).collect();
         self.down(Down::Assigned(Assigned { position: position(1), pods, objects: vec![] })).await;
     }

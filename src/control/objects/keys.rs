@@ -14,6 +14,7 @@
 //! | `/v1/_meta/admitted/{DaemonSet uid}/{revision}` | [`AdmittedRecord`](super::AdmittedRecord) |
 //! | `/v1/_meta/pods/{Pod uid}` | [`PodIntent`](super::PodIntent): what there is to tell of a pod |
 //! | `/v1/_meta/tombstones/{uid}` | [`Tombstone`](super::Tombstone): a deletion nodes have not all acknowledged |
+//! | `/v1/_meta/buried/{uid}` | [`Tombstone`](super::Tombstone): the deletion of a DaemonSet that all nodes have |
 //!
 //! An object's value is its JSON with `apiVersion` and `kind` but without `metadata.resourceVersion`: that is the
 //! revision of the entry. Names contain no `/`, so keys sort by namespace and name, as lists must be.
@@ -42,6 +43,8 @@ pub const ADMITTED: &str = "/v1/_meta/admitted/";
 pub const PODS: &str = "/v1/_meta/pods/";
 /// Above every tombstone.
 pub const TOMBSTONES: &str = "/v1/_meta/tombstones/";
+/// Above every deletion that all nodes have confirmed.
+pub const BURIED: &str = "/v1/_meta/buried/";
 
 /// Above all objects of a kind, or of a kind in one namespace.
 pub fn prefix(kind: &Kind, namespace: Option<&str>) -> String {
@@ -90,4 +93,9 @@ pub fn pod(uid: &str) -> String {
 /// One tombstone's key.
 pub fn tombstone(uid: &str) -> String {
     format!("{TOMBSTONES}{uid}")
+}
+
+/// The key of a deletion that all nodes have confirmed.
+pub fn buried(uid: &str) -> String {
+    format!("{BURIED}{uid}")
 }

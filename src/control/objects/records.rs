@@ -15,7 +15,8 @@ use crate::store::{Condition, Entry, Persistence, Revision, Write};
 /// A deletion that nodes have yet to act on or to confirm.
 ///
 /// Written with the request that makes the deletion final: a pod's DELETE, a DaemonSet's removal, its foreground deletion or the
-/// end of its orphaning, a Node's removal. Dropped when every node concerned has acknowledged it. Part of the store's format.
+/// end of its orphaning, a Node's removal. Dropped when every node concerned has acknowledged it; a DaemonSet's is moved to where
+/// it is found by who asks for it. Part of the store's format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tombstone {

@@ -86,7 +86,7 @@ impl Objects {
                 let mut writes = vec![Write::Delete { key: entry.key.clone() }];
                 let mut intent = Intent::None;
                 if *kind == POD {
-                    writes.extend(self.buried(uid).await?);
+                    writes.extend(self.without_tombstone(uid).await?);
                     writes.push(Write::Delete { key: keys::pod(uid.as_str()) });
                     // Its node was told that there is this pod, and is not to be told so again.
                     if self.posted(&current).await?.is_some() {
@@ -113,14 +113,14 @@ impl Objects {
     /// # Errors
     /// [`ObjectError::Store`].
     pub async fn acknowledge(&self, uid: &Uid) -> Result<(), ObjectError> {
-        if let Some(write) = self.buried(uid).await? {
+        if let Some(write) = self.without_tombstone(uid).await? {
             self.inner.store.commit(Vec::new(), vec![write]).await.map_err(ObjectError::Store)?;
         }
         Ok(())
     }
 
     /// The write that drops a tombstone, if there is one.
-    async fn buried(&self, uid: &Uid) -> Result<Option<Write>, ObjectError> {
+    pub(super) async fn without_tombstone(&self, uid: &Uid) -> Result<Option<Write>, ObjectError> {
         let key = keys::tombstone(uid.as_str());
         let found = self.inner.store.get(&key).await.map_err(ObjectError::Store)?;
         Ok(found.map(|_| Write::Delete { key }))

@@ -16,7 +16,7 @@ use tower::ServiceExt;
 
 use super::{Api, openapi, router, routes};
 use crate::control::bearer::Bearer;
-use crate::control::holds::{ConfirmError, Fleet, Holds};
+use crate::control::holds::{ConfirmError, EndError, Fleet, Holds};
 use crate::control::kinds::{KINDS, POD};
 use crate::control::objects::Objects;
 use crate::control::rbac::{MASTERS, Policy, User, keeper};
@@ -24,7 +24,7 @@ use crate::control::recovery::{Choice, Recovery, RecoveryError};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
 use crate::control::updates::Question;
 use crate::link::tls::KeyPin;
-use crate::model::{NodeName, PodKey};
+use crate::model::{NodeName, PodKey, Uid};
 use crate::store::{Memory, Store};
 
 mod accounts;
@@ -106,7 +106,7 @@ fn recovery(number: u64, vouch_for_labels: bool) -> Recovery {
 
 impl Fleet for EchoNode {
     fn holds(&self) -> Holds {
-        Holds { era: 9, seq: 12, nodes: vec![], differences: vec![] }
+        Holds { era: 9, seq: 12, nodes: vec![], differences: vec![], unknown: vec![] }
     }
 
     fn recovery(&self, choice: Choice) -> BoxFuture<'_, Result<Recovery, RecoveryError>> {
@@ -122,6 +122,11 @@ impl Fleet for EchoNode {
     fn confirm(&self, era: u64) -> BoxFuture<'_, Result<(), ConfirmError>> {
         let confirmed = if era == 9 { Ok(()) } else { Err(ConfirmError::OtherEra { asked: era, here: 9 }) };
         async { confirmed }.boxed()
+    }
+
+    fn end(&self, daemonset: Uid) -> BoxFuture<'_, Result<(), EndError>> {
+        let ended = if daemonset.as_str() == "old" { Ok(()) } else { Err(EndError::NotUnknown(daemonset)) };
+        async { ended }.boxed()
     }
 }
 

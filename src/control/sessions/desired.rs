@@ -3,7 +3,7 @@
 //! One task reads the store again whenever the fleet's position moves and publishes a [`Desired`]; sessions compare it
 //! with what they have told their node. Building one is pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::api::bundle::Bundle;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::meta;
 use crate::control::objects::{ListOptions, ObjectError, Objects, PodIntent, Tombstone};
-use crate::control::removal::is_orphaning;
+use crate::control::removal::{FOREGROUND, is_orphaning};
 use crate::error::Chain;
 use crate::link::{Answer, Answers, BlobChunk, CHUNK_BYTES, Down, Entry, Frame, Kind, Manifest, ObjectRef};
 use crate::model::{BlobHash, NodeName, ObjectKey, Position, RevisionHash, Uid};
@@ -117,7 +117,7 @@ impl Desired {
             hash
         };
         for bundle in newest {
-            // Deleted in the foreground: it is still in the API, but no more intent.
+            // It was deleted while intent was read.
             if tombstones.contains_key(&bundle.uid) {
                 continue;
             }
@@ -167,12 +167,15 @@ impl Desired {
     /// What a node is answered about a DaemonSet.
     pub(super) fn answer(&self, uid: &Uid, node: &NodeName) -> Answer {
         match (self.tombstones.get(uid), self.entry(uid)) {
-            (Some(tombstone), _) => {
-                Answer::Deleted { seq: tombstone.seq, kept: self.pods.kept(node, uid).cloned().collect() }
-            }
+            (Some(tombstone), _) => self.deletion(tombstone, node),
             (None, Some(_)) => Answer::Present,
             (None, None) => Answer::Unknown,
         }
+    }
+
+    /// The answer about a DaemonSet that was deleted: which pods of the node stay all the same.
+    pub(super) fn deletion(&self, deletion: &Tombstone, node: &NodeName) -> Answer {
+        Answer::Deleted { seq: deletion.seq, kept: self.pods.kept(node, &deletion.uid).cloned().collect() }
     }
 
     /// What a node is told of deletions: the same as all others, unless it has pods that stay.
@@ -267,7 +270,10 @@ pub(super) async fn read(objects: &Objects, before: Option<&Desired>) -> Result<
     let written = list.items.iter().map(|set| (meta::uid(set).into(), as_written(set))).collect();
     let orphaning = list.items.iter().filter(|set| is_orphaning(set)).map(|set| meta::uid(set).into()).collect();
     let sets: Vec<_> = list.items.into_iter().filter_map(parsed).collect();
-    let admitted = admission::admit(objects, &sets, before).await?;
+    let mut admitted = admission::admit(objects, &sets, before).await?;
+    // Deleted in the foreground: in the API, but no more intent, also when all nodes have confirmed the deletion.
+    let ending: HashSet<_> = sets.iter().filter(|set| is_ending(set)).map(uid).collect();
+    admitted.bundles.retain(|bundle| !ending.contains(&bundle.uid));
     // Before the pods: those that a deletion leaves are among them.
     let (tombstones, _) = objects.tombstones().await?;
     let pods = claims::settled(objects, &sets).await?;
@@ -288,6 +294,12 @@ fn as_written(set: &Value) -> Bytes {
 
 fn uid(set: &DaemonSet) -> Uid {
     Uid(set.metadata.uid.clone().unwrap_or_default())
+}
+
+/// Whether a DaemonSet is only there until its pods are gone.
+fn is_ending(set: &DaemonSet) -> bool {
+    let mut finalizers = set.metadata.finalizers.iter().flatten();
+    set.metadata.deletion_timestamp.is_some() && finalizers.any(|finalizer| finalizer == FOREGROUND)
 }
 
 /// Whether a DaemonSet's pod is available nowhere. Nodes are told so until intent moves again; it does no harm that they
@@ -332,6 +344,7 @@ mod tests {
     use super::*;
     use crate::control::kinds::NAMESPACE;
     use crate::control::objects::WriteOptions;
+    use crate::control::removal::{DeleteOptions, Propagation};
     use crate::store::Memory;
 
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000000";
@@ -397,7 +410,7 @@ mod tests {
     fn a_deletion_is_told_and_a_gap_is_not_taken_for_one() {
         let desired = build(9, vec![set(A, "one"), set(B, "one")], vec![deletion("DaemonSet", B, 7)], None);
         assert_eq!(desired.answer(&A.into(), &"edge-1".into()), Answer::Present);
-        // B is being deleted in the foreground.
+        // B is still in the API.
         assert_eq!(desired.answer(&B.into(), &"edge-1".into()), Answer::Deleted { seq: 7, kept: vec![] });
         assert_eq!(desired.answer(&"c".into(), &"edge-1".into()), Answer::Unknown);
         assert_eq!((desired.entries.len(), desired.last_deletion), (1, 7));
@@ -442,5 +455,23 @@ mod tests {
         };
         objects.report(&DAEMON_SET, "n", "web", available).await.unwrap();
         assert_eq!(gradual().await, BTreeSet::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_deleted_in_the_foreground_is_no_intent_though_every_node_has_confirmed_it() {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        let set = json!({
+            "metadata": {"name": "web"},
+            "spec": {
+                "selector": {"matchLabels": {"a": "b"}},
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}},
+            },
+        });
+        objects.create(&DAEMON_SET, "default", set, WriteOptions::default()).await.unwrap();
+        let options = DeleteOptions { propagation: Propagation::Foreground, ..DeleteOptions::default() };
+        objects.delete(&DAEMON_SET, "default", "web", &options).await.unwrap();
+        let (tombstones, _) = objects.tombstones().await.unwrap();
+        objects.bury(&tombstones.iter().collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(Desired::build(read(&objects, None).await.unwrap(), None).entries, []);
     }
 }

@@ -155,11 +155,9 @@ impl Shared {
     pub(super) async fn drop_confirmed_deletions(&self) -> Result<(), ObjectError> {
         let desired = self.desired();
         let sets = desired.tombstones.values().filter(|one| one.kind == DAEMON_SET.kind);
-        let confirmed = self.roster.confirmed_by_all(desired.position.era);
-        for deletion in sets.filter(|one| one.seq <= confirmed) {
-            self.objects.acknowledge(&deletion.uid).await?;
-        }
-        Ok(())
+        let seq = self.roster.confirmed_by_all(desired.position.era);
+        let confirmed: Vec<_> = sets.filter(|one| one.seq <= seq).collect();
+        self.objects.bury(&confirmed).await
     }
 
     /// Passes permits on. One for a node that is not in step any more is void; its next hello does not name it.

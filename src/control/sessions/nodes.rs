@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 
 use super::entitled::Vouched;
 use crate::control::meta;
-use crate::link::{HoldReason, NodeReport};
+use crate::link::NodeReport;
 use crate::model::{NodeName, Taint, Uid};
 
 /// The condition that says why a node takes nothing new from control.
-const HELD: &str = "Held";
+pub(super) const HELD: &str = "Held";
+/// The condition that says what a node runs that control has no record of.
+pub(super) const UNKNOWN: &str = "RunsUnknown";
 
 /// Conditions that are unknown once a node is not heard of any more. The order is that of a new Node's.
 ///
@@ -112,7 +114,7 @@ pub(super) fn reported(node: &Value, report: &NodeReport, mut status: Value, now
         new["lastTransitionTime"] =
             same.map_or_else(|| meta::time(now).into(), |before| before["lastTransitionTime"].clone());
     }
-    conditions.extend(condition(&node, HELD).cloned());
+    conditions.extend([HELD, UNKNOWN].into_iter().filter_map(|kind| condition(&node, kind).cloned()));
     status["conditions"] = conditions.into();
     node["status"] = status;
     with_condition_taints(node, true, now)
@@ -146,19 +148,18 @@ pub(super) fn lost(node: &Value, taint: bool, now: Timestamp) -> Option<Value> {
     (lost != *node).then_some(lost)
 }
 
-/// The Node with the reason why its agent holds, or without one.
-pub(super) fn held(node: &Value, hold: Option<(HoldReason, &str)>, now: Timestamp) -> Value {
-    let mut node = node.clone();
-    match hold {
+/// The Node with a condition of control's own, true for this reason and with these words, or without it.
+pub(super) fn with_condition(mut node: Value, kind: &str, said: Option<&(String, String)>, now: Timestamp) -> Value {
+    match said {
         Some((reason, message)) => {
-            let before = condition(&node, HELD).map(|before| before["lastTransitionTime"].clone());
+            let before = condition(&node, kind).map(|before| before["lastTransitionTime"].clone());
             let since = before.unwrap_or_else(|| meta::time(now).into());
             set_condition(
                 &mut node,
                 json!({
-                    "type": HELD,
+                    "type": kind,
                     "status": "True",
-                    "reason": format!("{reason:?}"),
+                    "reason": reason,
                     "message": message,
                     "lastHeartbeatTime": meta::time(now),
                     "lastTransitionTime": since,
@@ -168,7 +169,7 @@ pub(super) fn held(node: &Value, hold: Option<(HoldReason, &str)>, now: Timestam
         None => {
             // Indexing would put a null where there is nothing.
             if let Some(conditions) = node.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
-                conditions.retain(|one| one["type"] != HELD);
+                conditions.retain(|one| one["type"] != kind);
             }
         }
     }
@@ -362,14 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_shows_on_the_node_and_survives_its_reports() {
+    fn what_control_says_of_a_node_survives_its_reports() {
         let new = registered(&"n".into(), &"u".into(), &BTreeMap::new(), &[], &[], now());
-        assert_eq!(held(&new, None, now()), new);
-        let held_node = held(&node("True", &json!([])), Some((HoldReason::Clone, "two hosts")), now());
-        let after = reported(&held_node, &report(), status("True"), now());
-        let condition = condition(&after, HELD).unwrap();
-        assert_eq!((&condition["reason"], &condition["message"]), (&json!("Clone"), &json!("two hosts")));
-        assert_eq!(held(&after, None, now())["status"], node("True", &json!([]))["status"]);
+        for kind in [HELD, UNKNOWN] {
+            assert_eq!(with_condition(new.clone(), kind, None, now()), new);
+            let said = ("Clone".to_owned(), "two hosts".to_owned());
+            let held = with_condition(node("True", &json!([])), kind, Some(&said), now());
+            let after = reported(&held, &report(), status("True"), now());
+            let condition = condition(&after, kind).unwrap();
+            assert_eq!((&condition["reason"], &condition["message"]), (&json!("Clone"), &json!("two hosts")));
+            assert_eq!(with_condition(after, kind, None, now())["status"], node("True", &json!([]))["status"]);
+        }
     }
 
     #[test]

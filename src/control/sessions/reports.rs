@@ -211,15 +211,19 @@ impl Shared {
         self.objects.report(&NODE, "", name.as_str(), |node| change(node.filter(of_this)?)).await
     }
 
-    /// Says on the Node why its agent holds, or that it does not.
-    pub(super) async fn write_hold(
+    /// Says on the Node what control has to say of it: each condition by reason and words, or not at all.
+    pub(super) async fn write_conditions(
         &self,
         uid: &Uid,
         name: &NodeName,
-        hold: Option<(HoldReason, &str)>,
+        conditions: &[(&str, Option<(String, String)>)],
     ) -> Result<(), ObjectError> {
         let now = Timestamp::now();
-        self.change_node(uid, name, |node| Some(nodes::held(node, hold, now))).await.map(drop)
+        let change = |node: &Value| {
+            let with = |node, (kind, said): &(&str, _)| nodes::with_condition(node, kind, Option::as_ref(said), now);
+            Some(conditions.iter().fold(node.clone(), with))
+        };
+        self.change_node(uid, name, change).await.map(drop)
     }
 
     /// Removes the node's pods that its hello does not name: their last reports were lost with a connection.

@@ -18,7 +18,7 @@ use super::desired::named;
 use super::entitled::Vouched;
 use super::holds::Ahead;
 use crate::control::meta;
-use crate::link::{Digest, Down, ObjectRef, SILENCE};
+use crate::link::{Digest, Down, HeldDaemonSet, ObjectRef, SILENCE};
 use crate::model::{NodeName, ObjectKey, Position, Uid};
 
 /// How many orders may wait for a session. One that does not get round to them is cut off.
@@ -71,6 +71,8 @@ struct Entry {
     off: bool,
     /// How far it has confirmed to have taken intent over.
     confirmed: Position,
+    /// The DaemonSets that it held at its last hello and that control has no record of.
+    unknown: Vec<HeldDaemonSet>,
     /// What can be relied upon of its Node; nothing before that was read.
     vouched: Arc<Vouched>,
     /// Its pods in the API.
@@ -148,6 +150,7 @@ impl Entry {
             marked: None,
             off: false,
             confirmed: Position::default(),
+            unknown: Vec::new(),
             vouched: Arc::default(),
             pods: HashMap::new(),
             sessions: Vec::new(),
@@ -261,6 +264,20 @@ impl Roster {
         let mut all: Vec<_> = inner.present().filter_map(of).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
+    }
+
+    /// A node holds DaemonSets that control has no record of, or none any more.
+    pub(super) fn holds_unknown(&self, uid: &Uid, unknown: Vec<HeldDaemonSet>) {
+        if let Some(entry) = self.lock().nodes.get_mut(uid) {
+            entry.unknown = unknown;
+        }
+    }
+
+    /// The nodes that hold DaemonSets which control has no record of, and which those are.
+    pub(super) fn all_unknown(&self) -> Vec<(Uid, NodeName, Vec<HeldDaemonSet>)> {
+        let inner = self.lock();
+        let holding = inner.present().filter(|(_, entry)| !entry.unknown.is_empty());
+        holding.map(|(uid, entry)| (uid.clone(), entry.name.clone(), entry.unknown.clone())).collect()
     }
 
     /// Ends the sessions of these nodes: they connect again and are received anew.

@@ -8,21 +8,23 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::assigned::Assignment;
 use super::desired::{Blob, Desired};
-use super::nodes;
 use super::roster::{Footing, KnownPod, Order};
 use super::user_pods::Amended;
+use super::{holds, nodes};
+use crate::control::events;
 use crate::control::kinds::NODE;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
 use crate::error::Chain;
 use crate::link::{
-    Answers, BlobChunk, CommandId, Down, Frame, Hello, HoldReason, KEEP_ALIVE, Needs, NodeChange, PROTOCOL, PodAction,
-    PodCommand, Reception, SILENCE, Up, Welcome,
+    Answer, Answers, BlobChunk, CommandId, Down, Frame, HeldDaemonSet, Hello, HoldReason, KEEP_ALIVE, Needs,
+    NodeChange, PROTOCOL, PodAction, PodCommand, Reception, SILENCE, Up, Welcome,
 };
 use crate::model::{BlobHash, NodeName, Position, Uid};
 
@@ -130,11 +132,12 @@ impl Session {
         let desired = desired_rx.borrow_and_update().clone();
         let welcome = self.shared.welcome(&self.node, hello, self.reception.clone());
         say(down_tx, Frame::new(Down::Welcome(welcome))).await?;
-        self.begin(hello).await?;
         let takes_intent = matches!(self.reception, Reception::Accepted | Reception::AdoptOnly(_));
+        let answers = if takes_intent { self.shared.answers(&self.name, hello, &desired).await? } else { Vec::new() };
+        self.begin(hello, &answers).await?;
         let (mut told, mut assigned) = (Told::default(), Assignment::default());
         if takes_intent && desired.removal(&self.node).is_none() {
-            for frame in self.opening(hello, &desired).await? {
+            for frame in self.opening(hello, answers, &desired).await? {
                 say(down_tx, frame).await?;
             }
             told.deletion = desired.last_deletion;
@@ -194,12 +197,20 @@ impl Session {
     }
 
     /// What others have to know of the session: the API why the node holds, updates that it may be granted permits.
-    async fn begin(&self, hello: &Hello) -> Result<(), SessionEnd> {
+    async fn begin(&self, hello: &Hello, answers: &[(Uid, Answer)]) -> Result<(), SessionEnd> {
         let hold = match &self.reception {
-            Reception::Hold { reason, message } => Some((*reason, message.as_str())),
+            Reception::Hold { reason, message } => Some((format!("{reason:?}"), message.clone())),
             Reception::Accepted | Reception::AdoptOnly(_) => None,
         };
-        self.shared.write_hold(&self.node, &self.name, hold).await?;
+        let is_unknown = |held: &&HeldDaemonSet| answers.contains(&(held.uid.clone(), Answer::Unknown));
+        let unknown: Vec<_> = hello.daemonsets.iter().filter(is_unknown).cloned().collect();
+        let conditions = [(nodes::HELD, hold), (nodes::UNKNOWN, holds::explain(&unknown))];
+        self.shared.write_conditions(&self.node, &self.name, &conditions).await?;
+        if let [_, (_, Some((_, words)))] = &conditions {
+            let event = events::runs_unknown(&self.name, &self.node, words, Timestamp::now());
+            events::write(&self.shared.objects, &event).await?;
+        }
+        self.shared.roster.holds_unknown(&self.node, unknown);
         if self.reception == Reception::Accepted {
             self.shared.drop_pods_not_held(&self.node, &self.name, hello).await?;
             let taken = hello.permits.iter().map(|permit| permit.number).collect();
@@ -209,9 +220,13 @@ impl Session {
     }
 
     /// What a node is told first: of what it holds, and of itself; and what it is asked for.
-    async fn opening(&self, hello: &Hello, desired: &Desired) -> Result<Vec<Frame>, SessionEnd> {
-        let held = hello.daemonsets.iter().map(|held| (held.uid.clone(), desired.answer(&held.uid, &self.name)));
-        let answers = Answers { position: desired.position, answers: held.collect() };
+    async fn opening(
+        &self,
+        hello: &Hello,
+        answers: Vec<(Uid, Answer)>,
+        desired: &Desired,
+    ) -> Result<Vec<Frame>, SessionEnd> {
+        let answers = Answers { position: desired.position, answers };
         let mut frames = vec![Frame::new(Down::Answers(answers))];
         // Read before the Node, so that what the node confirms is not more than it was told.
         let position = *self.shared.objects.position().borrow();

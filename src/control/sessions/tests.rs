@@ -392,6 +392,12 @@ async fn a_deletion_is_told_at_once_and_forgotten_when_every_node_has_confirmed_
     harness.until(&NODE, "edge-1", |node| node.is_some_and(|node| node["spec"]["taints"].is_null())).await;
     shared.drop_confirmed_deletions().await.unwrap();
     assert_eq!(harness.objects.tombstones().await.unwrap().0, []);
+
+    // Its disk is put back to before.
+    let held = HeldDaemonSet { uid: daemonset.clone(), seq: 1, key: None, revision: None };
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, daemonsets: vec![held], ..hello() }).await;
+    let answers = node.pick(|down| if let Down::Answers(answers) = down { Some(answers) } else { None }).await;
+    assert!(matches!(&answers.answers[..], [(uid, Answer::Deleted { .. })] if *uid == daemonset), "{answers:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn holds_are_shown_and_confirmed_by_era_by_whoever_may() {
     let harness = Harness::new().await;
-    let shown = json!({"era": 9, "seq": 12, "nodes": [], "differences": []});
+    let shown = json!({"era": 9, "seq": 12, "nodes": [], "differences": [], "unknown": []});
     assert_eq!(harness.get("/fleet/holds").await, (200, shown.clone()));
     assert_eq!(harness.post("/fleet/holds", json!({"era": 9})).await, (200, shown));
     let (code, status) = harness.post("/fleet/holds", json!({"era": 8})).await;

@@ -1,7 +1,9 @@
 //! A control that was restored from an older copy, and a person who has looked at the differences.
 
 use super::*;
-use crate::control::holds::{ConfirmError, DifferenceKind, Fleet};
+use crate::control::holds::{ConfirmError, DifferenceKind, EndError, Fleet};
+use crate::control::kinds::EVENT;
+use crate::control::objects::ListOptions;
 use crate::model::ObjectKey;
 
 #[tokio::test]
@@ -65,4 +67,32 @@ async fn a_person_confirms_the_era_once_for_all_who_hold_at_once() {
     for name in ["edge-1", "edge-2"] {
         harness.until(&NODE, name, |node| condition(node, "Held").is_none()).await;
     }
+}
+
+#[tokio::test]
+async fn what_control_has_no_record_of_is_said_on_the_node_until_a_person_ends_it() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let uid = Uid::from("99999999-0000-4000-8000-000000000000");
+    let key = Some(ObjectKey::new("default", "old"));
+    let held = HeldDaemonSet { uid: uid.clone(), seq: 1, key, revision: None };
+    let (mut node, _) = harness.in_step(&host, Hello { daemonsets: vec![held], ..hello() }).await;
+    fn is_said(node: Option<&Value>) -> bool {
+        condition(node, "RunsUnknown").is_some()
+    }
+    let shown = harness.until(&NODE, "edge-1", is_said).await;
+    let words = condition(shown.as_ref(), "RunsUnknown").unwrap()["message"].as_str().unwrap();
+    assert!(words.starts_with("control has no record of default/old (99999999-"), "{words}");
+    let events = harness.objects.list(&EVENT, ListOptions::default()).await.unwrap().items;
+    assert!(events.iter().any(|event| event["reason"] == "RunsUnknown"), "{events:?}");
+    let unknown = harness.sessions.holds().unknown;
+    assert_eq!((&unknown[0].uid, &unknown[0].nodes[..]), (&uid, &["edge-1".into()][..]));
+
+    let refused = harness.sessions.end("other".into()).await;
+    assert!(matches!(refused, Err(EndError::NotUnknown(_))), "{refused:?}");
+    harness.sessions.end(uid.clone()).await.unwrap();
+    let answers = node.pick(|down| if let Down::Answers(answers) = down { Some(answers) } else { None }).await;
+    assert!(matches!(&answers.answers[..], [(ended, Answer::Deleted { .. })] if *ended == uid), "{answers:?}");
+    harness.until(&NODE, "edge-1", |node| !is_said(node)).await;
+    assert_eq!(harness.sessions.holds().unknown, []);
 }

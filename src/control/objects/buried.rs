@@ -1,0 +1,104 @@
+//! Deletions of DaemonSets that every node has confirmed, remembered for a node whose disk is put back to before.
+//!
+//! Without a record such a node would keep what it runs: a stop needs one.
+
+use super::records::{Intent, Tombstone, parse, record};
+use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
+use crate::control::kinds::DAEMON_SET;
+use crate::model::{ObjectKey, Uid};
+use crate::store::{Entry, Range, Write};
+
+/// How many are kept, the latest: some hundred bytes each. A disk older than so many deletions is a case for a person.
+const KEPT: usize = 4096;
+
+impl Objects {
+    /// Every node has confirmed these deletions: nobody has to be told any more, but by asking. Those that are buried
+    /// already stay so.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn bury(&self, confirmed: &[&Tombstone]) -> Result<(), ObjectError> {
+        self.bury_keeping(confirmed, KEPT).await
+    }
+
+    async fn bury_keeping(&self, confirmed: &[&Tombstone], kept: usize) -> Result<(), ObjectError> {
+        let mut unburied = Vec::new();
+        for deletion in confirmed {
+            if self.without_tombstone(&deletion.uid).await?.is_some() {
+                unburied.push(deletion);
+            }
+        }
+        if unburied.is_empty() {
+            return Ok(());
+        }
+        let Range { entries, .. } =
+            self.inner.store.range(keys::BURIED, None, 0, None).await.map_err(ObjectError::Store)?;
+        let mut writes: Vec<_> =
+            outdated(entries, unburied.len(), kept).map(|entry| Write::Delete { key: entry.key }).collect();
+        for deletion in unburied {
+            writes.push(Write::Delete { key: keys::tombstone(deletion.uid.as_str()) });
+            writes.push(record(keys::buried(deletion.uid.as_str()), deletion));
+        }
+        self.inner.store.commit(Vec::new(), writes).await.map(drop).map_err(ObjectError::Store)
+    }
+
+    /// The deletion of a DaemonSet that every node there was had confirmed, if it is remembered.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn buried(&self, uid: &Uid) -> Result<Option<Tombstone>, ObjectError> {
+        let entry = self.inner.store.get(&keys::buried(uid.as_str())).await.map_err(ObjectError::Store)?;
+        entry.map(|entry| parse(&entry.key, &entry.value)).transpose()
+    }
+
+    /// Puts the deletion of a DaemonSet on record that is not in the API: a person says that what nodes hold of it is to
+    /// end.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn delete_unknown(&self, key: &ObjectKey, uid: &Uid) -> Result<(), ObjectError> {
+        let deletion = Tombstone {
+            kind: DAEMON_SET.kind.to_owned(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            uid: uid.clone(),
+            seq: 0,
+            node: None,
+            grace_period_seconds: None,
+        };
+        for _ in 0..ATTEMPTS {
+            if self.commit(Vec::new(), Vec::new(), Intent::Deletes(deletion.clone())).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(contended(&DAEMON_SET, &key.name))
+    }
+}
+
+/// What makes room for `added` records: those written first. An entry is written once.
+fn outdated(mut entries: Vec<Entry>, added: usize, kept: usize) -> impl Iterator<Item = Entry> {
+    entries.sort_by_key(|entry| entry.modified);
+    let surplus = (entries.len() + added).saturating_sub(kept);
+    entries.into_iter().take(surplus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Memory;
+
+    #[tokio::test]
+    async fn the_latest_deletions_are_remembered_when_nobody_has_to_be_told_any_more() {
+        let objects = Objects::open(Memory::new()).await.unwrap();
+        for uid in ["a", "b", "c"] {
+            objects.delete_unknown(&ObjectKey::new("default", uid), &uid.into()).await.unwrap();
+            let (tombstones, _) = objects.tombstones().await.unwrap();
+            assert_eq!(objects.buried(&uid.into()).await.unwrap(), None);
+            objects.bury_keeping(&[&tombstones[0]], 2).await.unwrap();
+            assert_eq!(objects.buried(&uid.into()).await.unwrap().as_ref(), tombstones.first());
+            assert_eq!(objects.tombstones().await.unwrap().0, []);
+        }
+        let names = async |uid: &str| objects.buried(&uid.into()).await.unwrap().map(|one| one.name);
+        assert_eq!([names("a").await, names("b").await], [None, Some("b".to_owned())]);
+    }
+}
