@@ -6,5 +6,6 @@
 
 pub mod contract;
 pub mod fake_cri;
+pub mod life;
 pub mod pods;
 pub mod wait;

@@ -22,6 +22,7 @@ use crate::link::{
 use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position, Taint};
 use crate::plan::pressure::Thresholds;
 use crate::testing::fake_cri::FakeCri;
+use crate::testing::life::Life;
 use crate::testing::wait::{LIMIT, eventually};
 
 mod configuration;
@@ -57,6 +58,8 @@ pub(crate) struct Host {
     /// What an agent takes the runtime's to be before that has said so. The fake has systemd make pods' cgroups: tests make none,
     /// need not be root, and reach no systemd.
     cgroup_driver: CgroupDriver,
+    /// The present agent's.
+    pub(crate) life: Arc<Life>,
 }
 
 /// An agent that runs, and control's end of its link.
@@ -83,18 +86,22 @@ struct Seen {
 impl Host {
     /// One with nothing on it, its images in reach.
     fn new() -> Self {
-        let host = Self::of(Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() });
+        let identity = Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() };
+        let host = Self::of(identity, tempfile::tempdir().unwrap());
         for image in ["one", "two"] {
             host.cri.serve_image(&reference(image));
         }
         host
     }
 
-    /// One that is this node, with nothing on it.
-    pub(crate) fn of(identity: Identity) -> Self {
+    /// One that is this node, with nothing on it; its disk is `dir`.
+    pub(crate) fn of(identity: Identity, dir: TempDir) -> Self {
         let (machine_id, boot_id) = ("machine".to_owned(), "boot".to_owned());
-        let (dir, cri, cgroup_driver) = (tempfile::tempdir().unwrap(), FakeCri::new(), CgroupDriver::Systemd);
-        Self { dir, cri, identity, machine_id, boot_id, cgroup_driver }
+        let (cri, cgroup_driver) = (FakeCri::new(), CgroupDriver::Systemd);
+        let runtime = cri.clone();
+        // What its workers are about comes to nothing, too.
+        let life = Life::new(move || runtime.freeze_after(0));
+        Self { dir, cri, identity, machine_id, boot_id, cgroup_driver, life }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
@@ -106,16 +113,18 @@ impl Host {
         let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
         let (up_tx, up_rx) = mpsc::channel(8);
         let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
+        let life = &self.life;
+        life.renew();
         let mut tasks = JoinSet::new();
-        tasks.spawn(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx));
+        tasks.spawn(life.of(observer::run(shared.clone(), owner, inputs_tx.clone(), status_tx)));
         let (conditions_tx, conditions_rx) = watch::channel(Conditions::default());
-        tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
-        tasks.spawn(prober::run(shared.clone()));
-        tasks.spawn(rotation::run(shared.clone()));
+        tasks.spawn(life.of(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone())));
+        tasks.spawn(life.of(prober::run(shared.clone())));
+        tasks.spawn(life.of(rotation::run(shared.clone())));
         let (tunnels, wishes_rx) = Tunnels::new();
         let link = LinkEnd { up_tx, tunnels };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
-        tasks.spawn(roster.run(inputs_rx));
+        tasks.spawn(life.of(roster.run(inputs_rx)));
         Agent { inputs_tx, up_rx, wishes_rx, conditions_tx, heard: VecDeque::new(), tasks }
     }
 

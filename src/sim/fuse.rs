@@ -1,7 +1,7 @@
 //! A store that one control process has in hand, and that does nothing for it any more once that process is dead.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -14,17 +14,55 @@ pub(super) struct Fuse {
     store: Arc<Memory>,
     blown: AtomicBool,
     /// How many commits fail next.
-    failing: std::sync::atomic::AtomicUsize,
+    failing: AtomicUsize,
+    /// At which commit it blows by itself.
+    end: Mutex<Option<End>>,
+}
+
+/// The commit at which a process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// How many go through before.
+    pub(super) after: usize,
+    /// It is done, and nobody hears of it.
+    pub(super) done: bool,
 }
 
 impl Fuse {
     pub(super) fn new(store: Arc<Memory>) -> Arc<Self> {
-        Arc::new(Self { store, blown: AtomicBool::new(false), failing: Default::default() })
+        let (blown, failing, end) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(None));
+        Arc::new(Self { store, blown, failing, end })
     }
 
     /// Whatever is under way never comes to anything.
     pub(super) fn blow(&self) {
         self.blown.store(true, Ordering::Relaxed);
+    }
+
+    /// It blows at a commit to come.
+    pub(super) fn blow_at(&self, end: End) {
+        *self.end.lock().unwrap() = Some(end);
+    }
+
+    pub(super) fn is_blown(&self) -> bool {
+        self.blown.load(Ordering::Relaxed)
+    }
+
+    /// Whether the process dies at this commit, and whether that is done all the same.
+    fn blows(&self) -> Option<bool> {
+        let mut end = self.end.lock().unwrap();
+        match end.as_mut()? {
+            End { after: 0, done } => {
+                let done = *done;
+                *end = None;
+                self.blow();
+                Some(done)
+            }
+            End { after, .. } => {
+                *after -= 1;
+                None
+            }
+        }
     }
 
     /// Lets the next commits fail, as on a full disk.
@@ -39,8 +77,17 @@ impl Fuse {
 
 impl Store for Fuse {
     fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        if self.blown.load(Ordering::Relaxed) {
+        if self.is_blown() {
             return future::pending().boxed();
+        }
+        if let Some(done) = self.blows() {
+            return async move {
+                if done {
+                    drop(self.store.commit(conditions, writes).await);
+                }
+                future::pending().await
+            }
+            .boxed();
         }
         if self.fails() {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::chance::Chance;
+use super::fuse::End;
 
 /// Something that users, machines or lines do. Machines go by their number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) enum Step {
     KillAgent(usize),
     /// The agent dies at its so-many-th call from now that would change something in its runtime.
     KillAgentAt(usize, usize),
+    /// The agent dies at its so-many-th poll from now, wherever its tasks are.
+    KillAgentAtPoll(usize, usize),
     StartAgent(usize),
     /// The machine loses its power, and stays off.
     SwitchOff(usize),
@@ -32,6 +35,9 @@ pub(super) enum Step {
     /// Nothing gets through, and nobody is told.
     CutLine(usize),
     MendLine(usize),
+    /// The same for all machines whose number leaves this rest by two.
+    CutLines(usize),
+    MendLines(usize),
     /// The connection is reset.
     BreakLine(usize),
     /// What messages take from now on, in milliseconds at most.
@@ -46,7 +52,11 @@ pub(super) enum Step {
     ReleaseRuntime(usize, &'static str),
     /// The next calls of this method fail.
     FailRuntime(usize, &'static str, usize),
+    /// So many calls from then on that would write to a machine's ledger, or flush it, fail after so many that do not.
+    FailDisk(usize, usize, usize),
     KillControl,
+    /// Control dies at a commit from now on.
+    KillControlAt(End),
     StartControl,
     /// Control's disk is full for so many writes.
     FailStore(usize),
@@ -70,6 +80,17 @@ pub(super) enum Budget {
     Nodes(usize),
     Percent(usize),
     Surge(usize),
+}
+
+impl Budget {
+    /// One with which a large fleet is done in time.
+    pub(super) fn at_least(self, least: usize) -> Self {
+        match self {
+            Self::Nodes(nodes) => Self::Nodes(nodes.max(least)),
+            Self::Surge(nodes) => Self::Surge(nodes.max(least)),
+            Self::Percent(percent) => Self::Percent(percent),
+        }
+    }
 }
 
 /// What there is, as far as it decides what can happen.
@@ -119,7 +140,8 @@ pub(super) fn next(chance: &mut Chance, outline: &Outline) -> Step {
             Step::Clear(machine, !outline.machines[machine].cleared)
         }
         9 => Step::DeletePod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
-        10 => Step::KillControl,
+        10 if chance.one_in(3) => Step::KillControl,
+        10 => Step::KillControlAt(End { after: chance.below(30), done: chance.one_in(2) }),
         11 if chance.one_in(2) => Step::FailStore(1 + chance.below(3)),
         11 => Step::JumpClock(*chance.pick(&[-3600, -5, 5, 3600])),
         _ => fault(chance, outline),
@@ -195,7 +217,7 @@ fn fault(chance: &mut Chance, outline: &Outline) -> Step {
     if let Some(method) = seen.hangs.filter(|_| chance.one_in(2)) {
         return Step::ReleaseRuntime(machine, method);
     }
-    match chance.below(14) {
+    match chance.below(18) {
         0 | 1 if seen.runs => Step::KillAgent(machine),
         2 | 3 if seen.runs => Step::KillAgentAt(machine, chance.below(8)),
         4 if seen.runs => Step::SwitchOff(machine),
@@ -207,6 +229,10 @@ fn fault(chance: &mut Chance, outline: &Outline) -> Step {
         10 if seen.runtime => Step::StopRuntime(machine),
         11 if seen.hangs.is_none() => Step::HangRuntime(machine, method),
         12 => Step::FailRuntime(machine, method, 1 + chance.below(3)),
+        13 | 14 if seen.runs => Step::KillAgentAtPoll(machine, chance.below(300)),
+        15 => Step::FailDisk(machine, chance.below(3), 1 + chance.below(4)),
+        16 if chance.one_in(2) => Step::CutLines(machine % 2),
+        16 => Step::MendLines(machine % 2),
         _ => Step::BreakLine(machine),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Uids, back-off, the order of hash maps and tokio's own choices all begin with `getrandom`, and every `Timestamp::now` with
 //! `clock_gettime`. Both are C symbols; the ones defined here take the place of libc's in this test program. On threads that
-//! are not seeded they ask the kernel, as libc's do.
+//! are not seeded they ask the kernel, as libc's do. `pwrite64` and `fdatasync`, which the ledger's manifest goes through, are
+//! taken over for faults of disks.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_uint, c_void};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::libc;
@@ -19,6 +21,18 @@ const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
 thread_local! {
     static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
     static WALL: Cell<Option<Wall>> = const { Cell::new(None) };
+    static BROKEN: RefCell<Vec<Broken>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A disk that does not do what it is told.
+#[derive(Debug)]
+struct Broken {
+    /// Everything below.
+    dir: PathBuf,
+    /// How many calls it still does.
+    after: usize,
+    /// How many it does not, then.
+    calls: usize,
 }
 
 /// The wall clock of a seeded thread.
@@ -45,6 +59,73 @@ pub(super) fn jump(by_secs: i64) {
     let wall = WALL.get().expect("the clock was started");
     let by = Duration::from_secs(by_secs.unsigned_abs());
     WALL.set(Some(Wall { at: if by_secs < 0 { wall.at - by } else { wall.at + by }, ..wall }));
+}
+
+/// Lets calls fail that write to files below `dir`, or flush them: `calls` of them after so many that do not fail.
+pub(super) fn fail_disk(dir: PathBuf, after: usize, calls: usize) {
+    BROKEN.with_borrow_mut(|broken| broken.push(Broken { dir, after, calls }));
+}
+
+/// All disks do what they are told again.
+pub(super) fn mend_disks() {
+    BROKEN.with_borrow_mut(Vec::clear);
+}
+
+/// Whether a call on this file fails.
+fn fails(file: c_int) -> bool {
+    let fails = BROKEN.try_with(|broken| {
+        let mut broken = broken.borrow_mut();
+        let path = if broken.is_empty() { None } else { std::fs::read_link(format!("/proc/self/fd/{file}")).ok() };
+        let Some(index) = path.and_then(|path| broken.iter().position(|disk| path.starts_with(&disk.dir))) else {
+            return false;
+        };
+        let disk = &mut broken[index];
+        if disk.after > 0 {
+            disk.after -= 1;
+            return false;
+        }
+        disk.calls -= 1;
+        if disk.calls == 0 {
+            broken.remove(index);
+        }
+        true
+    });
+    fails.unwrap_or(false)
+}
+
+fn set_errno(errno: c_int) {
+    // SAFETY: it is this thread's own.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// pwrite(2).
+///
+/// # Safety
+/// `buffer` holds `length` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite64(
+    file: c_int,
+    buffer: *const c_void,
+    length: libc::size_t,
+    offset: libc::off64_t,
+) -> libc::ssize_t {
+    if fails(file) {
+        set_errno(libc::ENOSPC);
+        return -1;
+    }
+    // SAFETY: the arguments are those of the system call, as they came.
+    unsafe { libc::ssize_t::try_from(libc::syscall(libc::SYS_pwrite64, file, buffer, length, offset)).unwrap_or(-1) }
+}
+
+/// fdatasync(2).
+#[unsafe(no_mangle)]
+extern "C" fn fdatasync(file: c_int) -> c_int {
+    if fails(file) {
+        set_errno(libc::EIO);
+        return -1;
+    }
+    // SAFETY: the argument is that of the system call, as it came.
+    unsafe { c_int::try_from(libc::syscall(libc::SYS_fdatasync, file)).unwrap_or(-1) }
 }
 
 /// getrandom(2).

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use super::chance::Chance;
-use super::fuse::Fuse;
+use super::fuse::{End, Fuse};
 use super::schedule::{self, Budget, MachineOutline, Outline, Step, Template};
 use super::seeded;
 use super::wire::{Line, Wire};
-use super::witness::{PodSeen, Witness};
+use super::witness::Witness;
 use crate::agent::tests::Host;
 use crate::control::bearer::Bearer;
 use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
@@ -127,7 +127,8 @@ impl World {
         self.tell(&format!("everything is mended, but {absent} is off"));
         sleep(2 * SILENCE).await;
         for (name, template) in self.sets.clone() {
-            self.update(name, Template { version: self.versions, missing: false, ..template }).await;
+            let budget = template.budget.at_least(self.machines.len() / 5);
+            self.update(name, Template { version: self.versions, missing: false, budget, ..template }).await;
         }
         self.converge(Some(absent)).await?;
         self.tell("it is on again");
@@ -196,6 +197,7 @@ impl World {
             Step::DeletePod(machine, set) => self.delete_pod(machine, &set).await,
             Step::KillAgent(machine) => self.kill_agent(machine).await,
             Step::KillAgentAt(machine, calls) => self.kill_agent_at(machine, calls).await,
+            Step::KillAgentAtPoll(machine, polls) => self.kill_agent_at_poll(machine, polls).await,
             Step::StartAgent(machine) => self.start_agent(machine),
             Step::SwitchOff(machine) => self.switch_off(machine).await,
             Step::SwitchOffAndRollBack(machine) => {
@@ -209,6 +211,8 @@ impl World {
             }
             Step::CutLine(machine) => self.line(machine, |line| line.open = false),
             Step::MendLine(machine) => self.line(machine, |line| line.open = true),
+            Step::CutLines(rest) => self.lines(rest, |line| line.open = false),
+            Step::MendLines(rest) => self.lines(rest, |line| line.open = true),
             Step::BreakLine(machine) => self.line(machine, |line| line.breaks += 1),
             Step::SlowLine(machine, most) => self.line(machine, |line| line.delay_max = most),
             Step::EndContainer(machine, set) => self.end_container(machine, &set),
@@ -229,7 +233,9 @@ impl World {
                 let cri = &self.machines[machine].host.cri;
                 (0..calls).for_each(|_| cri.fail_next(method, Code::Unknown, "the disk is slow today"));
             }
+            Step::FailDisk(machine, after, calls) => seeded::fail_disk(self.ledger(machine), after, calls),
             Step::KillControl => self.kill_control(),
+            Step::KillControlAt(end) => self.kill_control_at(end).await,
             Step::StartControl => {
                 self.start_control().await;
                 self.check_acknowledged().await;
@@ -275,6 +281,13 @@ impl World {
             control.fuse.blow();
         }
         self.door_tx.send_replace(None);
+    }
+
+    async fn kill_control_at(&mut self, end: End) {
+        let fuse = self.living().fuse.clone();
+        fuse.blow_at(end);
+        until(|| fuse.is_blown()).await;
+        self.kill_control();
     }
 
     /// Every write that was acknowledged is still there.
@@ -461,7 +474,8 @@ impl World {
         };
         let enrolled = sessions.enroll(request).await.unwrap();
         let node = tls::Identity::of(&enrolled.certificate).unwrap().node().unwrap();
-        let mut host = Host::of(Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid });
+        let identity = Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid };
+        let mut host = Host::of(identity, place());
         host.machine_id.clone_from(&name);
         self.witness().machine_joined(&name, host.dir.path().to_owned(), Some(zone.to_owned()));
         let witness = self.witness.clone();
@@ -501,13 +515,16 @@ impl World {
     async fn kill_agent_at(&mut self, number: usize, calls: usize) {
         let cri = self.machines[number].host.cri.clone();
         cri.freeze_after(calls);
-        let frozen = async {
-            while !cri.is_frozen() {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        // There may be nothing to do for it.
-        drop(tokio::time::timeout(Duration::from_secs(2), frozen).await);
+        until(|| cri.is_frozen()).await;
+        self.kill_agent(number).await;
+        cri.thaw();
+    }
+
+    async fn kill_agent_at_poll(&mut self, number: usize, polls: usize) {
+        let host = &self.machines[number].host;
+        let (cri, life) = (host.cri.clone(), host.life.clone());
+        life.end_after(polls);
+        until(|| life.is_over()).await;
         self.kill_agent(number).await;
         cri.thaw();
     }
@@ -565,6 +582,10 @@ impl World {
     fn line(&self, number: usize, change: impl FnOnce(&mut Line)) {
         self.machines[number].line_tx.send_modify(change);
     }
+
+    fn lines(&self, rest: usize, change: impl Fn(&mut Line)) {
+        (0..self.machines.len()).filter(|number| number % 2 == rest).for_each(|number| self.line(number, &change));
+    }
 }
 
 // === the end ===
@@ -575,6 +596,7 @@ impl World {
             self.start_control().await;
         }
         self.living().fuse.fail_next(0);
+        seeded::mend_disks();
         for number in 0..self.machines.len() {
             self.line(number, |line| *line = Line { open: true, delay_max: 10, ..*line });
             if let Some(method) = self.machines[number].hangs.take() {
@@ -596,9 +618,7 @@ impl World {
         if unlike.is_some() || absent.is_some() {
             return unlike;
         }
-        // Of a DaemonSet that control has forgotten there is nothing it could show.
-        let is_known = |pod: &&PodSeen| witness.present().any(|(uid, _)| *uid == pod.set);
-        let in_runtimes = witness.machines.iter().flat_map(|machine| machine.pods.values()).filter(is_known).count();
+        let in_runtimes: usize = witness.machines.iter().map(|machine| machine.pods.len()).sum();
         if pods.len() != in_runtimes {
             let names: Vec<_> = pods.iter().map(|pod| text(pod, "name")).collect();
             return Some(format!("{in_runtimes} pods are there, the API has {names:?}"));
@@ -631,6 +651,16 @@ fn miscounted(set: &Value, nodes: usize) -> Option<String> {
     let right = counts.into_iter().map(|count| status[count].as_u64().unwrap_or(0)).all(|count| count == nodes as u64);
     let seen = status["observedGeneration"] == set["metadata"]["generation"];
     (!right || !seen).then(|| format!("the status of {} is not that of {nodes} nodes: {status}", text(set, "name")))
+}
+
+/// Waits for a moment at which somebody dies. There may be nothing to do that would lead to it.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    drop(tokio::time::timeout(Duration::from_secs(2), waiting).await);
 }
 
 /// What a user gets who tries again when a request fails.

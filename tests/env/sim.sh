@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Plays simulated fleets (src/sim.rs). PROFILE=release plays large ones faster, and builds longer.
+# Plays simulated fleets (src/sim.rs). Large ones are built with the profile `sim`, which takes longer and plays faster; PROFILE says
+# otherwise.
 #
 #   tests/env/sim.sh one SEED NODES HOURS     one seed: each step, then what should not have been
 #   tests/env/sim.sh soak SEED NODES HOURS    this seed, or a new one if it is empty, and the next, until one fails
@@ -7,9 +8,11 @@ source "$(dirname "$0")/lib.sh"
 cd "$top"
 mode=$1 seed=$2 GARRISON_SIM_NODES=$3 GARRISON_SIM_HOURS=$4
 export GARRISON_SIM_NODES GARRISON_SIM_HOURS
+profile="test"
+((GARRISON_SIM_NODES < 50)) || profile=sim
 
 build() { # prints the path of the test program
-  cargo test --lib --no-run --profile "${PROFILE:-test}" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+  cargo test --lib --no-run --profile "${PROFILE:-$profile}" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
 play() { # SEED
