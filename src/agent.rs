@@ -11,7 +11,7 @@
 //! - `worker` owns one pod; `execute` carries out its steps, `configure` those about volumes; `images` shares pulls;
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
-//! - `eviction` sends pods away that take too much, `storage` measures what they take.
+//! - `eviction` sends pods away that take too much, `storage` measures what they take; `measure` tells users when they ask.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
 //! - `streams` carries logs, processes and connections to users, `relay` connections of pods to the API; `rotation` keeps logs from filling the disk.
 //!
@@ -61,6 +61,7 @@ mod hooks;
 mod images;
 mod join;
 mod manifest;
+mod measure;
 mod node;
 mod objects;
 mod observer;

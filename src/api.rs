@@ -16,6 +16,7 @@ pub mod daemonset;
 pub mod document;
 pub mod field;
 pub mod metadata;
+pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod pod;

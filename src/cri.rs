@@ -34,6 +34,7 @@ pub use events::RuntimeEvent;
 pub use images::{Image, ImageFs};
 pub use info::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeSettings, RuntimeStatus, RuntimeVersion};
 use labels::{Owner, PodLabels};
+pub use stats::Instance;
 pub use streaming::{Process, ProcessError, ProcessOutput, StreamingError};
 
 use crate::model::{ContainerId, ObservedPod, ObservedSandbox, SandboxId, Uid};

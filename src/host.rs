@@ -18,6 +18,7 @@ pub mod credentials;
 pub mod dirs;
 pub mod facts;
 pub mod ledger;
+pub mod load;
 pub mod lock;
 pub mod logs;
 pub mod loopback;

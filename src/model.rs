@@ -359,6 +359,55 @@ pub enum ContainerPhase {
     Unknown,
 }
 
+/// How much something takes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Thousand millionths of a processor.
+    pub cpu_nano_cores: u64,
+    /// The working set: what cannot be taken back without writing it elsewhere first.
+    pub memory_bytes: u64,
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// The node as a whole.
+    Node,
+    /// Each container of its pods.
+    Containers,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long before that it began: what processors did is of that time, memory as of its end.
+    pub window: Duration,
+    /// Who took how much.
+    pub loads: Loads,
+}
+
+/// Who took how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loads {
+    /// The node as a whole.
+    Node(Load),
+    /// The containers that ran all the time, in no order.
+    Containers(Vec<ContainerLoad>),
+}
+
+/// How much a container takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerLoad {
+    /// Its pod.
+    pub pod: Uid,
+    /// Its name.
+    pub name: String,
+    /// How much.
+    pub load: Load,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

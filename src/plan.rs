@@ -48,6 +48,7 @@ pub mod events;
 pub mod finish;
 mod init;
 pub mod last_words;
+pub mod load;
 pub mod memory;
 mod policy;
 pub mod pressure;

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use super::blocking::blocking;
 use super::desired::{Desired, Folder};
 use super::eviction::Eviction;
+use super::measure::Measures;
 use super::objects::{self, Book};
 use super::posted::PostedPods;
 use super::session::Session;
@@ -38,7 +39,7 @@ use crate::host::ledger::{Contents, Identity, Ledger, LedgerError, PodRecord};
 use crate::link::client::{Lost, Tunnels};
 use crate::link::tls::Credentials;
 use crate::link::{Down, EventReport, Hello, NodeReport, Reason, Up};
-use crate::model::{Finished, Moment, ObjectKey, RevisionHash, SandboxId, Source, Uid};
+use crate::model::{Finished, Measure, Moment, ObjectKey, RevisionHash, SandboxId, Source, Uid, Usage};
 use crate::placement::Failures;
 use crate::plan::events;
 use crate::plan::pressure::Conditions;
@@ -91,6 +92,8 @@ pub(super) enum Input {
     Node(NodeState),
     /// A pod has to go.
     Evict(Eviction),
+    /// What was to be measured, or why that cannot be told.
+    Measured(Measure, Result<Usage, String>),
     /// Something to tell the users.
     Event(EventReport),
     /// Somebody at the host asks how this node is.
@@ -164,6 +167,7 @@ pub(super) struct Roster {
     /// Why there is no session, as long as there is none.
     link_lost: Option<String>,
     tunnels: Option<Tunnels>,
+    measures: Measures,
     /// This node was removed from its fleet.
     removed: bool,
     node: Option<NodeState>,
@@ -207,6 +211,7 @@ impl Roster {
         let mut roster = Self {
             tunnels,
             host: shared.host(),
+            measures: Measures::default(),
             shared,
             identity,
             ledger: Some(ledger),

@@ -34,6 +34,7 @@ mod identity;
 mod intent;
 mod lives;
 mod logs;
+mod measure;
 mod orphans;
 mod posted;
 mod preemption;

@@ -73,6 +73,11 @@ impl Quantity {
         Self { nanos: i128::from(milli) * NANOS_PER_MILLI, family: Family::Decimal }
     }
 
+    /// Thousand millionths, as CPU is measured.
+    pub fn from_nanos(nanos: u64) -> Self {
+        Self { nanos: i128::from(nanos).min(MAX_NANOS), family: Family::Decimal }
+    }
+
     /// Whole units, rounded away from zero.
     pub fn value(self) -> i64 {
         saturate(divide_away_from_zero(self.nanos, NANOS_PER_UNIT))

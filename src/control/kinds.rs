@@ -332,6 +332,22 @@ pub static LEASE: Kind = Kind {
     ..BASE
 };
 
+/// How much is taken of a node.
+pub static NODE_METRICS: Kind =
+    Kind { kind: "NodeMetrics", plural: "nodes", singular: "node", namespaced: false, ..MEASURED };
+
+/// How much a pod takes.
+pub static POD_METRICS: Kind = Kind { kind: "PodMetrics", plural: "pods", singular: "pod", ..MEASURED };
+
+/// What is measured when somebody asks, and not kept.
+const MEASURED: Kind = Kind {
+    group: "metrics.k8s.io",
+    version: "v1beta1",
+    verbs: &["get", "list"],
+    persistence: Persistence::Volatile,
+    ..BASE
+};
+
 /// May I do this?
 pub static SELF_SUBJECT_ACCESS_REVIEW: Kind = Kind {
     kind: "SelfSubjectAccessReview",
@@ -406,6 +422,8 @@ pub static KINDS: &[&Kind] = &[
     &LEASE,
     &ENDPOINT_SLICE,
     &NEW_EVENT,
+    &NODE_METRICS,
+    &POD_METRICS,
     &NETWORK_POLICY,
     &POD_DISRUPTION_BUDGET,
     &SELF_SUBJECT_REVIEW,
@@ -441,9 +459,9 @@ impl Kind {
         if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
     }
 
-    /// Objects of it are kept. Otherwise it is a question, answered to whoever creates it.
+    /// Objects of it are kept, so that changes of them can be told. Otherwise they are made when somebody asks for them.
     pub fn is_kept(&self) -> bool {
-        self.verbs.contains(&"list")
+        self.verbs.contains(&"watch")
     }
 
     /// The kind under which its objects are kept.

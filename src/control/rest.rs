@@ -1,8 +1,8 @@
 //! Kubernetes' REST API over HTTPS.
 //!
 //! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
-//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`], [`rollout`]
-//! and [`streams`] do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users
+//! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`], [`rollout`],
+//! [`usage`] and [`streams`] do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users
 //! from granting what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All
 //! of these but the handlers are pure. [`fixed`] answers the paths that are the same for every client: version, [`discovery`],
 //! [`openapi`].
@@ -45,6 +45,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+pub mod usage;
 pub mod watch;
 
 use std::sync::Arc;

@@ -14,8 +14,8 @@
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
 //!   pods, `claims` which DaemonSet has them, `entitled` which objects a node may have, `nodes` and `pods` what reports make of
-//!   objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining` and
-//!   `tunnels` carry it out.
+//!   objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining`,
+//!   `tunnels` and `measures` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
 
@@ -28,6 +28,7 @@ mod entitled;
 mod holds;
 mod joining;
 mod life;
+mod measures;
 mod nodes;
 mod pods;
 mod recovery;
@@ -46,6 +47,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 pub(in crate::control) use self::entitled::has_place;
 pub(in crate::control) use self::nodes::HOST_LABELS;
@@ -53,18 +55,23 @@ pub(in crate::control) use self::nodes::HOST_LABELS;
 use self::admit::Known;
 use self::desired::Desired;
 use self::holds::Ahead;
+use self::measures::Measures;
 use self::recovery::Recoveries;
-use self::roster::Roster;
+use self::roster::{Roster, Unheard};
 use self::session::{Ends, Session};
 use self::shelf::Shelf;
 use self::tunnels::Tunnels;
 use super::bearer::Bearer;
 use super::objects::{ObjectError, Objects};
+use super::streams::StreamError;
 use super::tokens::Allowance;
 use super::updates::{FromNode, Grant};
 use crate::link::server::{Control, Denied, SessionEnds, TunnelEnds};
 use crate::link::tls::{Authority, NodeIdentity};
-use crate::link::{CommandId, EnrollRequest, Enrolled, Hello, HoldReason, JoinToken, Reception, RenewRequest, Renewed};
+use crate::link::{
+    CommandId, Down, EnrollRequest, Enrolled, Hello, HoldReason, JoinToken, Reception, RenewRequest, Renewed,
+};
+use crate::model::{NodeName, Uid};
 
 /// Messages of one node that wait to be written into objects; the node waits when there are more.
 const UP_QUEUE: usize = 16;
@@ -85,6 +92,7 @@ struct Shared {
     bearer: Arc<Bearer>,
     roster: Roster,
     tunnels: Tunnels,
+    measures: Measures,
     shelf: Shelf,
     recoveries: Recoveries,
     desired_rx: watch::Receiver<Arc<Desired>>,
@@ -108,10 +116,11 @@ impl Sessions {
         let position_rx = objects.position();
         let desired = Desired::build(desired::read(&objects, None).await?, None);
         let (desired_tx, desired_rx) = watch::channel(Arc::new(desired));
-        let (roster, tunnels) = (Roster::default(), Tunnels::default());
+        let (roster, tunnels, measures) = (Roster::default(), Tunnels::default(), Measures::default());
         let shelf = Shelf::default();
         let recoveries = Recoveries::default();
-        let shared = Shared { objects, authority, bearer, roster, tunnels, shelf, recoveries, desired_rx, updates_tx };
+        let shared =
+            Shared { objects, authority, bearer, roster, tunnels, measures, shelf, recoveries, desired_rx, updates_tx };
         let watcher = shared.load().await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
@@ -131,9 +140,22 @@ impl Sessions {
     }
 }
 
+/// A command that somebody waits for. Others are numbered by intent; those numbers never get so high.
+fn waited_for() -> CommandId {
+    CommandId(Uuid::new_v4().as_u64_pair().0 | 1 << 63)
+}
+
 impl Shared {
     fn desired(&self) -> Arc<Desired> {
         self.desired_rx.borrow().clone()
+    }
+
+    /// Says something to a node while somebody waits for what comes of it.
+    fn offer(&self, name: &NodeName, node: &Uid, down: Down) -> Result<(), StreamError> {
+        self.roster.offer(node, down).map_err(|why| match why {
+            Unheard::NotConnected => StreamError::NotConnected(name.clone()),
+            Unheard::Busy => StreamError::Busy(name.clone()),
+        })
     }
 
     /// Tells updates of a node. It is gone only while control stops.

@@ -1,4 +1,4 @@
-//! What REST needs of a node while a client waits: logs, processes in containers, connections to pods.
+//! What REST needs of a node while a client waits: logs, processes in containers, connections to pods, how much is taken.
 //!
 //! Owned here so that `rest` does not know how nodes are reached; sessions implement it.
 
@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 
 pub use crate::link::{AttachOptions, ExecOptions, LogOptions, TunnelDown, TunnelKind, TunnelStream};
-use crate::model::{NodeName, PodKey};
+use crate::model::{Measure, NodeName, PodKey, Usage};
 
 /// A stream to a pod. The node lets go of it when either end is dropped.
 pub struct NodeStream {
@@ -27,7 +27,7 @@ pub enum Piece {
     End(i32),
 }
 
-/// Why a node gave no data, or no more.
+/// Why a node gave nothing, or no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The node has no session.
@@ -44,6 +44,9 @@ pub enum StreamError {
         /// The kubelet's words where it has some.
         message: String,
     },
+    /// The node did not answer in time.
+    #[error("node {0} did not answer in time")]
+    Late(NodeName),
     /// The connection to the node broke.
     #[error("the connection to node {0} broke")]
     Broken(NodeName),
@@ -58,4 +61,7 @@ pub trait NodeStreams: Send + Sync + 'static {
         pod: &'a PodKey,
         kind: TunnelKind,
     ) -> BoxFuture<'a, Result<NodeStream, StreamError>>;
+
+    /// Has a node measured. Takes about a second.
+    fn measure<'a>(&'a self, node: &'a NodeName, what: Measure) -> BoxFuture<'a, Result<Usage, StreamError>>;
 }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_cri::v1;
 
+use super::labels::Owner;
 use super::{CriError, DEADLINE, Runtime, labels};
 use crate::model::Uid;
+use crate::plan::load::Sample;
 use crate::plan::storage::{ContainerUsage, Usage};
 
 impl Runtime {
@@ -21,6 +23,28 @@ impl Runtime {
         let reply = self.call("ListContainerStats", DEADLINE, self.pods().list_container_stats(request)).await?;
         Ok(by_name(reply.stats))
     }
+
+    /// What the containers that run in this owner's pods have taken so far.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn container_samples(&self, owner: &Owner) -> Result<BTreeMap<Instance, Sample>, CriError> {
+        let filter = Some(v1::ContainerStatsFilter { label_selector: owner.selector(), ..Default::default() });
+        let request = v1::ListContainerStatsRequest { filter };
+        let reply = self.call("ListContainerStats", DEADLINE, self.pods().list_container_stats(request)).await?;
+        Ok(reply.stats.into_iter().filter_map(sample).collect())
+    }
+}
+
+/// One instance of a container, and what it is in its pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instance {
+    /// `metadata.uid` of the pod.
+    pub pod: Uid,
+    /// The container's name.
+    pub name: String,
+    /// How often it was restarted.
+    pub attempt: u32,
 }
 
 fn by_name(mut stats: Vec<v1::ContainerStats>) -> BTreeMap<String, ContainerUsage> {
@@ -29,6 +53,21 @@ fn by_name(mut stats: Vec<v1::ContainerStats>) -> BTreeMap<String, ContainerUsag
     // Of equal names the last one put in stays.
     stats.sort_by_key(|stats| metadata(stats).attempt);
     stats.into_iter().map(|stats| (metadata(&stats).name, usage(&stats))).collect()
+}
+
+/// None for a container that does not run: of that the runtime counts nothing.
+///
+/// CRI's `usage_nano_cores` is not used: over which time runtimes reckon it they do not say.
+fn sample(stats: v1::ContainerStats) -> Option<(Instance, Sample)> {
+    let v1::ContainerAttributes { metadata, mut labels, .. } = stats.attributes?;
+    let v1::ContainerMetadata { name, attempt } = metadata?;
+    let cpu = stats.cpu?;
+    let sample = Sample {
+        at_nanos: cpu.timestamp,
+        cpu_nanos: cpu.usage_core_nano_seconds?.value,
+        memory_bytes: stats.memory?.working_set_bytes?.value,
+    };
+    Some((Instance { pod: labels.remove(labels::POD_UID)?.into(), name, attempt }, sample))
 }
 
 fn usage(stats: &v1::ContainerStats) -> ContainerUsage {
@@ -61,6 +100,24 @@ mod tests {
             }),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn only_what_runs_and_is_a_pods_is_sampled() {
+        let number = |value| Some(v1::UInt64Value { value });
+        let cpu = |nanos| {
+            Some(v1::CpuUsage { timestamp: 5, usage_core_nano_seconds: number(nanos), ..v1::CpuUsage::default() })
+        };
+        let of_pod = |mut stats: v1::ContainerStats| {
+            let attributes = stats.attributes.get_or_insert_default();
+            attributes.labels.insert(labels::POD_UID.to_owned(), "pod".to_owned());
+            stats
+        };
+        let runs = of_pod(v1::ContainerStats { cpu: cpu(9), ..stats("web", 2, Some(7), None) });
+        let sampled = Sample { at_nanos: 5, cpu_nanos: 9, memory_bytes: 7 };
+        assert_eq!(sample(runs), Some((Instance { pod: "pod".into(), name: "web".into(), attempt: 2 }, sampled)));
+        assert_eq!(sample(of_pod(stats("web", 1, Some(7), None))), None);
+        assert_eq!(sample(v1::ContainerStats { cpu: cpu(9), ..stats("web", 2, Some(7), None) }), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{CommandId, Kind, ObjectRef, Reason};
-use crate::model::{BlobHash, FleetId, PermitNumber, Position, RevisionHash, Stdio, Taint, TerminalSize, Uid};
+use crate::model::{BlobHash, FleetId, Measure, PermitNumber, Position, RevisionHash, Stdio, Taint, TerminalSize, Uid};
 
 /// What control says in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,13 @@ pub enum Down {
     },
     /// Let go of a tunnel: its user is gone.
     CloseTunnel(CommandId),
+    /// Say how much is taken now.
+    Measure {
+        /// To name in the answer.
+        id: CommandId,
+        /// By what.
+        what: Measure,
+    },
     /// The Node was removed through the API.
     Removed {
         /// To acknowledge.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::{BlobHash, ObjectKey, Position, Stdio, Taint, TaintEffect, TerminalSize};
+use crate::model::{
+    BlobHash, ContainerLoad, Load, Loads, Measure, ObjectKey, Position, Stdio, Taint, TaintEffect, TerminalSize, Usage,
+};
 
 /// An agent's message.
 pub(super) fn up(up: Up) -> pb::SessionUp {
@@ -27,6 +29,7 @@ pub(super) fn up(up: Up) -> pb::SessionUp {
         Up::TokenRequest(request) => Body::TokenRequest(token_request(request)),
         Up::Holdings(message) => Body::Holdings(holdings(*message)),
         Up::Blob(chunk) => Body::Blob(blob(chunk)),
+        Up::Usage { id, usage } => Body::Usage(usage_report(id, usage)),
         Up::KeepAlive => Body::KeepAlive(pb::KeepAlive {}),
     };
     pb::SessionUp { body: Some(body) }
@@ -61,6 +64,9 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
         Down::Pod { id, command } => (Some(id), Body::Pod(pod_command(command))),
         Down::OpenTunnel { id, tunnel } => (Some(id), Body::OpenTunnel(open_tunnel(tunnel))),
         Down::CloseTunnel(id) => (None, Body::CloseTunnel(pb::CloseTunnel { tunnel: id.0 })),
+        Down::Measure { id, what } => {
+            (Some(id), Body::Measure(pb::Measure { containers: what == Measure::Containers }))
+        }
         Down::Removed { id, position: at } => (Some(id), Body::Removed(pb::Removed { position: Some(position(at)) })),
         Down::Wanted(pods) => {
             (None, Body::Wanted(pb::Wanted { pod_uids: pods.into_iter().map(|uid| uid.0).collect() }))
@@ -167,6 +173,26 @@ pub(super) fn pod_report(report: PodReport) -> pb::PodReport {
         gone: report.gone,
         status_json: report.status,
     }
+}
+
+fn usage_report(id: CommandId, usage: Usage) -> pb::Usage {
+    let (node, containers) = match usage.loads {
+        Loads::Node(node) => (Some(load(node)), Vec::new()),
+        Loads::Containers(containers) => (None, containers),
+    };
+    let container =
+        |ContainerLoad { pod, name, load: taken }| pb::ContainerLoad { pod_uid: pod.0, name, load: Some(load(taken)) };
+    pb::Usage {
+        id: id.0,
+        at: micros(usage.at),
+        window_micros: u64::try_from(usage.window.as_micros()).unwrap_or(u64::MAX),
+        node,
+        containers: containers.into_iter().map(container).collect(),
+    }
+}
+
+fn load(Load { cpu_nano_cores, memory_bytes }: Load) -> pb::Load {
+    pb::Load { cpu_nano_cores, memory_bytes }
 }
 
 fn hello(hello: Hello) -> pb::Hello {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{BlobChunk, CommandId, ObjectRef, Reason, to_proto};
-use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Taint, Uid};
+use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Taint, Uid, Usage};
 
 /// What an agent says in its session.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,13 @@ pub enum Up {
     Holdings(Box<Holdings>),
     /// A stretch of a blob that it was asked for.
     Blob(BlobChunk),
+    /// Answers a [`Down::Measure`](super::Down::Measure).
+    Usage {
+        /// Of the measure.
+        id: CommandId,
+        /// What was measured.
+        usage: Usage,
+    },
     /// A sign of life. The link sends and answers it by itself.
     KeepAlive,
 }

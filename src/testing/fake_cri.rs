@@ -182,6 +182,11 @@ impl FakeCri {
         self.state().model.take(container.as_str(), memory_bytes, disk_bytes);
     }
 
+    /// Says what a container takes of processors, in thousand millionths.
+    pub fn burn(&self, container: &ContainerId, nano_cores: u64) {
+        self.state().model.burn(container.as_str(), nano_cores);
+    }
+
     /// The next call of this method, or the one after those already told, fails with these words and has no effect.
     pub fn fail_next(&self, method: &'static str, code: Code, message: &str) {
         self.state().failures.entry(method).or_default().push((code, message.to_owned()));

@@ -111,3 +111,34 @@ fn overhead_and_what_a_pod_asks_for_as_a_whole_count_when_it_is_admitted() {
     node.sees(&["describe", "pods", "-l", "app=heavy"], &["OutOfcpu", "requested: 4000000"]);
     node.sees(&["describe", "pods", "-l", "app=large"], &["OutOfmemory", "requested: 4294967296000"]);
 }
+
+#[test]
+fn kubectl_top_tells_how_much_pods_and_their_node_take() {
+    let mut node = Node::up("top");
+    node.garrison_up();
+    // One that computes, with 16 MiB in hand, and one that waits.
+    let burns = "held=$(head -c 16777216 /dev/zero | tr \"\\0\" x); echo end; while :; do :; done";
+    node.apply(&[shell_daemonset("burns", burns, "", ""), shell_daemonset("waits", "echo end", "", "")].concat());
+    for name in ["burns", "waits"] {
+        node.sees(&["logs", &format!("daemonset/{name}")], &["end"]);
+    }
+    // Amounts end with their unit: `250m`, `17Mi`.
+    let amount = |word: &str| word.trim_end_matches(char::is_alphabetic).parse::<u64>().expect("an amount");
+    let top = |args: &[&str]| -> Vec<Vec<String>> {
+        let said = node.kubectl(&[&["top"], args, &["--no-headers"]].concat());
+        said.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+
+    let pods = top(&["pod", "-A", "--sort-by=cpu"]);
+    let [burns, waits] = &pods[..] else { panic!("{pods:?}") };
+    assert!(burns[1].starts_with("burns-") && amount(&burns[2]) > 0 && amount(&burns[3]) >= 16, "{pods:?}");
+    assert!(waits[1].starts_with("waits-") && amount(&waits[2]) < amount(&burns[2]), "{pods:?}");
+    let containers = top(&["pod", "--containers", "-l", "app=burns"]);
+    let [container] = &containers[..] else { panic!("{containers:?}") };
+    assert!(container[1] == "main" && amount(&container[2]) > 0, "{containers:?}");
+    assert_eq!(top(&["pod", &burns[1]]).len(), 1);
+
+    let nodes = top(&["node"]);
+    let [whole] = &nodes[..] else { panic!("{nodes:?}") };
+    assert!(whole[0] == node.name() && amount(&whole[1]) > 0 && amount(&whole[3]) >= 16, "{nodes:?}");
+}

@@ -13,14 +13,15 @@ use crate::agent::desired::Folder;
 use crate::agent::eviction::Eviction;
 use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
-use crate::agent::{event_report, objects, streams};
+use crate::agent::{event_report, measure, objects, streams};
+use crate::cri::labels::Owner;
 use crate::error::Chain;
 use crate::host::ledger::{AmendedMetadata, DaemonSetRecord, Ending, NodeIntent, PodRecord};
 use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
-use crate::model::{Finished, ObjectKey, RevisionHash, SandboxId, Source, Uid};
+use crate::model::{Finished, Measure, ObjectKey, RevisionHash, SandboxId, Source, Uid, Usage};
 use crate::plan::events::{self, PodEvent};
 use crate::plan::finish;
 use crate::podspec::Pod;
@@ -90,6 +91,7 @@ impl Roster {
                 self.node = Some(node);
             }
             Input::Evict(eviction) => self.evict(eviction),
+            Input::Measured(what, measured) => self.measured(what, &measured),
             Input::Event(event) => self.session.event(event),
             // Whoever asked may have gone.
             Input::Status(status_tx) => drop(status_tx.send(self.status())),
@@ -188,6 +190,7 @@ impl Roster {
                     tunnels.close(id);
                 }
             }
+            Down::Measure { id, what } => self.measure(id, what),
             Down::Removed { id, .. } => self.removed(id),
             Down::Recount => self.session.say(Up::Holdings(Box::new(self.holdings()))),
             Down::Recall(hash) => self.recall(&hash).into_iter().for_each(|chunk| self.session.say(Up::Blob(chunk))),
@@ -307,6 +310,28 @@ impl Roster {
         let found = worker.map(|worker| streams::Found { worker, view: self.views.get(&asked.pod) });
         if let Err(too_many) = streams::open(&self.shared, tunnels, id, asked, found) {
             self.session.say(Up::Ack(Ack::Command { id, outcome: Outcome::Failed(too_many.to_string()) }));
+        }
+    }
+
+    /// Says how much is taken, as soon as it is measured.
+    fn measure(&mut self, id: CommandId, what: Measure) {
+        if self.measures.ask(what, id) {
+            let (shared, inputs_tx) = (self.shared.clone(), self.inputs_tx.clone());
+            let owner = Owner { fleet: self.identity.fleet.clone(), node: self.identity.uid.clone() };
+            tokio::spawn(async move {
+                let measured = measure::measure(&shared, &owner, what).await;
+                // Without a roster nobody is told.
+                let _ = inputs_tx.send(Input::Measured(what, measured)).await;
+            });
+        }
+    }
+
+    fn measured(&mut self, what: Measure, measured: &Result<Usage, String>) {
+        for id in self.measures.done(what) {
+            self.session.say(match measured.clone() {
+                Ok(usage) => Up::Usage { id, usage },
+                Err(why) => Up::Ack(Ack::Command { id, outcome: Outcome::Failed(why) }),
+            });
         }
     }
 

@@ -4,7 +4,7 @@
 //! `rbac.authorization.kubernetes.io/autoupdate: "false"` is left alone. The roles name what is served here.
 //!
 //! Source: kubernetes v1.36, `plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go` and
-//! `pkg/registry/rbac/reconciliation`; documentation page "Using RBAC Authorization", default roles.
+//! `pkg/registry/rbac/reconciliation`; metrics-server, `manifests/base/rbac.yaml`; documentation page "Using RBAC Authorization", default roles.
 
 use std::collections::BTreeMap;
 
@@ -93,6 +93,11 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
         role("system:aggregate-to-admin", &[TO_ADMIN], admin),
         role("system:aggregate-to-edit", &[TO_EDIT], edit),
         role("system:aggregate-to-view", &[TO_VIEW], view),
+        role(
+            "system:aggregated-metrics-reader",
+            &[TO_ADMIN, TO_EDIT, TO_VIEW],
+            [rule("metrics.k8s.io", &["nodes", "pods"], READ)],
+        ),
         role(
             "system:auth-delegator",
             &[],

@@ -32,6 +32,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde_json::{Map, Value, json};
 
 use super::document::Document;
+use crate::api::metrics::{NodeMetrics, PodMetrics};
 use crate::api::schema::Components;
 use crate::control::kinds::{KINDS, Kind};
 use crate::control::shape::{Keyed, Rule, Shape, shape_of};
@@ -130,7 +131,9 @@ fn add_kind(components: Components, kind: &Kind) -> Components {
         "Namespace" => components.kind::<Namespace>(),
         "NetworkPolicy" => components.kind::<NetworkPolicy>(),
         "Node" => components.kind::<Node>(),
+        "NodeMetrics" => components.kind::<NodeMetrics>(),
         "Pod" => components.kind::<Pod>(),
+        "PodMetrics" => components.kind::<PodMetrics>(),
         "PodDisruptionBudget" => components.kind::<PodDisruptionBudget>(),
         "PriorityClass" => components.kind::<PriorityClass>(),
         "Role" => components.kind::<Role>(),
@@ -225,8 +228,9 @@ mod tests {
     fn the_index_names_each_document_with_its_hash() {
         let index = body(&OPENAPI.index);
         let paths = index["paths"].as_object().unwrap();
-        let of =
-            |kind: &&Kind| if kind.group.is_empty() { "api/v1".to_owned() } else { format!("apis/{}/v1", kind.group) };
+        let of = |kind: &&Kind| {
+            if kind.group.is_empty() { "api/v1".to_owned() } else { format!("apis/{}", kind.api_version()) }
+        };
         assert_eq!(paths.keys().cloned().collect::<BTreeSet<_>>(), KINDS.iter().map(of).collect());
         for (path, entry) in paths {
             let hash = &OPENAPI.document(path).unwrap().hash;
@@ -260,7 +264,8 @@ mod tests {
             let collection = &document["paths"][format!("{root}{namespace}/{}", kind.plural)];
             let object = &document["paths"][format!("{root}{namespace}/{}/{{name}}", kind.plural)];
             let changing = if kind.is_kept() { vec![&object["put"], &object["patch"]] } else { Vec::new() };
-            for operation in changing.into_iter().chain([&collection["post"]]) {
+            let creating = kind.verbs.contains(&"create").then_some(&collection["post"]);
+            for operation in changing.into_iter().chain(creating) {
                 assert_eq!(operation["x-kubernetes-group-version-kind"], gvk);
                 let parameters = operation["parameters"].as_array().unwrap();
                 for name in ["dryRun", "fieldManager", "fieldValidation"] {

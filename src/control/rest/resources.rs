@@ -15,10 +15,11 @@ use super::patch::{Asked, PatchError, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, auth, body, escalation, events, logs, reviews, rollout, streams, subresources, watch};
+use super::{Api, apply, auth, body, escalation, events, logs, reviews, rollout, streams, subresources, usage, watch};
 use crate::api::field::{FieldError, Path};
 use crate::control::kinds::{
-    ATTACH, EPHEMERAL_CONTAINERS, EVENT, EXEC, Kind, LEASE, LOG, NAMESPACE, POD, PORT_FORWARD, ROLLOUT, STATUS,
+    ATTACH, EPHEMERAL_CONTAINERS, EVENT, EXEC, Kind, LEASE, LOG, NAMESPACE, NODE_METRICS, POD, POD_METRICS,
+    PORT_FORWARD, ROLLOUT, STATUS,
 };
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
@@ -87,11 +88,14 @@ impl Request {
 /// # Errors
 /// Whatever the request or the objects give cause for; see [`ApiError`].
 pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, ApiError> {
+    let measured = [&NODE_METRICS, &POD_METRICS].contains(&request.target.kind);
     match request.verb()? {
         "get" if request.is_about(&[LOG]) => logs::serve(api, &request).await,
         "get" if request.is_about(&[ROLLOUT]) => rollout::serve(api, &request).await,
         "get" | "create" if request.is_about(&[ATTACH, EXEC, PORT_FORWARD]) => streams::serve(api, request).await,
+        "get" if measured => usage::get(api, &request).await,
         "get" => get(api, &request).await,
+        "list" if measured => usage::list(api, &request).await,
         "list" => list(api, &request).await,
         "watch" => watch::serve(api, &request).await,
         "create" if request.target.subresource.is_some() => subresources::create(api, &request, body).await,
@@ -103,9 +107,10 @@ pub async fn serve(api: &Api, request: Request, body: Body) -> Result<Response, 
     }
 }
 
-/// The objects a list or watch asks for, all or one page.
+/// The objects of a kind that a list or watch picks, all or one page.
 pub async fn read_list(
     api: &Api,
+    kind: &'static Kind,
     request: &Request,
     filter: &Filter,
     at: ListAt,
@@ -123,7 +128,7 @@ pub async fn read_list(
         at,
         not_before,
     };
-    api.objects.list(request.target.kind.kept(), options).await
+    api.objects.list(kind, options).await
 }
 
 async fn get(api: &Api, request: &Request) -> Result<Response, ApiError> {
@@ -138,7 +143,7 @@ async fn list(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let form = request.form()?;
     let filter = Filter::parse(kind.kept(), &request.query)?;
     let limit = request.query.number("limit")?.unwrap_or(0);
-    let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
+    let list = read_list(api, kind.kept(), request, &filter, request.query.list_at()?, limit).await?;
     Ok(answer(StatusCode::OK, &form.list(kind, list, Timestamp::now()), &[]))
 }
 
@@ -255,7 +260,7 @@ async fn delete_collection(api: &Api, request: &Request, body: Body) -> Result<R
     let options = request.query.delete_options(options)?;
     let filter = Filter::parse(kind.kept(), &request.query)?;
     let limit = request.query.number("limit")?.unwrap_or(0);
-    let list = read_list(api, request, &filter, request.query.list_at()?, limit).await?;
+    let list = read_list(api, kind.kept(), request, &filter, request.query.list_at()?, limit).await?;
     for object in &list.items {
         match api.objects.delete(kind.kept(), meta::namespace(object), meta::name(object), &options).await {
             Ok(_) | Err(ObjectError::NotFound { .. }) => {}

@@ -212,7 +212,9 @@ impl From<StreamError> for ApiError {
         match error {
             StreamError::Refused { code, message } => Self::Node { code, message },
             StreamError::Busy(_) => Self::TooMany(error.to_string()),
-            StreamError::NotConnected(_) | StreamError::Broken(_) => Self::Unavailable(error.to_string()),
+            StreamError::NotConnected(_) | StreamError::Late(_) | StreamError::Broken(_) => {
+                Self::Unavailable(error.to_string())
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 mod age;
 mod charts;
 mod kinds;
+mod metrics;
 mod pod;
 #[cfg(test)]
 mod tests;
@@ -158,7 +159,9 @@ fn layout(kind: &Kind) -> &'static Layout {
         "Namespace" => &kinds::NAMESPACE,
         "NetworkPolicy" => &charts::NETWORK_POLICY,
         "Node" => &kinds::NODE,
+        "NodeMetrics" => &metrics::NODE_METRICS,
         "Pod" => &pod::POD,
+        "PodMetrics" => &metrics::POD_METRICS,
         "PodDisruptionBudget" => &charts::POD_DISRUPTION_BUDGET,
         "PriorityClass" => &kinds::PRIORITY_CLASS,
         "RuntimeClass" => &kinds::RUNTIME_CLASS,

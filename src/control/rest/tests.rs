@@ -24,7 +24,7 @@ use crate::control::recovery::{Choice, Recovery, RecoveryError};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError, TunnelKind, TunnelStream};
 use crate::control::updates::Question;
 use crate::link::tls::KeyPin;
-use crate::model::{NodeName, PodKey, Uid};
+use crate::model::{Measure, NodeName, PodKey, Uid, Usage};
 use crate::store::{Memory, Store};
 
 mod accounts;
@@ -32,6 +32,7 @@ mod classes;
 mod holds;
 mod pods;
 mod rollout;
+mod usage;
 
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
 const FLUENTD: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/fluentd";
@@ -97,6 +98,10 @@ impl NodeStreams for EchoNode {
         let pieces = [Ok(Piece::Data(TunnelStream::Main, line.into())), Ok(Piece::End(0))];
         let output = futures_util::stream::iter(pieces).boxed();
         async { Ok(NodeStream { input: mpsc::channel(1).0, output }) }.boxed()
+    }
+
+    fn measure<'a>(&'a self, node: &'a NodeName, _: Measure) -> BoxFuture<'a, Result<Usage, StreamError>> {
+        panic!("{node} is not measured here");
     }
 }
 
@@ -324,7 +329,7 @@ async fn a_fleet_begins_with_its_namespaces_and_their_accounts() {
 #[tokio::test]
 async fn every_kind_has_a_type_to_decode_bodies_as() {
     let api = Harness::new().await;
-    for kind in KINDS {
+    for kind in KINDS.iter().filter(|kind| kind.verbs.contains(&"create")) {
         let path = match kind.group {
             "" => "/api/v1".to_owned(),
             group => format!("/apis/{group}/{}", kind.version),

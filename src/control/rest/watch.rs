@@ -83,7 +83,7 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let (list, after) = match begin {
         Begin::After(revision) => (None, revision),
         Begin::Everything { not_before, .. } => {
-            let list = read_list(api, request, &filter, ListAt::NotBefore(not_before), 0).await?;
+            let list = read_list(api, kind.kept(), request, &filter, ListAt::NotBefore(not_before), 0).await?;
             let revision = list.revision;
             (Some(list), revision)
         }

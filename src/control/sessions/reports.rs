@@ -38,6 +38,7 @@ impl Session {
             Up::Hello(_) | Up::KeepAlive | Up::Needs(_) | Up::TokenRequest(_) => {}
             // Nobody asked: this node is on record.
             Up::Holdings(_) | Up::Blob(_) => {}
+            Up::Usage { id, usage } => self.shared.measures.answered(&self.node, id, Ok(usage)),
             // Which of two hosts, or whose fleet's pods: nobody can say.
             _ if !reports => {}
             Up::Node(report) => self.node_report(&report).await?,
@@ -192,7 +193,8 @@ impl Session {
             }
             Ack::Command { id, outcome: Outcome::Unsupported(why) | Outcome::Failed(why) } => {
                 tracing::warn!(node = %self.name, command = id.0, why, "a node did not do what it was told");
-                self.shared.tunnels.refused(&self.node, id, why);
+                self.shared.tunnels.refused(&self.node, id, why.clone());
+                self.shared.measures.answered(&self.node, id, Err(why));
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -17,14 +17,16 @@ use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD, SERVICE_ACCOUNT};
 use crate::control::objects::{Deleted, WriteOptions};
 use crate::control::registry::Part;
 use crate::control::removal::DeleteOptions;
-use crate::control::streams::{LogOptions, NodeStream, NodeStreams, Piece, TunnelDown, TunnelKind, TunnelStream};
+use crate::control::streams::{
+    LogOptions, NodeStream, NodeStreams, Piece, StreamError, TunnelDown, TunnelKind, TunnelStream,
+};
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, Joining, LinkHandle};
 use crate::link::tls::{self, Credentials};
 use crate::link::{
     Ack, Answer, Ask, Down, HeldDaemonSet, HeldPod, HoldReason, Manifest, NeededBlob, Needs, NodeReport, OpenTunnel,
     Outcome, PodAction, PodReport, Reason, SILENCE, Standing, TunnelUp, Up, Verdict, listen, server,
 };
-use crate::model::{FleetId, NodeName, PodKey, Position, Uid};
+use crate::model::{FleetId, Load, Loads, Measure, NodeName, PodKey, Position, Uid, Usage};
 use crate::store::Memory;
 
 mod admission;
@@ -701,4 +703,44 @@ async fn streams_come_through_tunnels() {
 
     let nowhere = harness.sessions.open(&"edge-9".into(), &report.key, kind).await;
     assert!(nowhere.err().unwrap().to_string().contains("not connected"));
+}
+
+#[tokio::test]
+async fn a_node_says_how_much_is_taken_when_it_is_asked() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let name = host.name.clone();
+    let measure = |what| {
+        let (sessions, name) = (harness.sessions.clone(), name.clone());
+        tokio::spawn(async move { sessions.measure(&name, what).await })
+    };
+    assert_eq!(measure(Measure::Node).await.unwrap(), Err(StreamError::NotConnected(name.clone())));
+
+    let (mut node, _) = harness.in_step(&host, hello()).await;
+    let asked = |down| if let Down::Measure { id, what } = down { Some((id, what)) } else { None };
+    let load = Load { cpu_nano_cores: 7, memory_bytes: 8 };
+    let at = Timestamp::from_second(1_800_000_000).unwrap();
+    let usage = Usage { at, window: Duration::from_secs(1), loads: Loads::Node(load) };
+    let measured = measure(Measure::Node);
+    let (id, what) = node.pick(asked).await;
+    assert_eq!(what, Measure::Node);
+    // What nobody asked for is of no consequence.
+    node.say(Up::Usage { id: CommandId(1), usage: usage.clone() }).await;
+    node.say(Up::Usage { id, usage: usage.clone() }).await;
+    assert_eq!(timeout(SOON, measured).await.unwrap().unwrap(), Ok(usage));
+
+    // An agent that is older than the question.
+    let measured = measure(Measure::Containers);
+    let (id, _) = node.pick(asked).await;
+    let outcome = Outcome::Unsupported("body is unknown to this agent".to_owned());
+    node.say(Up::Ack(Ack::Command { id, outcome })).await;
+    let refused = StreamError::Refused { code: 500, message: "body is unknown to this agent".to_owned() };
+    assert_eq!(timeout(SOON, measured).await.unwrap().unwrap(), Err(refused));
+
+    // One who asks and leaves is forgotten.
+    let measured = measure(Measure::Node);
+    node.pick(asked).await;
+    measured.abort();
+    assert!(measured.await.unwrap_err().is_cancelled());
+    assert!(harness.sessions.shared.measures.lock().is_empty());
 }

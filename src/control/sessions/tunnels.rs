@@ -14,16 +14,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
-use super::roster::Unheard;
-use super::{Sessions, Shared};
+use super::{Sessions, Shared, waited_for};
 use crate::control::streams::{NodeStream, NodeStreams, Piece, StreamError};
 use crate::link::server::{Denied, TunnelEnds};
 use crate::link::{
     CommandId, Down, OpenTunnel, TUNNELS_MAX, TunnelDown, TunnelFailure, TunnelKind, TunnelStream, TunnelUp,
 };
-use crate::model::{NodeName, PodKey, Uid};
+use crate::model::{Measure, NodeName, PodKey, Uid, Usage};
 
 /// How long a node may take to open a tunnel it was asked for.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -77,8 +75,7 @@ impl Tunnels {
         *count += 1;
         let (up_tx, up_rx) = mpsc::channel(PIECES);
         let (down_tx, down_rx) = mpsc::channel(PIECES);
-        // Other commands are numbered by intent; those numbers never get so high.
-        let id = CommandId(Uuid::new_v4().as_u64_pair().0 | 1 << 63);
+        let id = waited_for();
         inner.asked.insert(id, Asked { node: node.clone(), ends: TunnelEnds { up_tx, down_rx } });
         Some(UserEnds { id, up_rx, down_tx })
     }
@@ -138,16 +135,17 @@ impl NodeStreams for Sessions {
             let ends = shared.tunnels.ask(&uid).ok_or_else(|| StreamError::Busy(node.clone()))?;
             let lease = Lease { shared: shared.clone(), node: uid, id: ends.id, ended: false };
             let tunnel = OpenTunnel { pod: pod.uid.clone(), kind };
-            shared.roster.offer(&lease.node, Down::OpenTunnel { id: ends.id, tunnel }).map_err(|why| match why {
-                Unheard::NotConnected => StreamError::NotConnected(node.clone()),
-                Unheard::Busy => StreamError::Busy(node.clone()),
-            })?;
+            shared.offer(node, &lease.node, Down::OpenTunnel { id: ends.id, tunnel })?;
             let input = ends.down_tx;
             let output = delivered(&shared.tunnels, ends.id, pieces(ends.up_rx, node.clone())).await;
             let output = output.unwrap_or_else(|| Err(StreamError::Broken(node.clone())))?;
             Ok(NodeStream { input, output: held(output, lease) })
         }
         .boxed()
+    }
+
+    fn measure<'a>(&'a self, node: &'a NodeName, what: Measure) -> BoxFuture<'a, Result<Usage, StreamError>> {
+        self.measured(node, what).boxed()
     }
 }
 

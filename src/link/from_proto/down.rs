@@ -1,7 +1,7 @@
 //! What control says.
 
 use super::*;
-use crate::model::{FleetId, PermitNumber, Stdio, TerminalSize};
+use crate::model::{FleetId, Measure, PermitNumber, Stdio, TerminalSize};
 
 /// All annotations of an object, as the API allows them.
 const ANNOTATION_BYTES: usize = 256 * 1024;
@@ -44,6 +44,10 @@ fn down_body(message: pb::SessionDown) -> Checked<Option<Down>> {
         Body::Pod(command) => Down::Pod { id: id()?, command: pod_command(command)? },
         Body::OpenTunnel(tunnel) => Down::OpenTunnel { id: id()?, tunnel: open_tunnel(tunnel)? },
         Body::CloseTunnel(close) => Down::CloseTunnel(CommandId(close.tunnel)),
+        Body::Measure(pb::Measure { containers }) => {
+            let what = if containers { Measure::Containers } else { Measure::Node };
+            Down::Measure { id: id()?, what }
+        }
         Body::Removed(removed) => {
             Down::Removed { id: id()?, position: position(removed.position, "removed.position")? }
         }

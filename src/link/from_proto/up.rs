@@ -1,7 +1,9 @@
 //! What agents say.
 
+use std::time::Duration;
+
 use super::*;
-use crate::model::{FleetId, PermitNumber, PodKey};
+use crate::model::{ContainerLoad, FleetId, Load, Loads, PermitNumber, PodKey, Usage};
 
 /// An agent's message; none for a body that only newer agents know.
 pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
@@ -23,6 +25,7 @@ pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
         Body::TokenRequest(request) => Up::TokenRequest(token_request(request)?),
         Body::Holdings(message) => Up::Holdings(Box::new(holdings(message)?)),
         Body::Blob(chunk) => Up::Blob(blob(chunk)?),
+        Body::Usage(report) => Up::Usage { id: CommandId(report.id), usage: usage(report)? },
         Body::KeepAlive(_) => Up::KeepAlive,
     }))
 }
@@ -230,4 +233,26 @@ fn holdings(holdings: pb::Holdings) -> Checked<Holdings> {
         })?,
         refused: each(holdings.refused, |text| uid(text, "holdings.refused"))?,
     })
+}
+
+fn usage(report: pb::Usage) -> Checked<Usage> {
+    let container = |container: pb::ContainerLoad| {
+        Ok(ContainerLoad {
+            pod: uid(container.pod_uid, "usage.containers.pod_uid")?,
+            name: name(container.name, "usage.containers.name")?,
+            load: container.load.map(load).ok_or(malformed("usage.containers.load", "is missing"))?,
+        })
+    };
+    Ok(Usage {
+        at: time(report.at, "usage.at")?,
+        window: Duration::from_micros(report.window_micros),
+        loads: match report.node {
+            Some(node) => Loads::Node(load(node)),
+            None => Loads::Containers(each(report.containers, container)?),
+        },
+    })
+}
+
+fn load(pb::Load { cpu_nano_cores, memory_bytes }: pb::Load) -> Load {
+    Load { cpu_nano_cores, memory_bytes }
 }

@@ -10,8 +10,8 @@ use prost::Message;
 use crate::link::pb::session_down::Body;
 use crate::link::*;
 use crate::model::{
-    BlobHash, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Stdio, Taint, TaintEffect,
-    TerminalSize, Uid,
+    BlobHash, ContainerLoad, FleetId, Load, Loads, Measure, NodeName, ObjectKey, PermitNumber, PodKey, Position,
+    RevisionHash, Stdio, Taint, TaintEffect, TerminalSize, Uid, Usage,
 };
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
@@ -237,6 +237,17 @@ fn blob_chunk() -> impl Strategy<Value = BlobChunk> {
     })
 }
 
+fn usage() -> impl Strategy<Value = Usage> {
+    let load = || any::<(u64, u64)>().prop_map(|(cpu_nano_cores, memory_bytes)| Load { cpu_nano_cores, memory_bytes });
+    let container = (uid(), name(), load()).prop_map(|(pod, name, load)| ContainerLoad { pod, name, load });
+    let loads = prop_oneof![load().prop_map(Loads::Node), vec(container, 0..4).prop_map(Loads::Containers)];
+    (time(), any::<u64>(), loads).prop_map(|(at, micros, loads)| Usage {
+        at,
+        window: Duration::from_micros(micros),
+        loads,
+    })
+}
+
 fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
     let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
@@ -256,6 +267,7 @@ fn any_up() -> impl Strategy<Value = Up> {
         token_request().prop_map(Up::TokenRequest),
         holdings(),
         blob_chunk().prop_map(Up::Blob),
+        (any::<u64>(), usage()).prop_map(|(id, usage)| Up::Usage { id: CommandId(id), usage }),
         Just(Up::KeepAlive),
     ]
 }
@@ -374,6 +386,8 @@ fn any_down() -> impl Strategy<Value = Down> {
         (id(), pod_command()).prop_map(|(id, command)| Down::Pod { id, command }),
         (id(), tunnel()).prop_map(|(id, tunnel)| Down::OpenTunnel { id, tunnel }),
         id().prop_map(Down::CloseTunnel),
+        (id(), prop_oneof![Just(Measure::Node), Just(Measure::Containers)])
+            .prop_map(|(id, what)| Down::Measure { id, what }),
         (id(), position()).prop_map(|(id, position)| Down::Removed { id, position }),
         vec(uid(), 0..4).prop_map(Down::Wanted),
         Just(Down::Recount),

@@ -24,6 +24,8 @@ pub(super) struct Model {
     containers: BTreeMap<String, Container>,
     /// Counts changes: gives ids, addresses and times.
     changes: u32,
+    /// Counts looks at what containers take: each is a second later.
+    looks: u64,
     /// When it was made: what it starts is as old as the test.
     made_at_second: i64,
 }
@@ -34,6 +36,8 @@ struct Container {
     status: v1::ContainerStatus,
     /// Bytes of memory and of disk that it takes.
     takes: (u64, u64),
+    /// What it takes of processors, in thousand millionths.
+    nano_cores: u64,
 }
 
 impl Default for Model {
@@ -46,6 +50,7 @@ impl Default for Model {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             changes: 0,
+            looks: 0,
             made_at_second: Timestamp::now().as_second(),
         }
     }
@@ -202,7 +207,7 @@ impl Model {
             log_path: config.log_path,
             ..v1::ContainerStatus::default()
         };
-        self.containers.insert(id.clone(), Container { sandbox: sandbox.id, status, takes: (0, 0) });
+        self.containers.insert(id.clone(), Container { sandbox: sandbox.id, status, takes: (0, 0), nano_cores: 0 });
         Ok(id)
     }
 
@@ -250,15 +255,34 @@ impl Model {
         self.containers.get_mut(id).expect("a container of this id").takes = (memory_bytes, disk_bytes);
     }
 
-    pub(super) fn stats(&self, labels: &HashMap<String, String>) -> Vec<v1::ContainerStats> {
-        let matching = self.containers.values().filter(|container| has_all(&container.status.labels, labels));
-        let bytes = |value| Some(v1::UInt64Value { value });
-        let stats = |Container { status, takes: (memory, disk), .. }: &Container| v1::ContainerStats {
-            attributes: Some(v1::ContainerAttributes { metadata: status.metadata.clone(), ..Default::default() }),
-            memory: Some(v1::MemoryUsage { working_set_bytes: bytes(*memory), ..Default::default() }),
-            writable_layer: Some(v1::FilesystemUsage { used_bytes: bytes(*disk), ..Default::default() }),
+    /// Says what a container takes of processors.
+    pub(super) fn burn(&mut self, id: &str, nano_cores: u64) {
+        self.containers.get_mut(id).expect("a container of this id").nano_cores = nano_cores;
+    }
+
+    /// Each look finds what was used in a second more.
+    pub(super) fn stats(&mut self, labels: &HashMap<String, String>) -> Vec<v1::ContainerStats> {
+        self.looks += 1;
+        let (looks, timestamp) = (self.looks, (self.made_at_second + self.looks.cast_signed()) * 1_000_000_000);
+        let number = |value| Some(v1::UInt64Value { value });
+        let cpu = |nano_cores: u64| v1::CpuUsage {
+            timestamp,
+            usage_core_nano_seconds: number(nano_cores * looks),
             ..Default::default()
         };
+        let stats = |Container { status, takes: (memory, disk), nano_cores, .. }: &Container| v1::ContainerStats {
+            attributes: Some(v1::ContainerAttributes {
+                id: status.id.clone(),
+                metadata: status.metadata.clone(),
+                labels: status.labels.clone(),
+                ..Default::default()
+            }),
+            cpu: (status.state() == v1::ContainerState::ContainerRunning).then(|| cpu(*nano_cores)),
+            memory: Some(v1::MemoryUsage { working_set_bytes: number(*memory), ..Default::default() }),
+            writable_layer: Some(v1::FilesystemUsage { used_bytes: number(*disk), ..Default::default() }),
+            ..Default::default()
+        };
+        let matching = self.containers.values().filter(|container| has_all(&container.status.labels, labels));
         matching.map(stats).collect()
     }
 

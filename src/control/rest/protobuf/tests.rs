@@ -129,7 +129,7 @@ proptest! {
 
 #[test]
 fn the_tables_have_every_field_of_every_kind() {
-    for kind in KINDS {
+    for kind in KINDS.iter().copied().filter(|kind| kind.verbs.contains(&"create")) {
         let message = message_of(&kind.api_version(), kind.kind);
         let message = message.unwrap_or_else(|| panic!("{} has no message", kind.kind));
         let document = schemas(kind);

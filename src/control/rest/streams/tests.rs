@@ -23,7 +23,7 @@ use super::*;
 use crate::control::rbac::{MASTERS, User};
 use crate::control::rest::tests::Harness;
 use crate::control::streams::{NodeStream, NodeStreams, Piece, TunnelDown, TunnelStream};
-use crate::model::TerminalSize;
+use crate::model::{Measure, TerminalSize, Usage};
 use crate::spdy::{Connection, Headers, Reset, Stream};
 
 /// Longer than anything here takes; reached only by a test that fails.
@@ -64,6 +64,10 @@ impl NodeStreams for Node {
             }
         }
         .boxed()
+    }
+
+    fn measure<'a>(&'a self, node: &'a NodeName, _: Measure) -> BoxFuture<'a, Result<Usage, StreamError>> {
+        async { Err(StreamError::NotConnected(node.clone())) }.boxed()
     }
 }
 
