@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::audit::{AuditLog, Record};
 use super::errors::ApiError;
-use super::limits::{Class, Limits, Place};
+use super::limits::{Class, Limits, Place, StreamPlace};
 use super::metrics::Metrics;
 use super::query::Query;
 use crate::control::rbac::{About, Attributes, User};
@@ -71,6 +71,14 @@ impl Observer {
     /// Counts from nothing; writes down what `audit` wants.
     pub fn new(audit: Option<AuditLog>) -> Self {
         Self { audit, ..Self::default() }
+    }
+
+    /// A place for a stream that goes on when its request is over.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`].
+    pub fn stream(&self, user: &User) -> Result<StreamPlace, ApiError> {
+        self.limits.take_stream(&user.name, &self.metrics).ok_or(ApiError::TooManyRequests)
     }
 }
 

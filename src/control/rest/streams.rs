@@ -13,6 +13,7 @@
 //! ```
 //!
 //! - [`protocol`] knows the versions, `status` the last message of each.
+//! - Each keeps a place within the limits for as long as it goes on.
 //! - A client that does not read holds up its node, one that has gone is noticed within half a minute, even while what
 //!   it sends waits for a process that does not read.
 //!
@@ -42,6 +43,7 @@ use self::handshake::{Handshake, required};
 use self::protocol::{Protocol, SPDY_COMMANDS, SPDY_FORWARDS, WEBSOCKET_COMMANDS, WEBSOCKET_FORWARDS};
 use super::Api;
 use super::errors::ApiError;
+use super::limits::StreamPlace;
 use super::query::Query;
 use super::resources::Request;
 use crate::control::kinds::{EXEC, POD, PORT_FORWARD};
@@ -94,12 +96,13 @@ impl Subject {
 pub(super) async fn serve(api: &Api, mut request: Request) -> Result<Response, ApiError> {
     let handshake = Handshake::of(&request.parts)?;
     let on_upgrade = request.parts.extensions.remove().ok_or_else(required)?;
+    let place = api.observer.stream(request.user())?;
     let subject = Subject::of(api, &request).await?;
     match request.target.subresource.map(|part| part.name) {
-        Some(PORT_FORWARD) => port_forward(api, &request.query, subject, &handshake, on_upgrade).await,
+        Some(PORT_FORWARD) => port_forward(api, &request.query, subject, &handshake, (on_upgrade, place)).await,
         part => {
             let kind = command(&request.query, &subject.pod, part == Some(EXEC))?;
-            remote_command(api, subject, kind, &handshake, on_upgrade).await
+            remote_command(api, subject, kind, &handshake, (on_upgrade, place)).await
         }
     }
 }
@@ -156,7 +159,7 @@ async fn remote_command(
     subject: Subject,
     kind: TunnelKind,
     handshake: &Handshake,
-    on_upgrade: OnUpgrade,
+    (on_upgrade, place): (OnUpgrade, StreamPlace),
 ) -> Result<Response, ApiError> {
     let known = if handshake.is_websocket() { WEBSOCKET_COMMANDS } else { SPDY_COMMANDS };
     let protocol = handshake.choose(known)?;
@@ -168,6 +171,7 @@ async fn remote_command(
     let response = handshake.response(protocol);
     let websocket = handshake.is_websocket();
     tokio::spawn(async move {
+        let _place = place;
         let Some(io) = upgraded(on_upgrade).await else { return };
         if websocket {
             websocket::serve(io, protocol, stdio, stream).await;
@@ -183,7 +187,7 @@ async fn port_forward(
     query: &Query,
     subject: Subject,
     handshake: &Handshake,
-    on_upgrade: OnUpgrade,
+    (on_upgrade, place): (OnUpgrade, StreamPlace),
 ) -> Result<Response, ApiError> {
     let known = if handshake.is_websocket() { WEBSOCKET_FORWARDS } else { SPDY_FORWARDS };
     let protocol = handshake.choose(known)?;
@@ -192,6 +196,7 @@ async fn port_forward(
     let response = handshake.response(protocol);
     let websocket = handshake.is_websocket();
     tokio::spawn(async move {
+        let _place = place;
         let Some(io) = upgraded(on_upgrade).await else { return };
         match (websocket, protocol.tunnels) {
             (false, _) => forward::serve(io, forwards).await,

@@ -25,6 +25,7 @@ use crate::control::rest::tests::Harness;
 use crate::control::streams::{NodeStream, NodeStreams, Piece, TunnelDown, TunnelStream};
 use crate::model::{Measure, TerminalSize, Usage};
 use crate::spdy::{Connection, Headers, Reset, Stream};
+use crate::testing::wait::eventually;
 
 /// Longer than anything here takes; reached only by a test that fails.
 const SOON: Duration = Duration::from_secs(20);
@@ -458,4 +459,30 @@ fn the_only_container_need_not_be_named() {
     let two = pod(json!({"initContainers": [named("init")], "containers": [named("a"), named("b")]}));
     let refusal = container(&two, "").unwrap_err().to_string();
     assert_eq!(refusal, "a container name must be specified for pod p, choose one of: [init a b]");
+}
+
+#[tokio::test]
+async fn a_user_holds_only_so_many_streams_at_once_and_may_have_another_when_one_ends() {
+    let mut api = Api::new(&["main"]).await;
+    let exec = "exec?command=sh&stdout=true";
+    let headers =
+        [&WEBSOCKET[..], &[("connection", "Upgrade"), ("sec-websocket-protocol", "v5.channel.k8s.io")]].concat();
+    let (mut held, mut refusal) = (Vec::new(), None);
+    while refusal.is_none() {
+        let response = api.ask("GET", exec, &headers).await;
+        if response.status() == 101 {
+            held.push((response, api.asked().await));
+        } else {
+            refusal = Some((response.status().as_u16(), response.headers().get("retry-after").cloned()));
+        }
+        assert!(held.len() < 1000, "there is a bound");
+    }
+    assert_eq!(refusal, Some((429, Some("1".parse().unwrap()))));
+    let (code, message) = api.refusal("GET", exec, &headers).await;
+    assert_eq!((code, message.as_str()), (429, "too many requests, please try again later"));
+
+    let (response, node) = held.pop().unwrap();
+    drop(response);
+    node.hears_of_the_users_leaving().await;
+    eventually("another one", async || (api.ask("GET", exec, &headers).await.status() == 101).then_some(())).await;
 }
