@@ -59,7 +59,7 @@ impl Connection {
     }
 
     /// Cuts the connection off, with all its streams.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.closing.notify_one();
     }
 }

@@ -20,6 +20,8 @@ const RECENT_BYTES: usize = 1 << 20;
 
 /// How many changes are given at once, so that no watcher holds up the others.
 const AT_ONCE: usize = 256;
+/// How much JSON is given at once, but for one change: what a watcher holds whose client does not read.
+const BYTES_AT_ONCE: usize = 256 * 1024;
 
 /// How often to look whether a revision of the future has come.
 const FUTURE_PERIOD: Duration = Duration::from_millis(200);
@@ -77,12 +79,16 @@ impl Watcher {
     /// # Errors
     /// [`Expired`], also if the store failed: a list will tell how.
     pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, Expired> {
+        let bytes = |change: &Option<Arc<Event>>| change.as_ref().map_or(0, |event| event.object.len());
         let first = self.change().await?;
-        let mut changes = vec![first];
+        let (mut taken, mut changes) = (bytes(&first), vec![first]);
         while changes.len() < AT_ONCE
+            && taken < BYTES_AT_ONCE
             && let Some(change) = self.change().now_or_never()
         {
-            changes.push(change?);
+            let change = change?;
+            taken += bytes(&change);
+            changes.push(change);
         }
         Ok(changes.into_iter().flatten().collect())
     }

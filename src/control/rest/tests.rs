@@ -33,6 +33,7 @@ mod holds;
 mod pods;
 mod rollout;
 mod usage;
+mod watches;
 
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
 const FLUENTD: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/fluentd";

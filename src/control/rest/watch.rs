@@ -1,5 +1,12 @@
 //! Watches over HTTP: one JSON event per line until the client leaves or the time is up.
 //!
+//! Each has a task of its own, which holds what the client has not taken yet: a batch of changes at most. A client that takes
+//! nothing for a minute is cut off; changes that were meanwhile forgotten would be lost to it anyway, so it lists again.
+//!
+//! ```text
+//! Watcher ──Event──▶ Session (select, encode) ──Bytes──▶ body ──▶ client
+//! ```
+//!
 //! Without selectors and Tables a watch sends what a [`Watcher`] has encoded for all, as it is. Selectors turn a change
 //! into what it means for them: an object that begins to match is added, one that ends to match is deleted.
 //!
@@ -14,11 +21,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::StreamExt;
+use http::Version;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::Api;
@@ -30,6 +40,7 @@ use super::resources::{Request, read_list};
 use crate::api::field::{FieldError, Path};
 use crate::control::kinds::Kind;
 use crate::control::objects::{Event, Expired, Watcher};
+use crate::link::listen::Connection;
 use crate::store::Revision;
 
 /// How often a quiet watch says how far it has come.
@@ -38,6 +49,10 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// A watch that names no time ends after this long, and up to twice as long, so that not all end together.
 const MIN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Pieces of the answer on their way to the connection.
+const PIECES: usize = 16;
+/// A client that takes nothing for so long is cut off.
+const STALLED: Duration = Duration::from_secs(60);
 /// On the bookmark after the objects that were there from the start.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -77,7 +92,7 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     let form = request.form()?;
     let filter = Filter::parse(kind.kept(), &request.query)?;
     let begin = begin(&request.query)?;
-    let end_at = Instant::now() + timeout(&request.query)?;
+    let end_at = Instant::now() + lasts(&request.query)?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
     let namespace = request.target.namespace.as_deref();
     let (list, after) = match begin {
@@ -105,8 +120,10 @@ pub async fn serve(api: &Api, request: &Request) -> Result<Response, ApiError> {
     if matches!(begin, Begin::Everything { marked: true, .. }) {
         session.send_bookmark(after, true);
     }
-    let body = Body::from_stream(stream::unfold(session, Session::step));
-    let mut response = body.into_response();
+    let (pieces_tx, pieces_rx) = mpsc::channel(PIECES);
+    let connection = request.parts.extensions.get::<Connection>().filter(|_| request.parts.version < Version::HTTP_2);
+    tokio::spawn(session.run(pieces_tx, connection.cloned()));
+    let mut response = Body::from_stream(ReceiverStream::new(pieces_rx).map(Ok::<_, Infallible>)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
@@ -135,7 +152,7 @@ fn begin(query: &Query) -> Result<Begin, ApiError> {
     })
 }
 
-fn timeout(query: &Query) -> Result<Duration, ApiError> {
+fn lasts(query: &Query) -> Result<Duration, ApiError> {
     Ok(match query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(24 * 3600)),
         _ => MIN_TIMEOUT.mul_f64(1.0 + f64::from(Uuid::new_v4().as_bytes()[0]) / 256.0),
@@ -143,8 +160,25 @@ fn timeout(query: &Query) -> Result<Duration, ApiError> {
 }
 
 impl Session {
+    /// The watch, to its end or the client's. `connection` is the client's, if it carries nothing else.
+    async fn run(mut self, pieces_tx: mpsc::Sender<Bytes>, connection: Option<Connection>) {
+        let telling = async {
+            while let Some(piece) = self.next().await {
+                if timeout(STALLED, pieces_tx.send(piece)).await.is_err() {
+                    tracing::info!(kind = self.kind.kind, "a watch is cut off: its client does not read");
+                    return connection.iter().for_each(Connection::close);
+                }
+            }
+        };
+        // What is dropped here is told to nobody any more.
+        tokio::select! {
+            () = telling => {}
+            () = pieces_tx.closed() => {}
+        }
+    }
+
     /// The next bytes to send; nothing at the end.
-    async fn step(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+    async fn next(&mut self) -> Option<Bytes> {
         while self.ready.is_empty() && !self.ended {
             let bookmark = tokio::time::sleep_until(self.bookmark_at.unwrap_or(self.end_at));
             // Both arms are cancel safe: the watcher moves its cursor only when it gives changes.
@@ -153,7 +187,7 @@ impl Session {
                 () = bookmark => self.on_time(),
             }
         }
-        self.ready.pop_front().map(|bytes| (Ok(bytes), self))
+        self.ready.pop_front()
     }
 
     fn take(&mut self, changes: Result<Vec<Arc<Event>>, Expired>) {
