@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use garrison::kube::Kubeconfig;
+
 /// How long anything may take on a busy machine before the test calls it a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,22 +35,31 @@ impl Control {
     /// The same with further flags.
     pub fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("gc-").tempdir().expect("a folder for temporary files");
-        let log = File::create(dir.path().join("log")).expect("a log file");
-        let process = Command::new(env!("CARGO_BIN_EXE_garrison"))
-            .args(["control", "--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(dir.path().join("state"))
-            .args(flags)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary under test starts");
+        let process = spawn(dir.path(), flags);
         let control = Self { dir, process };
-        control.eventually("control answers", |control| {
-            let said = control.kubectl(&["get", "--raw", "/readyz"]);
-            if said.success { Ok(()) } else { Err(said.stderr + &control.log()) }
-        });
+        control.answers();
         control
+    }
+
+    /// Kills it and starts it again on what it left behind, on another port.
+    pub fn restart(&mut self) {
+        self.process.kill().expect("control runs");
+        self.process.wait().expect("control ends");
+        fs::remove_file(self.kubeconfig()).expect("control has written a kubeconfig");
+        self.process = spawn(self.dir.path(), &[]);
+        self.answers();
+    }
+
+    /// Of the process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn answers(&self) {
+        self.eventually("control answers", |control| {
+            // It is written once the port is open.
+            Kubeconfig::read(&control.kubeconfig()).map(drop).map_err(|error| format!("{error}: {}", control.log()))
+        });
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -114,6 +125,19 @@ impl Control {
             }
         }
     }
+}
+
+fn spawn(dir: &Path, flags: &[&str]) -> Child {
+    let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
+    Command::new(env!("CARGO_BIN_EXE_garrison"))
+        .args(["control", "--listen", "127.0.0.1:0", "--state-dir"])
+        .arg(dir.join("state"))
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the binary under test starts")
 }
 
 impl Drop for Control {

@@ -6,3 +6,6 @@ mod access;
 mod charts;
 mod harness;
 mod kubectl;
+#[expect(dead_code, reason = "the benchmark prints more of what comes of it")]
+mod load;
+mod watches;
