@@ -5,6 +5,7 @@
 mod access;
 mod charts;
 mod harness;
+mod informer;
 mod kubectl;
 #[expect(dead_code, reason = "the benchmark prints more of what comes of it")]
 mod load;
