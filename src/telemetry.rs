@@ -6,10 +6,13 @@ use std::fmt;
 use std::io::IsTerminal;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{self as output, FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, registry};
 
 /// A filter that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
@@ -29,17 +32,14 @@ pub struct BadFilter {
 /// # Errors
 /// [`BadFilter`] with the text that was given.
 pub fn init(filter: &str) -> Result<(), BadFilter> {
-    let parsed =
-        EnvFilter::builder().parse(filter).map_err(|source| BadFilter { filter: filter.to_owned(), source })?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        logs.event_format(WithPriority(tracing_subscriber::fmt::format().without_time())).init();
+    let parsed: Targets = filter.parse().map_err(|source| BadFilter { filter: filter.to_owned(), source })?;
+    let lines = output::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.event_format(WithPriority(output::format().without_time())).boxed()
     } else {
-        logs.init();
-    }
+        lines.boxed()
+    };
+    registry().with(lines).with(parsed).init();
     Ok(())
 }
 
