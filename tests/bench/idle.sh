@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What garrison costs while nothing happens: memory and processor of the release binary with no pod, with the three DaemonSets of
-# examples/, with thirty, and with thirty that are asked over HTTP every ten seconds how they are. Every row is a node of its own
-# (tests/env/node.sh) and a garrison started for it. Prints Markdown to stdout, progress to stderr; asserts nothing.
+# What garrison costs while nothing happens: memory and processor of the binary that is packaged with no pod, with the three
+# DaemonSets of examples/, with thirty, and with thirty that are asked over HTTP every ten seconds how they are. Every row is a node
+# of its own (tests/env/node.sh) and a garrison started for it. Prints Markdown to stdout, progress to stderr; asserts nothing.
 #
 #   idle.sh [SECONDS [ROLE...]]    how long each row is watched (60), and which roles (agent up): `agent` is the agent alone
 #                                  on a folder of manifests, `up` has the control endpoint in the same process
 source "$(dirname "$0")/../env/lib.sh"
 
 bench=$target/bench
-garrison=$target/release/garrison
+garrison=$target/dist/garrison
 name="garrison-bench" # of the node
 many=30
 
@@ -191,7 +191,7 @@ case ${1:-} in
     shift || true
     (($#)) || set -- agent up
     "$env_dir/packages.sh" run
-    (cd "$top" && cargo build --release)
+    (cd "$top" && cargo build --profile dist --bin garrison)
     "$env_dir/images.sh"
     as_root "$top/tests/bench/idle.sh" _measure "$seconds" "$@"
     ;;
