@@ -60,7 +60,7 @@ mod files;
 mod hooks;
 mod images;
 mod join;
-mod manifest;
+pub(crate) mod manifest;
 mod measure;
 mod node;
 mod objects;

@@ -9,14 +9,14 @@
 //! makes sense. Stopping and removing what is already gone succeeds.
 
 mod error;
-mod events;
-mod from_proto;
+pub(crate) mod events;
+pub(crate) mod from_proto;
 mod images;
 mod info;
 pub mod labels;
 mod stats;
 mod streaming;
-mod to_proto;
+pub(crate) mod to_proto;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -23,14 +23,14 @@ use crate::model::ObjectKey;
 pub mod client;
 mod down;
 mod frame;
-mod from_proto;
+pub(crate) mod from_proto;
 pub(crate) mod heard;
 mod joining;
 pub mod listen;
-mod pb;
+pub(crate) mod pb;
 pub mod server;
 pub mod tls;
-mod to_proto;
+pub(crate) mod to_proto;
 mod token;
 mod up;
 

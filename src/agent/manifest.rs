@@ -78,20 +78,20 @@ pub enum ManifestError {
 
 /// What a file holds, defaulted and checked, in its order.
 #[derive(Debug, Default)]
-pub(super) struct Manifests {
+pub(crate) struct Manifests {
     /// They have no uid; a file gives none.
-    pub(super) sets: Vec<Bundle>,
+    pub(crate) sets: Vec<Bundle>,
     /// What their pods may use.
-    pub(super) objects: Vec<WrittenObject>,
+    pub(crate) objects: Vec<WrittenObject>,
 }
 
 /// A ConfigMap or Secret of a file. Its `Debug` form does not show the content.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct WrittenObject {
-    pub(super) kind: ObjectKind,
-    pub(super) key: ObjectKey,
+pub(crate) struct WrittenObject {
+    pub(crate) kind: ObjectKind,
+    pub(crate) key: ObjectKey,
     /// As the API would store it.
-    pub(super) json: Bytes,
+    pub(crate) json: Bytes,
 }
 
 impl fmt::Debug for WrittenObject {
@@ -101,7 +101,7 @@ impl fmt::Debug for WrittenObject {
 }
 
 /// Reads one file.
-pub(super) fn read(text: &str) -> Result<Manifests, ManifestError> {
+pub(crate) fn read(text: &str) -> Result<Manifests, ManifestError> {
     let mut manifests = Manifests::default();
     for document in parse_yaml(text).map_err(ManifestError::Syntax)? {
         let body = &document.body;

@@ -23,6 +23,7 @@ use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position,
 use crate::plan::pressure::Thresholds;
 use crate::testing::fake_cri::FakeCri;
 use crate::testing::life::Life;
+use crate::testing::pods;
 use crate::testing::wait::{LIMIT, eventually};
 
 mod configuration;
@@ -167,7 +168,7 @@ impl Host {
             apparmor: false,
             thermal_throttles: Vec::new(),
         };
-        let mut host = podspec::tests::host();
+        let mut host = pods::host();
         host.cgroup_driver = self.cgroup_driver;
         (host.fleet, host.node_uid) = (self.identity.fleet.clone(), self.identity.uid.clone());
         host.node_name = self.identity.name.clone();

@@ -85,7 +85,7 @@ struct Follower {
 
 /// What containerd's own events say of a container or sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+pub(crate) enum Change {
     OutOfMemory,
     Ended,
     Deleted,
@@ -246,7 +246,7 @@ fn filters() -> Vec<String> {
 }
 
 /// Which sandbox or container an event is about, and what it says. Ends of `exec`ed processes say nothing.
-fn change(envelope: &Envelope) -> Option<(String, Change)> {
+pub(crate) fn change(envelope: &Envelope) -> Option<(String, Change)> {
     let body = envelope.event.as_ref()?.value.as_slice();
     match envelope.topic.as_str() {
         "/tasks/oom" => Some((TaskOom::decode(body).ok()?.container_id, Change::OutOfMemory)),

@@ -11,7 +11,7 @@ use super::labels::{self, PodLabels};
 use crate::model::{ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox, ObservedUser, Uid};
 
 /// Puts statuses together by pod uid, newest attempt first. What carries no pod's labels is left out.
-pub(super) fn group(
+pub(crate) fn group(
     sandboxes: Vec<v1::PodSandboxStatus>,
     containers: Vec<v1::ContainerStatus>,
     sandbox_of: &HashMap<String, String>,

@@ -17,7 +17,7 @@ use crate::podspec::{
 };
 
 /// The sandbox of a pod, made for the `attempt`th time. `users` are the host's users of a pod that has its own.
-pub(super) fn sandbox_config(pod: &Pod, attempt: u32, users: Option<IdRange>) -> v1::PodSandboxConfig {
+pub(crate) fn sandbox_config(pod: &Pod, attempt: u32, users: Option<IdRange>) -> v1::PodSandboxConfig {
     let mut labels: HashMap<_, _> = pod.labels.clone().into_iter().collect();
     labels.extend(labels::pod_labels(&pod.key, &pod.origin));
     v1::PodSandboxConfig {
@@ -46,7 +46,7 @@ pub(super) fn sandbox_config(pod: &Pod, attempt: u32, users: Option<IdRange>) ->
 }
 
 /// One instance of a container.
-pub(super) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
+pub(crate) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
     let NewContainer { pod, container, attempt, bound, image_ref, users, target, .. } = *new;
     let env = |(key, value): &(String, String)| v1::KeyValue { key: key.clone(), value: value.clone() };
     let mut container_labels = labels::pod_labels(&pod.key, &pod.origin);

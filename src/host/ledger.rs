@@ -579,7 +579,7 @@ impl Ledger {
 
 /// What one slot holds.
 #[derive(Debug)]
-enum Slot {
+pub(crate) enum Slot {
     /// Never written.
     Empty,
     Good {
@@ -601,7 +601,7 @@ impl Slot {
     }
 }
 
-fn encode_slot(generation: u64, json: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_slot(generation: u64, json: &[u8]) -> Vec<u8> {
     let mut checked = Vec::with_capacity(HEADER_BYTES + json.len());
     checked.extend_from_slice(MAGIC);
     checked.extend_from_slice(&FORMAT.to_le_bytes());
@@ -615,7 +615,7 @@ fn encode_slot(generation: u64, json: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a slot's bytes; `Err` is the oldest reader a newer version asks for.
-fn decode_slot(bytes: &[u8]) -> Result<Slot, u32> {
+pub(crate) fn decode_slot(bytes: &[u8]) -> Result<Slot, u32> {
     let damaged = |why: &str| Ok(Slot::Damaged { why: why.to_owned() });
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(Slot::Empty);

@@ -13,6 +13,8 @@ use crate::podspec::Pod;
 mod reader;
 mod rotation;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use reader::Filter;
 pub use reader::{LogError, LogOptions, stream};
 pub use rotation::{Due, Rotated, due, remove, rotate};
 

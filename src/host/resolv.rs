@@ -44,7 +44,7 @@ fn is_loopback(server: &str) -> bool {
 /// Reads resolv.conf(5): all servers, the last `search` line, of each option the last.
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/network/dns/dns.go`, `parseResolvConf`.
-fn parse(text: &str) -> Dns {
+pub(crate) fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
     for line in lines {

@@ -126,9 +126,13 @@ impl Kubeconfig {
     /// # Errors
     /// [`KubeconfigError`].
     pub fn read(path: &Path) -> Result<Self, KubeconfigError> {
-        let text = read(path)?;
+        Self::parse(&read(path)?, path)
+    }
+
+    /// `path` is where the text is from.
+    pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Self, KubeconfigError> {
         let parse = |error| KubeconfigError::Parse { path: path.to_owned(), source: Box::new(error) };
-        let written = serde_saphyr::from_slice(&text).map_err(parse)?;
+        let written = serde_saphyr::from_slice(text).map_err(parse)?;
         Self::of(written, path.parent().unwrap_or(Path::new("")))
     }
 

@@ -14,9 +14,9 @@ mod down;
 mod joining;
 mod up;
 
-pub(super) use down::{down, tunnel_down};
-pub(super) use joining::{enroll_request, enrolled, renew_request, renewed};
-pub(super) use up::{tunnel_up, up};
+pub(crate) use down::{down, tunnel_down};
+pub(crate) use joining::{enroll_request, enrolled, renew_request, renewed};
+pub(crate) use up::{tunnel_up, up};
 
 /// A name of an object, as the API allows it (RFC 1123 subdomain).
 const NAME_BYTES: usize = 253;
@@ -39,7 +39,7 @@ pub struct Malformed {
 
 /// Why a message from control has no [`Down`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// A command this build does not understand; the link answers so by itself.
     #[error("the command is not understood")]
     Unsupported {

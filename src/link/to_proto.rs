@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 /// An agent's message.
-pub(super) fn up(up: Up) -> pb::SessionUp {
+pub(crate) fn up(up: Up) -> pb::SessionUp {
     use pb::session_up::Body;
     let body = match up {
         Up::Hello(message) => Body::Hello(hello(*message)),
@@ -36,7 +36,7 @@ pub(super) fn up(up: Up) -> pb::SessionUp {
 }
 
 /// Control's message.
-pub(super) fn down(down: Down) -> pb::SessionDown {
+pub(crate) fn down(down: Down) -> pb::SessionDown {
     use pb::session_down::Body;
     let (id, body) = match down {
         Down::Welcome(message) => (None, Body::Welcome(welcome(message))),
@@ -80,7 +80,7 @@ pub(super) fn down(down: Down) -> pb::SessionDown {
 }
 
 /// An agent's message in a tunnel.
-pub(super) fn tunnel_up(up: TunnelUp) -> pb::TunnelUp {
+pub(crate) fn tunnel_up(up: TunnelUp) -> pb::TunnelUp {
     use pb::tunnel_end::How;
     use pb::tunnel_up::Body;
     let body = match up {
@@ -107,7 +107,7 @@ pub(super) fn tunnel_up(up: TunnelUp) -> pb::TunnelUp {
 }
 
 /// Control's message in a tunnel.
-pub(super) fn tunnel_down(down: TunnelDown) -> pb::TunnelDown {
+pub(crate) fn tunnel_down(down: TunnelDown) -> pb::TunnelDown {
     use pb::tunnel_down::Body;
     let body = match down {
         TunnelDown::Data(data) => Body::Data(pb::TunnelData { stream: 0, data }),
@@ -120,7 +120,7 @@ pub(super) fn tunnel_down(down: TunnelDown) -> pb::TunnelDown {
 }
 
 /// A host's request for a certificate.
-pub(super) fn enroll_request(request: EnrollRequest) -> pb::EnrollRequest {
+pub(crate) fn enroll_request(request: EnrollRequest) -> pb::EnrollRequest {
     pb::EnrollRequest {
         protocol: request.protocol,
         token: request.token,
@@ -133,7 +133,7 @@ pub(super) fn enroll_request(request: EnrollRequest) -> pb::EnrollRequest {
 }
 
 /// The answer to it.
-pub(super) fn enrolled(enrolled: Enrolled) -> pb::EnrollResponse {
+pub(crate) fn enrolled(enrolled: Enrolled) -> pb::EnrollResponse {
     pb::EnrollResponse {
         certificate: enrolled.certificate,
         ca_bundle: enrolled.ca_bundle,
@@ -144,7 +144,7 @@ pub(super) fn enrolled(enrolled: Enrolled) -> pb::EnrollResponse {
 }
 
 /// A node's request for a new certificate.
-pub(super) fn renew_request(request: RenewRequest) -> pb::RenewRequest {
+pub(crate) fn renew_request(request: RenewRequest) -> pb::RenewRequest {
     pb::RenewRequest {
         protocol: request.protocol,
         certificate_request: request.certificate_request,
@@ -153,7 +153,7 @@ pub(super) fn renew_request(request: RenewRequest) -> pb::RenewRequest {
 }
 
 /// The answer to it.
-pub(super) fn renewed(renewed: Renewed) -> pb::RenewResponse {
+pub(crate) fn renewed(renewed: Renewed) -> pb::RenewResponse {
     pb::RenewResponse { certificate: renewed.certificate, ca_bundle: renewed.ca_bundle }
 }
 

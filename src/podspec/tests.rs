@@ -7,34 +7,7 @@ use super::*;
 use crate::api::bundle::Bundle;
 use crate::api::field::Invalid;
 use crate::model::PodKey;
-
-/// A host with 4 cores and 8 GiB, as the rows change it.
-pub(crate) fn host() -> HostFacts {
-    HostFacts {
-        fleet: "fleet".into(),
-        node_name: "node-1".into(),
-        node_uid: "node-uid".into(),
-        ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-        resolver: Dns { servers: vec!["192.0.2.53".to_owned()], ..Dns::default() },
-        cluster_dns: vec![],
-        cluster_domain: "cluster.local".to_owned(),
-        cgroup_driver: CgroupDriver::Systemd,
-        cgroup_root: "/".to_owned(),
-        cgroup_v2: true,
-        swap_limits: true,
-        hugepage_sizes: vec![],
-        masked_paths: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
-        memory_capacity_bytes: 8 << 30,
-        allocatable: [("cpu".to_owned(), 3900), ("memory".to_owned(), 7 << 30)].into(),
-        root_dir: "/var/lib/kubelet".into(),
-        log_root: "/var/log/pods".into(),
-        api: None,
-    }
-}
-
-pub(crate) fn key() -> PodKey {
-    PodKey { namespace: "default".to_owned(), name: "web-bcdfghjklm".to_owned(), uid: "0-1".into() }
-}
+use crate::testing::pods::{host, key};
 
 /// Lays `change` over `base`: objects field by field, all else as a whole.
 fn overlay(base: &mut Value, change: &Value) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::model::PodKey;
 use crate::podspec::{
-    Budget, CgroupLimits, Container, Dns, Hooks, LinuxResources, Namespaces, Origin, Pod, PodSecurity, Probes,
-    PullPolicy, QosClass, Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
+    Budget, CgroupDriver, CgroupLimits, Container, Dns, Hooks, HostFacts, LinuxResources, Namespaces, Origin, Pod,
+    PodSecurity, Probes, PullPolicy, QosClass, Requests, RestartPolicy, Role, Security, TerminationMessagePolicy,
 };
 
 /// A pod `default/<name>` with uid `uid-<name>` and no container, its files below `dir`.
@@ -89,4 +89,33 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> Container {
         tty: false,
         spec_hash: "hash-1".to_owned(),
     }
+}
+
+/// A host with 4 cores and 8 GiB, as the rows change it.
+pub fn host() -> HostFacts {
+    HostFacts {
+        fleet: "fleet".into(),
+        node_name: "node-1".into(),
+        node_uid: "node-uid".into(),
+        ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        resolver: Dns { servers: vec!["192.0.2.53".to_owned()], ..Dns::default() },
+        cluster_dns: vec![],
+        cluster_domain: "cluster.local".to_owned(),
+        cgroup_driver: CgroupDriver::Systemd,
+        cgroup_root: "/".to_owned(),
+        cgroup_v2: true,
+        swap_limits: true,
+        hugepage_sizes: vec![],
+        masked_paths: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
+        memory_capacity_bytes: 8 << 30,
+        allocatable: [("cpu".to_owned(), 3900), ("memory".to_owned(), 7 << 30)].into(),
+        root_dir: "/var/lib/kubelet".into(),
+        log_root: "/var/log/pods".into(),
+        api: None,
+    }
+}
+
+/// The identity of a pod of a DaemonSet `web`.
+pub fn key() -> PodKey {
+    PodKey { namespace: "default".to_owned(), name: "web-bcdfghjklm".to_owned(), uid: "0-1".into() }
 }

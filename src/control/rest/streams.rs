@@ -23,7 +23,7 @@
 mod forward;
 mod handshake;
 mod ports;
-mod protocol;
+pub(crate) mod protocol;
 mod relay;
 mod spdy;
 mod status;

@@ -269,7 +269,7 @@ impl Changes {
 
 /// From the bytes of a log file to what is shown of them.
 #[derive(Debug)]
-struct Filter {
+pub(crate) struct Filter {
     since: Option<Timestamp>,
     timestamps: bool,
     /// How many bytes may still be shown.
@@ -281,7 +281,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn new(options: &LogOptions) -> Self {
+    pub(crate) fn new(options: &LogOptions) -> Self {
         Self {
             since: options.since,
             timestamps: options.timestamps,
@@ -296,7 +296,7 @@ impl Filter {
     }
 
     /// Takes more of the file and gives what is to be shown of it.
-    fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut shown = Vec::new();
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -312,7 +312,7 @@ impl Filter {
     }
 
     /// The file ends here.
-    fn finish(&mut self) -> Vec<u8> {
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
         let mut shown = Vec::new();
         let line = std::mem::take(&mut self.pending);
         self.show(&line, &mut shown);

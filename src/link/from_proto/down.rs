@@ -7,7 +7,7 @@ use crate::model::{FleetId, Measure, PermitNumber, Stdio, TerminalSize};
 const ANNOTATION_BYTES: usize = 256 * 1024;
 
 /// Control's message; none for a body that only newer control knows and that asks for nothing.
-pub(in crate::link) fn down(message: pb::SessionDown) -> Result<Option<Down>, Refused> {
+pub(crate) fn down(message: pb::SessionDown) -> Result<Option<Down>, Refused> {
     let command = (message.id != 0).then_some(CommandId(message.id));
     match (down_body(message), command) {
         (Ok(Some(down)), _) => Ok(Some(down)),
@@ -241,7 +241,7 @@ fn log_options(logs: pb::Logs) -> Checked<LogOptions> {
 }
 
 /// Control's message in a tunnel; none for a body that only newer control knows.
-pub(in crate::link) fn tunnel_down(message: pb::TunnelDown) -> Checked<Option<TunnelDown>> {
+pub(crate) fn tunnel_down(message: pb::TunnelDown) -> Checked<Option<TunnelDown>> {
     use pb::tunnel_down::Body;
     let Some(body) = message.body else { return Ok(None) };
     Ok(Some(match body {

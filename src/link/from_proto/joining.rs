@@ -4,7 +4,7 @@ use super::*;
 use crate::model::{FleetId, NodeName};
 
 /// A host's request for a certificate.
-pub(in crate::link) fn enroll_request(request: pb::EnrollRequest) -> Checked<EnrollRequest> {
+pub(crate) fn enroll_request(request: pb::EnrollRequest) -> Checked<EnrollRequest> {
     Ok(EnrollRequest {
         protocol: protocol(request.protocol)?,
         token: word(request.token, "token")?,
@@ -17,7 +17,7 @@ pub(in crate::link) fn enroll_request(request: pb::EnrollRequest) -> Checked<Enr
 }
 
 /// The answer to it.
-pub(in crate::link) fn enrolled(response: pb::EnrollResponse) -> Checked<Enrolled> {
+pub(crate) fn enrolled(response: pb::EnrollResponse) -> Checked<Enrolled> {
     Ok(Enrolled {
         certificate: certificate(response.certificate, "certificate")?,
         ca_bundle: ca_bundle(response.ca_bundle)?,
@@ -28,7 +28,7 @@ pub(in crate::link) fn enrolled(response: pb::EnrollResponse) -> Checked<Enrolle
 }
 
 /// A node's request for a new certificate.
-pub(in crate::link) fn renew_request(request: pb::RenewRequest) -> Checked<RenewRequest> {
+pub(crate) fn renew_request(request: pb::RenewRequest) -> Checked<RenewRequest> {
     Ok(RenewRequest {
         protocol: protocol(request.protocol)?,
         certificate_request: certificate(request.certificate_request, "certificate_request")?,
@@ -37,7 +37,7 @@ pub(in crate::link) fn renew_request(request: pb::RenewRequest) -> Checked<Renew
 }
 
 /// The answer to it.
-pub(in crate::link) fn renewed(response: pb::RenewResponse) -> Checked<Renewed> {
+pub(crate) fn renewed(response: pb::RenewResponse) -> Checked<Renewed> {
     Ok(Renewed {
         certificate: certificate(response.certificate, "certificate")?,
         ca_bundle: ca_bundle(response.ca_bundle)?,

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{ContainerLoad, FleetId, Load, Loads, PermitNumber, PodKey, Usage};
 
 /// An agent's message; none for a body that only newer agents know.
-pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
+pub(crate) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
     use pb::session_up::Body;
     let Some(body) = message.body else { return Ok(None) };
     Ok(Some(match body {
@@ -31,7 +31,7 @@ pub(in crate::link) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
 }
 
 /// An agent's message in a tunnel; none for a body that only newer agents know.
-pub(in crate::link) fn tunnel_up(message: pb::TunnelUp) -> Checked<Option<TunnelUp>> {
+pub(crate) fn tunnel_up(message: pb::TunnelUp) -> Checked<Option<TunnelUp>> {
     use pb::tunnel_end::How;
     use pb::tunnel_up::Body;
     let Some(body) = message.body else { return Ok(None) };

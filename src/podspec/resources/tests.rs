@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::podspec::tests::host;
+use crate::testing::pods::host;
 
 fn demand(spec: &Value) -> Demand {
     Demand::read(&serde_json::from_value(spec.clone()).unwrap(), &Path::new("spec")).unwrap()

@@ -15,7 +15,7 @@ use crate::model::TerminalSize;
 
 /// One version, as it is named in handshakes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Protocol {
+pub(crate) struct Protocol {
     pub(super) name: &'static str,
     /// Messages are text.
     base64: bool,
@@ -40,7 +40,7 @@ const OLDEST: Protocol = Protocol {
 const V4: Protocol = Protocol { name: "v4.channel.k8s.io", tells_status: true, resizes: true, ..OLDEST };
 
 /// `exec` and `attach` over WebSocket.
-pub(super) const WEBSOCKET_COMMANDS: &[Protocol] = &[
+pub(crate) const WEBSOCKET_COMMANDS: &[Protocol] = &[
     Protocol { name: "v5.channel.k8s.io", closes: true, ..V4 },
     V4,
     Protocol { name: "v4.base64.channel.k8s.io", base64: true, ..V4 },
@@ -49,7 +49,7 @@ pub(super) const WEBSOCKET_COMMANDS: &[Protocol] = &[
 ];
 
 /// `exec` and `attach` over SPDY.
-pub(super) const SPDY_COMMANDS: &[Protocol] = &[
+pub(crate) const SPDY_COMMANDS: &[Protocol] = &[
     V4,
     Protocol { name: "v3.channel.k8s.io", resizes: true, ..OLDEST },
     Protocol { name: "v2.channel.k8s.io", ..OLDEST },
@@ -57,18 +57,18 @@ pub(super) const SPDY_COMMANDS: &[Protocol] = &[
 ];
 
 /// `portforward` over WebSocket.
-pub(super) const WEBSOCKET_FORWARDS: &[Protocol] = &[
+pub(crate) const WEBSOCKET_FORWARDS: &[Protocol] = &[
     Protocol { name: "SPDY/3.1+portforward.k8s.io", tunnels: true, ..OLDEST },
     Protocol { name: "v4.base64.channel.k8s.io", base64: true, ..V4 },
     V4,
 ];
 
 /// `portforward` over SPDY.
-pub(super) const SPDY_FORWARDS: &[Protocol] = &[Protocol { name: "portforward.k8s.io", ..OLDEST }];
+pub(crate) const SPDY_FORWARDS: &[Protocol] = &[Protocol { name: "portforward.k8s.io", ..OLDEST }];
 
 /// What a client says to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FromClient {
+pub(crate) enum FromClient {
     /// Bytes for its input.
     Input(Bytes),
     /// That was all of its input.
@@ -95,7 +95,7 @@ pub(super) mod channel {
 
 impl Protocol {
     /// The channel and the content of a message; nothing for an empty one, or one that cannot be read.
-    pub(super) fn split(&self, message: &Bytes) -> Option<(u8, Bytes)> {
+    pub(crate) fn split(&self, message: &Bytes) -> Option<(u8, Bytes)> {
         let first = *message.first()?;
         let rest = message.slice(1..);
         if self.base64 {
@@ -106,7 +106,7 @@ impl Protocol {
     }
 
     /// A message with this content on a channel.
-    pub(super) fn message(&self, channel: u8, content: &[u8]) -> Message {
+    pub(crate) fn message(&self, channel: u8, content: &[u8]) -> Message {
         if self.base64 {
             return Message::text(format!("{}{}", char::from(b'0' + channel), STANDARD.encode(content)));
         }
@@ -114,7 +114,7 @@ impl Protocol {
     }
 
     /// What a message says to a process; nothing if it is of no consequence.
-    pub(super) fn read(&self, message: &Bytes, sizes: &mut Sizes) -> Option<FromClient> {
+    pub(crate) fn read(&self, message: &Bytes, sizes: &mut Sizes) -> Option<FromClient> {
         let (channel, content) = self.split(message)?;
         match channel {
             channel::STDIN => Some(FromClient::Input(content)),
@@ -127,7 +127,7 @@ impl Protocol {
 
 /// Reads sizes of a terminal, which come as JSON, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     /// What has come of the next one.
     pending: Vec<u8>,
 }
@@ -144,7 +144,7 @@ struct Size {
 
 impl Sizes {
     /// Takes more bytes; gives the last size that is whole now.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Option<TerminalSize> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Option<TerminalSize> {
         self.pending.extend_from_slice(bytes);
         let mut sizes = serde_json::Deserializer::from_slice(&self.pending).into_iter::<Size>();
         let (mut last, mut read) = (None, 0);
