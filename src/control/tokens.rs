@@ -131,6 +131,12 @@ pub fn claimed<'a>(token: &TokenRecord, labels: &'a BTreeMap<String, String>) ->
     labels.keys().filter(|key| !is_bounded && !HOST_LABELS.contains(&key.as_str())).collect()
 }
 
+/// Whether it was made for the one host that is to be this node: then it may take the place of a host that had the name
+/// before and was installed anew.
+pub fn is_for(token: &TokenRecord, name: &NodeName) -> bool {
+    token.node_name.as_ref() == Some(name) && token.uses_left == Some(1)
+}
+
 /// Random bytes as what tokens are made of, a letter each.
 pub(super) fn letters(random: &[u8]) -> String {
     random.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()

@@ -9,7 +9,7 @@ use crate::api::names;
 use crate::control::kinds::NODE;
 use crate::control::meta;
 use crate::control::objects::{Member, MemberRecord, ObjectError};
-use crate::control::tokens::{self, TokenRefusal};
+use crate::control::tokens::{self, TokenRecord, TokenRefusal};
 use crate::error::Chain;
 use crate::link::server::Denied;
 use crate::link::tls::{NodeIdentity, TlsError};
@@ -49,7 +49,7 @@ impl Shared {
             let token = self.objects.token(id).await?.ok_or(TokenRefusal::Unknown)?;
             let now = Timestamp::now();
             let left = tokens::admit(&token.record, secret, &request, now)?;
-            let (uid, before) = self.place_for(&request).await?;
+            let (uid, before) = self.place_for(&request, &token.record).await?;
             let name = &request.node_name;
             let (certificate, key) = self.authority.issue_node(&request.certificate_request, name, &uid, now)?;
             let member = MemberRecord {
@@ -80,25 +80,35 @@ impl Shared {
     /// The uid of the Node a host becomes, and the record of that Node if it has one.
     ///
     /// A Node without a record was made by a user ahead of its host. One with a record is somebody's, unless it is this
-    /// very machine's and never had a session: then the answer to its first enrolment was lost.
-    async fn place_for(&self, request: &EnrollRequest) -> Result<(Uid, Option<Member>), Denied> {
-        let name = request.node_name.as_str();
-        let node: Value = match self.objects.get(&NODE, "", name).await {
+    /// very machine's and never had a session: then the answer to its first enrolment was lost. A token made for this one
+    /// name gives the Node of a host that is gone to the one that has its place, with the labels and taints it has.
+    async fn place_for(&self, request: &EnrollRequest, token: &TokenRecord) -> Result<(Uid, Option<Member>), Denied> {
+        let name = &request.node_name;
+        let node: Value = match self.objects.get(&NODE, "", name.as_str()).await {
             Ok(node) => node,
             Err(ObjectError::NotFound { .. }) => return Ok((Uid(Uuid::new_v4().to_string()), None)),
             Err(error) => return Err(error.into()),
         };
         let uid = Uid::from(meta::uid(&node));
         let member = self.objects.member(&uid).await?;
-        let is_same = |member: &Member| member.record.session == 0 && member.record.machine_id == request.machine_id;
-        if let Some(member) = member.as_ref().filter(|member| !is_same(member)) {
-            let (theirs, this) = (&member.record.machine_id, &request.machine_id);
-            return Err(Denied::Forbidden(format!(
-                "node {name} exists already: its host has machine id {theirs}, this host is {this}; choose another name \
-                 with --node-name, or if that host is gone for good, kubectl delete node {name} first"
-            )));
-        }
-        Ok((uid, member))
+        let Some(MemberRecord { session, machine_id: theirs, .. }) = member.as_ref().map(|member| &member.record)
+        else {
+            return Ok((uid, None));
+        };
+        let this = &request.machine_id;
+        let is_same = *session == 0 && theirs == this;
+        let remedy = match (is_same, tokens::is_for(token, name), self.roster.other(&uid)) {
+            (true, ..) | (_, true, None) => return Ok((uid, member)),
+            (_, true, Some(_)) => "that host is connected: stop its agent first, or".to_owned(),
+            (_, false, _) => format!(
+                "if it was installed anew, join with a token of garrison token create --node-name {name} --uses 1; \
+                 if its host is gone for good, kubectl delete node {name} first; or else"
+            ),
+        };
+        Err(Denied::Forbidden(format!(
+            "node {name} exists already: its host has machine id {theirs}, this host is {this}; {remedy} choose another name \
+             with --node-name"
+        )))
     }
 
     pub(super) async fn renew(&self, node: &NodeIdentity, request: &RenewRequest) -> Result<Renewed, Denied> {

@@ -140,6 +140,16 @@ impl Harness {
         (node, manifest)
     }
 
+    /// Waits until the host has no session any more.
+    async fn disconnected(&self, host: &Host) {
+        let gone = async {
+            while self.sessions.shared.roster.other(&host.uid).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, gone).await.unwrap();
+    }
+
     async fn apply(&self, name: &str) -> Uid {
         let object = json!({
             "metadata": {"name": name},
@@ -325,6 +335,50 @@ async fn a_name_is_taken_unless_the_answer_to_this_very_machine_was_lost() {
     let host = Host { credentials: again.credentials, ..first };
     harness.in_step(&host, hello()).await;
     assert!(matches!(join("machine").await, Err(ClientError::Refused { permanent: true, .. })));
+}
+
+#[tokio::test]
+async fn a_host_that_was_installed_anew_gets_its_node_back_with_a_token_for_it_alone() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (old, _, report) = running(&harness, &host).await;
+    let bound = |name: &str, uses| Allowance {
+        valid_for: SignedDuration::from_hours(1),
+        uses,
+        node_name: Some(name.into()),
+        labels: None,
+    };
+    let token = harness.sessions.make_token(bound("edge-1", Some(1))).await.unwrap();
+    let control = &harness.control;
+    let join =
+        |token: JoinToken| async move { client::enroll(control, &token, joining("edge-1", "new-machine")).await };
+    let refused = join(token.clone()).await.err().unwrap();
+    assert!(refused.is_permanent() && refused.to_string().contains("that host is connected"), "{refused}");
+    drop(old);
+    harness.disconnected(&host).await;
+    let many = harness.sessions.make_token(bound("edge-1", None)).await.unwrap();
+    let refused = join(many).await.err().unwrap();
+    assert!(refused.to_string().contains("garrison token create --node-name edge-1 --uses 1"), "{refused}");
+
+    let again = join(token.clone()).await.unwrap();
+    assert_eq!(again.node_uid, host.uid, "the Node with its labels and taints stays");
+    assert!(join(token).await.is_err(), "once");
+    let mut stranger = Node { link: client::spawn(harness.settings(&host)), hello: hello() };
+    let Incoming::Dialling(hello_tx) = stranger.next().await else { panic!() };
+    hello_tx.send(hello()).unwrap();
+    assert!(
+        stranger.lost().await.contains("enrol its host with a join token"),
+        "what the old disk says counts no more"
+    );
+
+    // It has nothing, so the pods of before are gone.
+    let fresh = Hello { machine_id: "new-machine".into(), fleet: again.fleet, ..hello() };
+    let host = Host { credentials: again.credentials, ..host };
+    let settings = ClientSettings { machine_id: "new-machine".into(), ..harness.settings(&host) };
+    let mut node = Node { link: client::spawn(settings), hello: fresh };
+    assert_eq!(node.welcomed().await, Reception::Accepted);
+    harness.until(&POD, &report.key.name, |pod| pod.is_none()).await;
+    assert_eq!(node.manifest().await.entries.len(), 1, "it is told what to run");
 }
 
 // === being told ===
@@ -614,14 +668,8 @@ async fn a_silent_node_is_not_ready_until_it_reports_again() {
     node.say(Up::Node(ready_node())).await;
     harness.until(&NODE, "edge-1", |node| condition(node, "Ready").is_some()).await;
     drop(node);
+    harness.disconnected(&host).await;
     let shared = harness.sessions.shared.clone();
-    timeout(SOON, async {
-        while shared.roster.other(&host.uid).is_some() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
     tokio::time::pause();
     tokio::time::advance(SILENCE).await;
     tokio::time::resume();
