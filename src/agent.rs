@@ -83,6 +83,7 @@ mod worker;
 
 pub use check::{Finding, Grade, check};
 pub use explain::{ExplainError, explain};
+pub use join::{enrol, enrolled};
 pub use manifest::ManifestError;
 pub use purge::{PurgeError, purge};
 pub use status::{Status, StatusError, render, status};
@@ -135,7 +136,7 @@ pub enum AgentError {
     Credentials(#[source] TlsError),
     /// A host that is not enrolled yet, and nothing to enrol it with.
     #[error(
-        "this host is not enrolled; make a token on the control host with garrison token, and give it with --token"
+        "this host is not enrolled; make a token on the control host with garrison token create, and give it with --token"
     )]
     NoToken,
     /// The token is none.

@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run this host's agent: it decides which DaemonSets belong here and realizes their pods through containerd
-    Agent(AgentFlags),
+    Agent(AgentArgs),
     /// Run the control endpoint: the Kubernetes API for kubectl, and gRPC for agents
     Control(ControlArgs),
     /// Run agent and control endpoint in one process on this host, with defaults for everything
@@ -146,7 +146,7 @@ pub struct CommonFlags {
 }
 
 /// Flags of the agent's side.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct NodeFlags {
     /// The container runtime's CRI socket [default: unix:///run/containerd/containerd.sock]
     #[arg(long, value_name = "URL")]
@@ -208,6 +208,52 @@ pub struct AgentFlags {
     /// Join token, needed until this host is enrolled: what join.token in control's state folder holds; - reads standard input
     #[arg(long, value_name = "TOKEN", env = "GARRISON_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Give the runtime a bridge network when it has no CNI configuration
+    #[arg(long)]
+    pub install_cni: bool,
+}
+
+/// `garrison agent`: the role itself, or what makes it this host's.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AgentArgs {
+    /// Flags of the role.
+    #[command(flatten)]
+    pub flags: AgentFlags,
+    /// What else to do.
+    #[command(subcommand)]
+    pub task: Option<AgentTask>,
+}
+
+/// What can be done with the agent of a host.
+#[derive(Debug, Subcommand)]
+pub enum AgentTask {
+    /// Make this host a node of a fleet: check it, enrol it, write its settings down, enable and start its service. It stays as
+    /// it was if that fails
+    Join(JoinFlags),
+}
+
+/// Flags of `garrison agent join`.
+#[derive(Debug, Args)]
+pub struct JoinFlags {
+    /// Configuration of the agent; what is given here goes into agent.d/50-join.yaml beside it [default: /etc/garrison/agent.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The control endpoint to dial [default: as the configuration says]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub control: Option<String>,
+    /// Join token, as garrison token create prints it; - reads standard input. It is kept nowhere
+    #[arg(long, value_name = "TOKEN", env = "GARRISON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Name of this host's Node; fixed from then on [default: the hostname]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Labels the Node is registered with
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+    /// Taints the Node is registered with
+    #[arg(long, value_name = "KEY=VALUE:EFFECT,...", value_delimiter = ',')]
+    pub register_with_taints: Vec<String>,
     /// Give the runtime a bridge network when it has no CNI configuration
     #[arg(long)]
     pub install_cni: bool,

@@ -20,8 +20,10 @@ use crate::fit::sysctls;
 use crate::model::{BadTaint, NodeName, Taint};
 use crate::plan::pressure::{BadThreshold, Thresholds};
 
+mod joining;
 mod labels;
 
+pub use joining::{JOIN_DROP_IN, join_drop_in};
 pub use labels::{BadLine, HostLabels};
 
 /// Default of `stateDir`.
@@ -252,6 +254,9 @@ pub enum ConfigError {
         /// As typed.
         path: PathBuf,
     },
+    /// A host that is to join, nobody knows what.
+    #[error("say which control endpoint this host is to join: --control HOST:PORT")]
+    NoControl,
     /// An agent with nothing to run from.
     #[error("the agent has no source of DaemonSets; give --control HOST:PORT, --manifests DIR, or both")]
     NoSource,

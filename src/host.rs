@@ -31,6 +31,7 @@ pub mod service;
 pub mod slices;
 pub mod socket;
 mod tree;
+pub mod units;
 pub mod usage;
 pub mod userns;
 pub mod volumes;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
-    AgentFlags, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask, ExplainFlags, HoldsFlags,
-    KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, RotateCaFlags, StatusFlags, TokenCommand,
+    AgentArgs, AgentFlags, AgentTask, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask,
+    ExplainFlags, HoldsFlags, KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, RotateCaFlags, StatusFlags,
+    TokenCommand,
     TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
@@ -32,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+mod join;
+
 /// How long the token is good for with which `up` enrols its own agent.
 const OWN_TOKEN: SignedDuration = SignedDuration::from_mins(10);
 /// How long the token is good for that `control` leaves for the hosts of its fleet.
@@ -43,7 +46,8 @@ const TOKEN_CREDENTIAL: &str = "garrison.token";
 /// Runs what the command line asks for, to its end.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Agent(flags) => run_agent(flags),
+        Command::Agent(AgentArgs { task: Some(AgentTask::Join(flags)), .. }) => join::join(&flags),
+        Command::Agent(AgentArgs { flags, task: None }) => run_agent(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::Holds(flags)), .. }) => holds(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::Recover(flags)), .. }) => recover(flags),
         Command::Control(ControlArgs { task: Some(ControlTask::RotateCa(flags)), .. }) => rotate_ca(&flags),
@@ -69,12 +73,19 @@ fn run_agent(flags: AgentFlags) -> anyhow::Result<()> {
     if settings.control.is_none() && settings.manifests.is_none() {
         return Err(ConfigError::NoSource.into());
     }
-    settings.token = match flags.token {
-        Some(token) if token == "-" => Some(read_input(None).context("cannot read the token")?.trim().to_owned()),
+    settings.token = match given_token(flags.token)? {
         None => service::credential(TOKEN_CREDENTIAL)?,
         token => token,
     };
     block_on(async { Ok(agent::run(settings, stop_signal()?).await?) })
+}
+
+/// A token as given with `--token`, where `-` is standard input.
+fn given_token(flag: Option<String>) -> anyhow::Result<Option<String>> {
+    match flag {
+        Some(token) if token == "-" => Ok(Some(read_input(None).context("cannot read the token")?.trim().to_owned())),
+        token => Ok(token),
+    }
 }
 
 fn run_control(flags: ControlFlags) -> anyhow::Result<()> {
@@ -137,7 +148,20 @@ fn create_token(flags: TokenCreateFlags) -> anyhow::Result<()> {
     };
     let Minted { token } = ask(&flags.common, Method::POST, remote::JOIN_TOKENS, Some(&request))?;
     print(&format!("{token}\n"));
+    // Beside the token, which a program may read.
+    hint(&format!(
+        "\nOn the host that is to join, as root:\n\n    {}\n",
+        remote::join_command(&token, &reached_at(&flags.common)?, &request)
+    ));
     Ok(())
+}
+
+/// Where hosts reach the control endpoint of this host: the first of the names it was given, or the hostname.
+fn reached_at(flags: &CommonFlags) -> anyhow::Result<String> {
+    let file = read_installed_config(flags, config::CONTROL_CONFIG)?;
+    let name = file.names.first().cloned().map_or_else(hostname, Ok)?;
+    let server = Kubeconfig::read(&control_dir(flags)?.join(ADMINISTRATOR_KUBECONFIG))?.server;
+    Ok(remote::address(&name, &server))
 }
 
 fn label(text: &str) -> anyhow::Result<(String, String)> {
@@ -300,6 +324,10 @@ fn check(flags: CheckFlags) -> anyhow::Result<()> {
     let settings = settings.map_err(|error| format!("{error:#}"));
     let defaults = config::defaults(&hostname);
     let findings = block_on(async { Ok(agent::check(settings, defaults, flags.listen.as_deref()).await?) })?;
+    show(&findings)
+}
+
+fn show(findings: &[Finding]) -> anyhow::Result<()> {
     print(&findings.iter().map(finding).collect::<String>());
     let problems = findings.iter().filter(|finding| finding.grade == Grade::Problem).count();
     anyhow::ensure!(problems == 0, "{problems} of {} findings keep an agent from working here", findings.len());
@@ -330,6 +358,11 @@ fn print(text: &str) {
     print!("{text}");
 }
 
+#[expect(clippy::print_stderr, reason = "what people may want to know beside the answer")]
+fn hint(text: &str) {
+    eprint!("{text}");
+}
+
 /// A file, or standard input for `-` and nothing.
 fn read_input(path: Option<&Path>) -> anyhow::Result<String> {
     let Some(path) = path.filter(|path| *path != Path::new("-")) else {
@@ -342,12 +375,21 @@ fn read_input(path: Option<&Path>) -> anyhow::Result<String> {
 
 /// The file `--config` names, with the drop-ins and labels beside it.
 fn read_config(flags: &CommonFlags) -> anyhow::Result<File> {
-    let Some(path) = &flags.config else { return Ok(File::default()) };
+    flags.config.as_deref().map_or_else(|| Ok(File::default()), |path| read_config_with(path, None))
+}
+
+/// The same with a drop-in that has yet to be written, or to be written anew: its path and its text.
+fn read_config_with(path: &Path, new: Option<(&Path, &str)>) -> anyhow::Result<File> {
     let mut file = parse_config(path)?;
-    for drop_in in files_of(&path.with_extension("d"))? {
-        if drop_in.extension().is_some_and(|kind| kind == "yaml") {
-            file = file.with(parse_config(&drop_in)?);
-        }
+    let mut drop_ins = files_of(&path.with_extension("d"))?;
+    drop_ins.extend(new.map(|(path, _)| path.to_owned()));
+    drop_ins.sort();
+    drop_ins.dedup();
+    for drop_in in drop_ins.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "yaml")) {
+        file = file.with(match new {
+            Some((path, text)) if path == drop_in => config::parse_file(path, text)?,
+            _ => parse_config(&drop_in)?,
+        });
     }
     for labels in files_of(&path.with_file_name("labels.d"))? {
         file.host_labels.add(&labels, &read_input(Some(&labels))?)?;

@@ -14,6 +14,7 @@ use crate::cri::{CriError, Runtime};
 use crate::error::Chain;
 use crate::host::ledger::Ledger;
 use crate::host::{FileError, cni, preflight, socket};
+use crate::link::POD_API;
 use crate::link::tls::Credentials;
 
 mod judge;
@@ -74,6 +75,8 @@ pub async fn check(
             Some(control) => Some(dial(control).await),
             None => None,
         },
+        // Whoever has the port on any address has it on that of the node, too. An agent that runs has it itself.
+        pod_api: preflight::cannot_listen(&format!("0.0.0.0:{}", POD_API.port())).map(|error| error.to_string()),
         listen: listen.map(|address| (address, preflight::cannot_listen(address).map(|error| error.to_string()))),
         runtime: runtime.map_err(|error| (matches!(error, CriError::NoCriV1 { .. }), Chain(&error).to_string())),
         settings: &settings,

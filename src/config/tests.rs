@@ -14,7 +14,7 @@ fn file(text: &str) -> File {
 fn flags(args: &[&str]) -> NodeFlags {
     let args = ["garrison", "agent"].iter().chain(args);
     let Command::Agent(flags) = Cli::parse_from(args).command else { panic!("it is the agent's command") };
-    flags.node
+    flags.flags.node
 }
 
 fn settle(args: &[&str], file: File) -> Result<AgentSettings, ConfigError> {

@@ -98,6 +98,26 @@ pub enum Purpose {
     },
 }
 
+/// What makes a host a node with this token, to be typed there as root; `control` is where it reaches this endpoint. The token
+/// goes in by standard input, where no list of processes shows it.
+pub fn join_command(token: &str, control: &str, request: &JoinTokenRequest) -> String {
+    let mut command = format!("echo {token} | garrison agent join --control {control} --token -");
+    if let Some(name) = &request.node_name {
+        command += &format!(" --node-name {name}");
+    }
+    let labels: Vec<_> = request.labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+    if !labels.is_empty() {
+        command += &format!(" --node-labels {}", labels.join(","));
+    }
+    command
+}
+
+/// `name` with the port of a kubeconfig's `server`, as agents dial it.
+pub fn address(name: &str, server: &str) -> String {
+    let port = server.rsplit_once(':').map_or("443", |(_, port)| port);
+    if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
+}
+
 /// A list as people read it: a line each, with what bounds it.
 pub fn render(list: &TokenList, now: Timestamp) -> String {
     let mut text = format!("{:<8}{:<6}{:<22}{}\n", "ID", "FOR", "EXPIRES", "BOUNDS");
@@ -126,4 +146,22 @@ fn join_bounds(
         format!("labels={}", labels.join(","))
     });
     [Some(uses), name, labels].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_joins_by_a_command_that_says_all_its_token_allows() {
+        let any = JoinTokenRequest { ttl_seconds: 60, ..JoinTokenRequest::default() };
+        let control = address("control.example", "https://127.0.0.1:6443");
+        let command = "echo abc | garrison agent join --control control.example:6443 --token -";
+        assert_eq!(join_command("abc", &control, &any), command);
+        let labels = [("site", "north"), ("tier", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let bound = JoinTokenRequest { node_name: Some("edge-1".into()), labels: Some(labels.into()), ..any };
+        let command = "echo abc | garrison agent join --control [fd00::1]:8443 --token - --node-name edge-1 --node-labels \
+                       site=north,tier=";
+        assert_eq!(join_command("abc", &address("fd00::1", "https://[::1]:8443"), &bound), command);
+    }
 }

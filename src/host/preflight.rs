@@ -85,7 +85,7 @@ pub fn look(state_dir: &Path, dirs: &[&Path]) -> Result<Signs, FileError> {
         kernel: facts.kernel_version,
         cgroup_v2: cgroups.is_v2(),
         controllers: cgroups.controllers(),
-        systemd: Path::new(SYSTEMD).is_dir(),
+        systemd: has_systemd(),
         root_is_shared: mounts()?.iter().rfind(|mount| mount.point == Path::new("/")).is_some_and(|root| root.shared),
         clock_synchronized: clock_synchronized(),
         machine_id: facts.machine_id,
@@ -94,6 +94,11 @@ pub fn look(state_dir: &Path, dirs: &[&Path]) -> Result<Signs, FileError> {
         state_dir: fs::metadata(state_dir).ok().map(access),
         space: space(dirs),
     })
+}
+
+/// Whether the init is systemd. Source: sd_booted(3).
+pub fn has_systemd() -> bool {
+    Path::new(SYSTEMD).is_dir()
 }
 
 /// Kubelets that run on this machine, as far as this process sees.

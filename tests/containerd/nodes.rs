@@ -38,9 +38,10 @@ impl Fleet {
         let state_dir = control.path("state");
         let state_dir = state_dir.to_str().expect("test paths are UTF-8");
         let token = control.run(&["token", "create", "--uses", &NODES.to_string(), "--state-dir", state_dir]);
-        let token = token.expect("control makes a token");
+        let said = token.expect("control makes a token");
+        let token = said.lines().next().expect("the token stands before the hint");
         let mut nodes: Vec<_> = booting.into_iter().map(Booting::wait).collect();
-        nodes.iter_mut().for_each(|node| node.garrison_agent(token.trim()));
+        nodes.iter_mut().for_each(|node| node.garrison_agent(token));
         let fleet = Self { nodes, control };
         fleet.control.eventually("all nodes are ready", |control| {
             let status = control.try_kubectl(&["get", "nodes", "--no-headers"])?;

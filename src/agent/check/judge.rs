@@ -9,7 +9,7 @@ use crate::config::AgentSettings;
 use crate::cri::{RuntimeSettings, RuntimeStatus, RuntimeVersion};
 use crate::host::facts::leading_version;
 use crate::host::preflight::Signs;
-use crate::link::tls;
+use crate::link::{POD_API, tls};
 use crate::podspec::CgroupDriver;
 
 /// The oldest containerd the agent is made for.
@@ -39,6 +39,8 @@ pub(super) struct Evidence<'a> {
     pub(super) enrolment: Enrolment,
     /// For an agent with a control endpoint: why that cannot be reached.
     pub(super) control: Option<Option<String>>,
+    /// Why nobody can listen on the port at which pods reach the API.
+    pub(super) pod_api: Option<String>,
     /// An address to serve on, and why it cannot be.
     pub(super) listen: Option<(&'a str, Option<String>)>,
     pub(super) now: Timestamp,
@@ -99,6 +101,9 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Finding> {
     all.push(network(settings, &evidence.network, &evidence.runtime));
     all.extend(enrolment(evidence));
     all.extend(evidence.control.as_ref().map(|trouble| control(settings, trouble.as_deref())));
+    if evidence.control.is_some() && !evidence.enrolment.agent_runs {
+        all.push(port(evidence.pod_api.as_deref()));
+    }
     all.extend(evidence.listen.as_ref().map(|(address, trouble)| listen(address, trouble.as_deref())));
     all
 }
@@ -346,7 +351,7 @@ fn enrolment(evidence: &Evidence<'_>) -> Vec<Finding> {
             Ok(false) => problem(
                 "enrolment",
                 "this host is not enrolled, and has no join token",
-                "put the token of the control host (join.token in its state directory) into \
+                "call what garrison token create prints on the control host, or put that token into \
                  /etc/credstore/garrison.token, mode 0600",
             ),
         });
@@ -362,6 +367,17 @@ fn control(settings: &AgentSettings, trouble: Option<&str>) -> Finding {
             "control",
             format!("{control} cannot be reached: {why}"),
             "check name, port and firewall; an enrolled host works on without it, a new one waits",
+        ),
+    }
+}
+
+fn port(trouble: Option<&str>) -> Finding {
+    match trouble {
+        None => ok("port", format!("{} is free", POD_API.port())),
+        Some(why) => warning(
+            "port",
+            format!("{} cannot be listened on: {why}; there pods reach the API, at {POD_API}", POD_API.port()),
+            format!("see who has it with ss -Hltnp sport = :{}", POD_API.port()),
         ),
     }
 }

@@ -16,6 +16,7 @@ struct Host {
     enrolment: Enrolment,
     unusable: Option<String>,
     control: Option<Option<String>>,
+    pod_api: Option<String>,
     listen: Option<(&'static str, Option<String>)>,
     now: Timestamp,
 }
@@ -65,6 +66,7 @@ fn host() -> Host {
         },
         unusable: None,
         control: Some(None),
+        pod_api: None,
         listen: None,
         now: Timestamp::MAX,
     }
@@ -79,6 +81,7 @@ fn findings(host: Host) -> Vec<Finding> {
         network: host.network,
         enrolment: host.enrolment,
         control: host.control,
+        pod_api: host.pod_api,
         listen: host.listen,
         now: host.now,
     })
@@ -98,7 +101,7 @@ type Row = (&'static str, Grade, &'static str, &'static str, fn(&mut Host));
 #[test]
 fn each_trouble_is_found_alone_with_its_remedy() {
     use Grade::{Problem, Warning};
-    let rows: [Row; 31] = [
+    let rows: [Row; 32] = [
         ("settings", Problem, "unknown field", "correct it", |host| host.unusable = Some("unknown field".into())),
         ("settings", Problem, "neither a control endpoint", "set control:", |host| {
             (host.settings.control, host.control) = (None, None);
@@ -178,6 +181,9 @@ fn each_trouble_is_found_alone_with_its_remedy() {
         }),
         ("control", Warning, "control:6443 cannot be reached: refused", "firewall", |host| {
             host.control = Some(Some("refused".into()));
+        }),
+        ("port", Warning, "17443 cannot be listened on: in use", "ss -Hltnp sport = :17443", |host| {
+            host.pod_api = Some("in use".into());
         }),
         ("listen", Problem, "0.0.0.0:6443 cannot be served on: in use", "ss -Hltnp", |host| {
             host.listen = Some(("0.0.0.0:6443", Some("in use".into())));
