@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 
 use super::*;
@@ -135,4 +137,41 @@ async fn watchers_share_what_was_encoded_and_are_told_if_they_missed_changes() {
     store.compact(objects.revision()).await.unwrap();
     let expired = watch().next().await.unwrap_err();
     assert_eq!((expired.asked, expired.oldest), (begun, objects.revision()));
+}
+
+/// A record that changes its shape is added to these, and the earlier ones stay.
+#[tokio::test]
+async fn every_record_of_an_earlier_version_is_understood_whole() {
+    let text = include_str!("../../../tests/data/store/format-1.json");
+    let stored: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
+    let store = Memory::new();
+    let writes = stored.iter().map(|(key, value)| records::record(key.clone(), value)).collect();
+    store.commit(vec![], writes).await.unwrap();
+    let objects = Objects::open(store).await.unwrap();
+
+    let below = |prefix: &str| {
+        let found = stored.iter().filter(|(key, _)| key.starts_with(prefix));
+        Value::from_iter(found.map(|(_, value)| value.clone()))
+    };
+    assert_eq!(json!(objects.admitted().await.unwrap()), below(keys::ADMITTED));
+    assert_eq!(json!(objects.permits().await.unwrap()), below(keys::PERMITS));
+    assert_eq!(json!(objects.tombstones().await.unwrap().0), below(keys::TOMBSTONES));
+    let intents = objects.pod_intents().await.unwrap().into_iter().map(|(intent, _)| intent).collect::<Vec<_>>();
+    assert_eq!(json!(intents), below(keys::PODS));
+    let tokens = objects.tokens().await.unwrap().into_iter().map(|(_, token)| token).collect::<Vec<_>>();
+    assert_eq!(json!(tokens), below(keys::TOKENS));
+    let tokens = objects.user_tokens().await.unwrap().into_iter().map(|(_, token)| token).collect::<Vec<_>>();
+    assert_eq!(json!(tokens), below(keys::USER_TOKENS));
+    let node = Uid::from(meta::uid(&objects.get(&NODE, "", "edge-1").await.unwrap()));
+    let member = objects.member(&node).await.unwrap().unwrap().record;
+    assert_eq!(json!(member), stored[&keys::member(node.as_str())]);
+    // Another store has another history: the eras of before stay, and one begins.
+    let fleet = objects.fleet();
+    assert_eq!(
+        (json!(fleet.id), json!(fleet.eras[..2])),
+        (stored[keys::FLEET]["id"].clone(), stored[keys::FLEET]["eras"].clone())
+    );
+    assert_eq!(json!(objects.position().borrow().seq), stored[keys::POSITION]["seq"]);
+    let next = objects.grant(&"set".into(), &node, &"revision".into()).await.unwrap().number.0;
+    assert_eq!(json!(next - 1), stored[keys::LAST_PERMIT]);
 }

@@ -248,7 +248,7 @@ fn usage() -> impl Strategy<Value = Usage> {
     })
 }
 
-fn any_up() -> impl Strategy<Value = Up> {
+pub(super) fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
     let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
         daemonset,
@@ -324,7 +324,7 @@ fn stdio() -> impl Strategy<Value = Stdio> {
     any::<[bool; 4]>().prop_map(|[stdin, stdout, stderr, tty]| Stdio { stdin, stdout, stderr, tty })
 }
 
-fn tunnel_up() -> impl Strategy<Value = TunnelUp> {
+pub(super) fn tunnel_up() -> impl Strategy<Value = TunnelUp> {
     let stream = prop_oneof![Just(TunnelStream::Main), Just(TunnelStream::Output), Just(TunnelStream::Error)];
     let failure = (400..600_u16, ".{0,30}").prop_map(|(code, message)| TunnelFailure { code, message });
     prop_oneof![
@@ -335,7 +335,7 @@ fn tunnel_up() -> impl Strategy<Value = TunnelUp> {
     ]
 }
 
-fn tunnel_down() -> impl Strategy<Value = TunnelDown> {
+pub(super) fn tunnel_down() -> impl Strategy<Value = TunnelDown> {
     let size = any::<[u16; 2]>().prop_map(|[width, height]| TerminalSize { width, height });
     prop_oneof![bytes().prop_map(TunnelDown::Data), size.prop_map(TunnelDown::Resize), Just(TunnelDown::Close)]
 }
@@ -352,7 +352,7 @@ fn pod_command() -> impl Strategy<Value = PodCommand> {
     (uid(), any::<u64>(), action).prop_map(|(uid, needs_seq, action)| PodCommand { uid, needs_seq, action })
 }
 
-fn any_down() -> impl Strategy<Value = Down> {
+pub(super) fn any_down() -> impl Strategy<Value = Down> {
     let id = || (1_u64..).prop_map(CommandId);
     let object_answer = prop_oneof![
         entry().prop_map(ObjectAnswer::Present),
