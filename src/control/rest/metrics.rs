@@ -102,22 +102,22 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register(
             "apiserver_request",
-            "Requests by what they asked for and their answer.",
+            "Requests by what they asked for and their answer",
             self.requests.clone(),
         );
         registry.register(
             "apiserver_request_duration_seconds",
-            "How long requests took, watches left out.",
+            "How long requests took, watches left out",
             self.durations.clone(),
         );
-        registry.register("apiserver_current_inflight_requests", "Requests being answered.", self.in_flight.clone());
-        registry.register("apiserver_longrunning_requests", "Watches and streams going on.", self.long_running.clone());
+        registry.register("apiserver_current_inflight_requests", "Requests being answered", self.in_flight.clone());
+        registry.register("apiserver_longrunning_requests", "Watches and streams going on", self.long_running.clone());
         registry.register(
             "apiserver_request_terminations",
-            "Requests sent away because there were too many.",
+            "Requests sent away because there were too many",
             self.rejected.clone(),
         );
-        registry.register("apiserver_audit_event", "Lines of the audit log.", self.audited.clone());
+        registry.register("apiserver_audit_event", "Lines of the audit log", self.audited.clone());
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a string");
         text
@@ -170,5 +170,44 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
+    }
+
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    /// Where the table is in the page, to its end.
+    const BEGIN: &str = "<!-- metrics: made by `UPDATE_DOCS=1 cargo test --lib metrics` -->\n";
+
+    /// A row for each, of what is told when everything has happened once.
+    fn rows() -> String {
+        let metrics = Metrics::default();
+        metrics.answered(None, 200, Duration::ZERO);
+        metrics.in_flight.get_or_create(&InFlight::MUTATING).inc();
+        metrics.rejected.get_or_create(&InFlight::MUTATING).inc();
+        metrics.audited();
+        let text = metrics.render();
+        let said = |word: &'static str| text.lines().filter_map(move |line| line.strip_prefix(word)?.split_once(' '));
+        let row = |(name, meaning): (&str, &str)| {
+            let kind = said("# TYPE ").find(|(other, _)| *other == name).expect("each has a type").1;
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let sample = text.lines().find(|line| line.starts_with(&name)).expect("each has happened");
+            let labels =
+                sample.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
+            let labels =
+                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|name| *name != "le");
+            let labels = labels.map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            format!("| `{name}` | {kind} | {labels} | {meaning} |\n")
+        };
+        said("# HELP ").map(row).collect()
+    }
+
+    #[test]
+    fn the_page_is_as_the_metrics_are() {
+        let page = std::fs::read_to_string(PAGE).unwrap();
+        let (before, _) = page.split_once(BEGIN).expect("the page says where the table begins");
+        let wanted =
+            format!("{before}{BEGIN}\n| metric | type | labels | what it says |\n|---|---|---|---|\n{}", rows());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(PAGE, &wanted).unwrap();
+        }
+        assert!(std::fs::read_to_string(PAGE).unwrap() == wanted, "docs/metrics.md is old; run with UPDATE_DOCS=1");
     }
 }
