@@ -34,7 +34,8 @@ rpm_arch_of() { # ARCH
 # What the paths of this machine would leave in the program: they are no part of the source.
 remap() {
   local cargo_home=${CARGO_HOME:-$HOME/.cargo}
-  echo "--remap-path-prefix=$cargo_home/registry/src=/cargo --remap-path-prefix=$top=/garrison"
+  # The last that fits counts: what is generated lies in the target directory, which may be anywhere.
+  echo "--remap-path-prefix=$cargo_home/registry/src=/cargo --remap-path-prefix=$top=/garrison --remap-path-prefix=$target=/garrison/target"
 }
 
 # Prints the path of the program for ARCH, stripped, with link-time optimization.
