@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# Tests that are functions, run one after the other, and what they say. Sourced after lib.sh by who has `show_trouble`.
+
+passed=0 failed=0
+
+run() { # TEST
+  local rc start=$SECONDS
+  say "" "--- ${1//_/ }"
+  # A subshell whose outcome is not asked for by the shell's own syntax, or `set -e` would be off in it.
+  set +e
+  (set -e; "$1")
+  rc=$?
+  set -e
+  if ((rc == 0)); then
+    passed=$((passed + 1)) && say "ok ($((SECONDS - start)) s)"
+  else
+    failed=$((failed + 1)) && say "FAILED: $1" && show_trouble
+  fi
+}
+
+equals() { # WANTED FOUND WHAT
+  [[ $1 == "$2" ]] || { diff <(echo "$1") <(echo "$2") >&2 || true; die "$3"; }
+}
+
+contains() { # TEXT PART
+  [[ $1 == *"$2"* ]] || die "\"$2\" is not in:
+$1"
+}
