@@ -1,6 +1,6 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test sim soak-sim soak fuzz demo demo-down bench-idle bench-start bench-boot bench-watch packages test-system ci
+.PHONY: help build test sim soak-sim soak fuzz demo demo-down bench-idle bench-start bench-boot bench-watch packages test-system test-vm ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench-watch   what 2000 watches cost control, under writes and a flood of bad requests; WATCHES=, WRITES= for others'
 	@echo 'make packages      the .deb and .rpm in target/packages; ARCH="amd64 arm64" cross-builds, too'
 	@echo 'make test-system   installs them on nodes with systemd (in Docker) and tries everything; root'
+	@echo 'make test-vm       installs the .deb in an emulated machine with cgroup v2 and reboots it without network; root'
 	@echo 'make build         the release binary, target/release/garrison'
 	@echo 'make ci            everything a change has to pass'
 
@@ -69,6 +70,9 @@ packages:
 
 test-system:
 	tests/system/run.sh
+
+test-vm:
+	tests/system/vm.sh
 
 ci:
 	.ci/run

@@ -6,6 +6,7 @@
 #   packages.sh fuzz     and to fuzz
 #   packages.sh packages to build packages
 #   packages.sh system   and to test them on nodes with systemd
+#   packages.sh vm       to build packages and test them in a virtual machine
 #   packages.sh ci       and to check the sources
 source "$(dirname "$0")/lib.sh"
 
@@ -56,6 +57,13 @@ need_for_system() {
   need systemd-analyze systemd "checks the units"
 }
 
+need_for_vm() {
+  need qemu-system-x86_64 qemu-system-x86 "emulates the machine"
+  need mmdebstrap mmdebstrap "makes its file system from Debian packages"
+  need mke2fs e2fsprogs "puts that on a disk"
+  need ssh openssh-client "gives commands to it"
+}
+
 need_for_ci() {
   need pgrep procps "looks for processes left behind"
   need shellcheck shellcheck "checks the shell scripts"
@@ -95,8 +103,9 @@ main() {
     fuzz) need_for_build; need_for_fuzz ;;
     packages) need_for_build; need_for_packages ;;
     system) need_for_build; need_for_run; need_for_packages; need_for_system ;;
+    vm) need_for_build; need_for_run; need_for_packages; need_for_vm ;;
     ci) need_for_build; need_for_run; need_for_ci ;;
-    *) die "usage: packages.sh build|run|fuzz|packages|system|ci" ;;
+    *) die "usage: packages.sh build|run|fuzz|packages|system|vm|ci" ;;
   esac
   ((${#missing[@]})) || return 0
   have apt-get || die "this machine has no apt-get; install these by other means: ${missing[*]}"

@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# What containers cannot show, in a virtual machine of today's make: cgroup v2 alone, containerd with its systemd cgroup driver, a
+# kernel of its own that is started anew. Installs the .deb there, joins, runs examples/ and cuts the network. Root only. The
+# machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a busy host.
+#
+#   vm.sh               everything; DEB may name a package that is built already
+#   KEEP=1 vm.sh        leaves the machine up; `vm.sh down` ends it
+# shellcheck disable=SC2317,SC2329 # the tests are called by names made at run time
+# shellcheck disable=SC2016 # what is in single quotes is for the shell in the machine
+source "$(dirname "$0")/../env/lib.sh"
+source "$env_dir/runtime.sh"
+source "$top/tests/system/steps.sh"
+source "$top/tests/system/nodes.sh"
+cd "$top"
+exec 2>&1
+
+system=$target/vm
+mac=52:54:00:12:34:56
+packages=(udev kmod linux-image-cloud-amd64 initramfs-tools openssh-server)
+
+show_trouble() {
+  in_vm journalctl --no-pager --lines 60 --unit 'garrison-*' --unit containerd || tail -n 40 "$dir/console.log"
+}
+
+# Runs CMD in the machine.
+in_vm() { # CMD...
+  timeout 300 ssh -q -F none -i "$dir/key" -p "$(<"$dir/ssh.port")" -o BatchMode=yes -o ConnectTimeout=15 \
+    -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1 "$(printf '%q ' "$@")"
+}
+
+kube() {
+  kubectl --kubeconfig "$dir/admin.kubeconfig" --server "https://127.0.0.1:$(<"$dir/api.port")" --cache-dir "$dir/cache" "$@"
+}
+
+# --- the machine
+
+make_disk() {
+  local root=$dir/root
+  node_root trixie "${packages[@]}"
+  mkdir -p "$root"/etc/{containerd,systemd/network,garrison} "$root/root/.ssh" "$root/opt/images"
+  write_containerd_config_v2 >"$root/etc/containerd/config.toml"
+  write_mirror "$root/etc/containerd" 5000
+  # The registry is in the machine, which has no way to any other.
+  cp -r "$images/registry" "$images/bin/docker-registry" "$root/opt/images/"
+  write_registry_config "$root/opt/images" 5000 /opt/images/registry true
+  write_unit registry 'ExecStart=/opt/images/docker-registry serve /opt/images/registry.yml'
+  # What runs, by the runtime's own word, on the console: it can be read without a network.
+  write_unit witness \
+    'ExecStart=/bin/sh -c "while sleep 2; do echo \"<2>witness: $(cat /proc/sys/kernel/random/boot_id): $(ctr -n k8s.io tasks ls | grep -c RUNNING) run\" >/dev/kmsg; done"'
+  printf '[Match]\nMACAddress=%s\n[Network]\nDHCP=yes\n' "$mac" >"$root/etc/systemd/network/10-one.network"
+  ln -sf ../systemd-networkd.service "$root/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+  ssh-keygen -q -t ed25519 -N '' -f "$dir/key"
+  install -m 600 "$dir/key.pub" "$root/root/.ssh/authorized_keys"
+  echo vm >"$root/etc/hostname"
+  : >"$root/etc/machine-id"
+  cp "$root"/boot/vmlinuz-* "$dir/vmlinuz"
+  cp "$root"/boot/initrd.img-* "$dir/initrd"
+  cp "$deb" "$root/root/garrison.deb"
+  mke2fs -q -t ext4 -d "$root" "$dir/disk.img" 3G
+  rm -rf "$root"
+}
+
+write_containerd_config_v2() {
+  cat <<'TOML'
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "registry.k8s.io/pause:3.6"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/registries"
+TOML
+}
+
+write_unit() { # NAME LINE...
+  local name=$1 units=$dir/root/etc/systemd/system
+  shift
+  { printf '[Unit]\nAfter=containerd.service\n[Service]\n' && printf '%s\n' "$@"; } >"$units/$name.service"
+  mkdir -p "$units/multi-user.target.wants"
+  ln -sf "../$name.service" "$units/multi-user.target.wants/$name.service"
+}
+
+start_machine() {
+  free_port 22022 >"$dir/ssh.port"
+  free_port 26443 >"$dir/api.port"
+  mkfifo "$dir/monitor.in" "$dir/monitor.out"
+  # The machine's clock counts its instructions: on a busy host it is slow as a whole, and nothing in it runs out of time.
+  start_daemon "$dir" qemu qemu-system-x86_64 -nodefaults -no-user-config -display none -M q35 -accel tcg,thread=single \
+    -icount shift=1,sleep=on -cpu max -m 1024 -kernel "$dir/vmlinuz" -initrd "$dir/initrd" \
+    -append "root=/dev/vda rw console=ttyS0 quiet mitigations=off tsc=reliable" \
+    -drive "if=none,id=disk,file=$dir/disk.img,format=raw,cache=unsafe" -device virtio-blk-pci,drive=disk \
+    -netdev "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:$(<"$dir/ssh.port")-:22,hostfwd=tcp:127.0.0.1:$(<"$dir/api.port")-:6443" \
+    -device "virtio-net-pci,netdev=net,mac=$mac" -object rng-random,filename=/dev/urandom,id=random \
+    -device virtio-rng-pci,rng=random -serial "file:$dir/console.log" -chardev "pipe,id=monitor,path=$dir/monitor" \
+    -mon chardev=monitor,mode=readline
+  say "booting (a minute, more on a busy machine)"
+  wait_until 1800 "the machine to boot (see $dir/console.log)" in_vm true
+}
+
+monitor() { # COMMAND
+  timeout 10 sh -c 'echo "$1" >"$2"' sh "$1" "$dir/monitor.in"
+}
+
+boot_id() { in_vm cat /proc/sys/kernel/random/boot_id; }
+
+stop_machine() {
+  stop_daemon "$dir" qemu
+  remove_directory "$dir"
+}
+
+# --- tests
+
+it_is_a_host_of_today() {
+  equals cgroup2fs "$(in_vm stat -f -c %T /sys/fs/cgroup)" "cgroups"
+  wait_until 600 "the registry in the machine" in_vm curl -fsS http://127.0.0.1:5000/v2/
+}
+
+it_joins_its_own_control() {
+  local token
+  in_vm dpkg -i /root/garrison.deb
+  in_vm systemctl enable --now garrison-control
+  in_vm cat /var/lib/garrison-control/admin.kubeconfig >"$dir/admin.kubeconfig"
+  token=$(in_vm garrison token create)
+  in_vm sh -c 'echo "$1" | garrison agent join --control localhost:6443 --token - --install-cni' sh "$token" | tee "$dir/joined"
+  contains "$(<"$dir/joined")" "ok       cgroups      v2"
+  contains "$(<"$dir/joined")" "garrison-agent.service runs, now and after every boot"
+  wait_until 600 "the node" kube get node vm
+  kube wait --for=condition=Ready node/vm --timeout=1200s
+}
+
+the_examples_run() {
+  kube label node vm gpu=true
+  kube apply -f examples
+  kube rollout status --timeout=1800s daemonset/node-exporter
+  kube rollout status --timeout=1800s daemonset/gpu-monitor
+  kube rollout status --timeout=1800s --namespace kube-system daemonset/fluentd
+  wait_until 600 "the node exporter" in_vm curl -fsS --max-time 20 http://127.0.0.1:9100/metrics
+}
+
+pods_are_limited_as_a_whole_by_slices() {
+  local uid slice
+  kube apply -f - <<'YAML'
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: limited, namespace: default}
+spec:
+  selector: {matchLabels: {app: limited}}
+  template:
+    metadata: {labels: {app: limited}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: busybox:1.35
+        command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 1; done"]
+        resources: {limits: {cpu: 250m, memory: 32Mi}}
+YAML
+  kube rollout status --timeout=1200s daemonset/limited
+  uid=$(kube get pods -l app=limited -o 'jsonpath={.items[0].metadata.uid}')
+  slice=kubepods.slice/kubepods-pod${uid//-/_}.slice
+  equals "33554432 25000 100000" "$(in_vm sh -c 'cd "/sys/fs/cgroup/$1" && echo $(cat memory.max cpu.max)' sh "$slice")" "the pod's slice"
+  # The container is below it, with limits of its own and a score as its class has it.
+  equals "33554432" "$(in_vm sh -c 'cd "/sys/fs/cgroup/$1" && grep -hx 33554432 cri-*/memory.max' sh "$slice")" "the container's scope"
+  kube delete daemonset limited
+  wait_until 600 "the slice to be stopped" slice_is_gone "$slice"
+}
+
+slice_is_gone() { in_vm test ! -e "/sys/fs/cgroup/$1"; }
+
+a_container_that_takes_too_much_memory_is_killed_and_said_so() {
+  kube apply -f - <<'YAML'
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: greedy, namespace: default}
+spec:
+  selector: {matchLabels: {app: greedy}}
+  template:
+    metadata: {labels: {app: greedy}}
+    spec:
+      containers:
+      - name: main
+        image: busybox:1.35
+        command: [sh, -c, "tail /dev/zero"]
+        resources: {limits: {memory: 16Mi}}
+YAML
+  wait_until 1200 "the kernel to kill it" was_killed_for_memory
+  kube delete daemonset greedy
+  kube wait --for=delete pod -l app=greedy --timeout=1200s
+}
+
+was_killed_for_memory() {
+  [[ $(kube get pods -l app=greedy -o 'jsonpath={.items[0].status.containerStatuses[0].lastState.terminated.reason}') == OOMKilled ]]
+}
+
+a_reboot_without_network_and_control_brings_every_daemon_back() {
+  local before pods
+  before=$(boot_id) pods=$(running_pods)
+  in_vm systemctl disable --now garrison-control
+  in_vm systemctl disable registry
+  in_vm systemd-run --quiet --on-active=2s systemctl reboot
+  monitor 'set_link net off'
+  # Without a network, only the console tells.
+  wait_until 1800 "three sandboxes and three containers after the reboot" witnessed_anew "$before" 6
+  monitor 'set_link net on'
+  wait_until 1200 "the machine to be in reach" in_vm true
+  [[ $(boot_id) != "$before" ]] || die "it was not booted"
+  in_vm systemctl enable --now garrison-control
+  wait_until 1200 "the node to be in session" in_session
+  kube wait --for=condition=Ready node/vm --timeout=1200s
+  equals "$pods" "$(running_pods)" "they are other pods"
+  wait_until 600 "the node exporter" in_vm curl -fsS --max-time 20 http://127.0.0.1:9100/metrics
+}
+
+running_pods() { kube get pods -A -o 'jsonpath={.items[*].metadata.name}'; }
+
+witnessed_anew() { # BOOT-ID COUNT
+  grep -a 'witness: ' "$dir/console.log" | grep -v "$1" | grep -q ": $2 run"
+}
+
+in_session() { in_vm garrison status | grep -q '^control .*, in session$'; }
+
+# --- all
+
+tests=(it_is_a_host_of_today it_joins_its_own_control the_examples_run pods_are_limited_as_a_whole_by_slices
+  a_container_that_takes_too_much_memory_is_killed_and_said_so a_reboot_without_network_and_control_brings_every_daemon_back)
+
+((EUID == 0)) || die "this takes root: it makes a file system of Debian packages"
+mkdir -p "$system"
+dir=$(short_path "$system/machine")
+if [[ ${1:-} == down ]]; then
+  stop_machine
+  exit 0
+fi
+mkdir -p "$system/machine"
+[[ -n ${KEEP:-} ]] || trap stop_machine EXIT
+"$env_dir/packages.sh" vm
+"$env_dir/images.sh"
+if [[ -z ${DEB:-} ]]; then
+  rm -f "$target"/packages/*
+  packaging/build.sh
+  DEB=$(echo "$target"/packages/*.deb)
+fi
+deb=$DEB
+make_disk
+start_machine
+for test in "${tests[@]}"; do run "$test"; done
+say "" "$passed passed, $failed failed"
+((failed == 0))
