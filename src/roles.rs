@@ -9,9 +9,8 @@ use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
 use garrison::cli::{
     AgentArgs, AgentFlags, AgentTask, CheckFlags, Command, CommonFlags, ControlArgs, ControlFlags, ControlTask,
-    ExplainFlags, HoldsFlags, KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, RotateCaFlags, StatusFlags,
-    TokenCommand,
-    TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
+    ExplainFlags, HoldsFlags, KubeconfigFlags, Output, PurgeFlags, RecoverFlags, RolloutFlags, RotateCaFlags,
+    StatusFlags, TokenCommand, TokenCreateFlags, TokenListFlags, TokenRevokeFlags, UpFlags,
 };
 use garrison::config::{self, AgentSettings, ConfigError, ControlSettings, File};
 use garrison::control::endpoint::Endpoint;
