@@ -469,7 +469,7 @@ fn files(bytes: &[u8]) {
     if let Ok(file) = config::parse_file(Path::new("agent.yaml"), &text) {
         let state_dir = config::state_dir(None, &file);
         let Command::Agent(flags) = Cli::parse_from(["garrison", "agent"]).command else { unreachable!("as typed") };
-        let _ = config::agent(flags.node, state_dir, None, None, file, "host");
+        let _ = config::agent(flags.flags.node, state_dir, None, None, file, "host");
     }
     if let Ok(config) = Kubeconfig::parse(bytes, Path::new("/nowhere/kubeconfig")) {
         assert!(config.identity.is_some() || config.token.is_some());

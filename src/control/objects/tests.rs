@@ -172,6 +172,6 @@ async fn every_record_of_an_earlier_version_is_understood_whole() {
         (stored[keys::FLEET]["id"].clone(), stored[keys::FLEET]["eras"].clone())
     );
     assert_eq!(json!(objects.position().borrow().seq), stored[keys::POSITION]["seq"]);
-    let next = objects.grant(&"set".into(), &node, &"revision".into()).await.unwrap().number.0;
+    let next = objects.grant(&"set".into(), &[node], &"revision".into()).await.unwrap()[0].number.0;
     assert_eq!(json!(next - 1), stored[keys::LAST_PERMIT]);
 }

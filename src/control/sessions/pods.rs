@@ -192,7 +192,7 @@ mod tests {
             set.metadata.uid = Some("set".to_owned());
             set.metadata.namespace = Some("default".to_owned());
             let bundle = Bundle::from_daemonset(&set, "hash".into());
-            let mut host = crate::podspec::tests::host();
+            let mut host = crate::testing::pods::host();
             host.node_name = "edge-1".into();
             let report = report();
             let pod = rendered(&report, &bundle, &host.node_name, json!({}));
