@@ -230,12 +230,17 @@ fn object_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// A kind of which users write objects.
+fn written_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    kinds::by_name(api_version, kind).filter(|kind| kind.verbs.contains(&"create"))
+}
+
 /// The kind is the one the body names, else a DaemonSet.
 fn objects(bytes: &[u8]) {
     let is_json = bytes.trim_ascii_start().starts_with(b"{");
     let media_type = if is_json { "application/json" } else { "application/yaml" };
     let named = parse_json(bytes).ok().and_then(|written| {
-        kinds::by_name(written.text("apiVersion").unwrap_or_default(), written.text("kind").unwrap_or_default())
+        written_kind(written.text("apiVersion").unwrap_or_default(), written.text("kind").unwrap_or_default())
     });
     arrives(named.unwrap_or(&kinds::DAEMON_SET), media_type, bytes);
     if !is_json {
@@ -261,7 +266,7 @@ fn protobufs(bytes: &[u8]) {
     let Ok(written) = protobuf::decode(bytes) else { return };
     let (version, kind) = (written.text("apiVersion").unwrap_or_default(), written.text("kind").unwrap_or_default());
     // Options of requests come in this form, too, and are no kind of the API.
-    if let Some(kind) = kinds::by_name(version, kind) {
+    if let Some(kind) = written_kind(version, kind) {
         arrives(kind, protobuf::MEDIA_TYPE, bytes);
     }
     let _ = body::delete_options(&headers(protobuf::MEDIA_TYPE), bytes);
