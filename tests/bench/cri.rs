@@ -14,6 +14,7 @@ use k8s_cri::v1::{
     PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
     VersionRequest,
 };
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::harness::{PATIENCE, daemonset};
@@ -172,7 +173,12 @@ impl Cri {
     /// When a container started; nothing while it has not.
     async fn started_at(&self, container_id: String) -> Result<Option<Timestamp>, Error> {
         let request = ContainerStatusRequest { container_id, verbose: false };
-        let status = self.runtime.clone().container_status(request).await?.into_inner().status.unwrap_or_default();
+        let status = match self.runtime.clone().container_status(request).await {
+            Ok(answer) => answer.into_inner().status.unwrap_or_default(),
+            // It was removed since it was listed.
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let runs = status.state() == ContainerState::ContainerRunning;
         Ok(if runs { Some(Timestamp::from_nanosecond(status.started_at.into())?) } else { None })
     }

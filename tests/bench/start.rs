@@ -26,6 +26,9 @@ fn main() -> Result<(), Error> {
     let mut node = Node::up("bench-start");
     let manifests = node.path("manifests");
     fs::create_dir(&manifests)?;
+    let mount = "mkdir -p \"$1\" && mount -t tmpfs -o mode=700 tmpfs \"$1\"";
+    let mounted = node.inside("sh").args(["-c", mount, "sh"]).arg(node.path("state")).status()?;
+    assert!(mounted.success(), "a tmpfs can be mounted in a node");
     node.garrison_alone(&manifests);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut bare, mut agent) = runtime.block_on(measure(&node, &manifests, runs))?;
