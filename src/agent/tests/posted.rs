@@ -171,6 +171,10 @@ async fn what_users_change_of_a_pod_is_on_disk_and_in_force() {
     agent.settle().await;
     let again = host.runs("web", "one").await;
     assert_eq!(again.observed.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>(), containers);
+
+    // Its volume is a mount, which would outlive the test.
+    agent.answer(2, "web", Answer::Deleted { seq: 2, kept: vec![] }).await;
+    agent.reports("the pod's last report", "web", |report, _| report.gone).await;
 }
 
 #[tokio::test(start_paused = true)]
