@@ -145,12 +145,9 @@ pub struct CommonFlags {
     pub state_dir: Option<PathBuf>,
 }
 
-/// Flags of the agent's side.
+/// Flags about the Node that a host is registered as.
 #[derive(Debug, Default, Args)]
-pub struct NodeFlags {
-    /// The container runtime's CRI socket [default: unix:///run/containerd/containerd.sock]
-    #[arg(long, value_name = "URL")]
-    pub container_runtime_endpoint: Option<String>,
+pub struct RegistrationFlags {
     /// Name of this host's Node; fixed once it is enrolled [default: the hostname]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
@@ -160,6 +157,17 @@ pub struct NodeFlags {
     /// Taints the Node is registered with
     #[arg(long, value_name = "KEY=VALUE:EFFECT,...", value_delimiter = ',')]
     pub register_with_taints: Vec<String>,
+}
+
+/// Flags of the agent's side.
+#[derive(Debug, Default, Args)]
+pub struct NodeFlags {
+    /// The container runtime's CRI socket [default: unix:///run/containerd/containerd.sock]
+    #[arg(long, value_name = "URL")]
+    pub container_runtime_endpoint: Option<String>,
+    /// As what the host is registered.
+    #[command(flatten)]
+    pub registration: RegistrationFlags,
     /// Address the Node reports as its InternalIP [default: that of the default route]
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<IpAddr>,
@@ -245,15 +253,9 @@ pub struct JoinFlags {
     /// Join token, as garrison token create prints it; - reads standard input. It is kept nowhere
     #[arg(long, value_name = "TOKEN", env = "GARRISON_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// Name of this host's Node; fixed from then on [default: the hostname]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// Labels the Node is registered with
-    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',')]
-    pub node_labels: Vec<String>,
-    /// Taints the Node is registered with
-    #[arg(long, value_name = "KEY=VALUE:EFFECT,...", value_delimiter = ',')]
-    pub register_with_taints: Vec<String>,
+    /// As what the host is registered.
+    #[command(flatten)]
+    pub registration: RegistrationFlags,
     /// Give the runtime a bridge network when it has no CNI configuration
     #[arg(long)]
     pub install_cni: bool,

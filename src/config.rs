@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::cli::{ControlFlags, NodeFlags};
+use crate::cli::{ControlFlags, NodeFlags, RegistrationFlags};
 use crate::fit::sysctls;
 use crate::model::{BadTaint, NodeName, Taint};
 use crate::plan::pressure::{BadThreshold, Thresholds};
@@ -303,6 +303,12 @@ pub fn defaults(hostname: &str) -> AgentSettings {
     }
 }
 
+/// A label as users type it, `key=value`.
+fn label(text: &str) -> Result<(String, String), ConfigError> {
+    let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label { text: text.to_owned() })?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// Settles what an agent runs with. `hostname` is the default of the node's name.
 ///
 /// # Errors
@@ -315,7 +321,8 @@ pub fn agent(
     file: File,
     hostname: &str,
 ) -> Result<AgentSettings, ConfigError> {
-    let chosen = flags.node_name.or(file.node_name);
+    let RegistrationFlags { node_name, node_labels: labels, register_with_taints } = flags.registration;
+    let chosen = node_name.or(file.node_name);
     let name_is_chosen = chosen.is_some();
     let node_name = chosen.unwrap_or_else(|| hostname.to_lowercase());
     if !is_subdomain(&node_name) {
@@ -328,12 +335,10 @@ pub fn agent(
     }
     let HostLabels { labels: mut node_labels, taints: host_taints } = file.host_labels;
     node_labels.extend(file.node_labels);
-    for text in flags.node_labels {
-        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label { text: text.clone() })?;
-        node_labels.insert(key.to_owned(), value.to_owned());
+    for text in labels {
+        node_labels.extend([label(&text)?]);
     }
-    let taints =
-        if flags.register_with_taints.is_empty() { file.register_with_taints } else { flags.register_with_taints };
+    let taints = if register_with_taints.is_empty() { file.register_with_taints } else { register_with_taints };
     let cluster_dns = if flags.cluster_dns.is_empty() { file.cluster_dns } else { flags.cluster_dns };
     let allowed = flags.allowed_unsafe_sysctls;
     let allowed_unsafe_sysctls = if allowed.is_empty() { file.allowed_unsafe_sysctls } else { allowed };

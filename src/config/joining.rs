@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{ConfigError, parse_file};
-use crate::cli::JoinFlags;
+use super::{ConfigError, label, parse_file};
+use crate::cli::{JoinFlags, RegistrationFlags};
 
 /// The drop-in's name, in `agent.d`.
 pub const JOIN_DROP_IN: &str = "50-join.yaml";
@@ -26,14 +26,15 @@ pub fn join_drop_in(flags: &JoinFlags, path: &Path, before: Option<&str>) -> Res
     if let Some(control) = &flags.control {
         set("control", json!(control));
     }
-    if let Some(name) = &flags.node_name {
+    let RegistrationFlags { node_name, node_labels, register_with_taints } = &flags.registration;
+    if let Some(name) = node_name {
         set("nodeName", json!(name));
     }
-    if !flags.node_labels.is_empty() {
-        set("nodeLabels", Value::Object(labels(&flags.node_labels)?));
+    if !node_labels.is_empty() {
+        set("nodeLabels", Value::Object(labels(node_labels)?));
     }
-    if !flags.register_with_taints.is_empty() {
-        set("registerWithTaints", json!(flags.register_with_taints));
+    if !register_with_taints.is_empty() {
+        set("registerWithTaints", json!(register_with_taints));
     }
     if flags.install_cni {
         set("installCni", json!(true));
@@ -52,11 +53,7 @@ fn keys(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
 }
 
 fn labels(texts: &[String]) -> Result<Map<String, Value>, ConfigError> {
-    let label = |text: &String| {
-        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label { text: text.clone() })?;
-        Ok((key.to_owned(), json!(value)))
-    };
-    texts.iter().map(label).collect()
+    texts.iter().map(|text| label(text).map(|(key, value)| (key, value.into()))).collect()
 }
 
 #[cfg(test)]
