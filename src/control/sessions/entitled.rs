@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::nodes;
 use crate::api::bundle::Bundle;
 use crate::control::meta;
-use crate::eligibility::{self, NodeFacts, Verdict};
+use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
 use crate::link::Reason;
 use crate::model::{NodeName, Taint};
 
@@ -26,11 +26,21 @@ pub(super) struct Vouched {
     pub(super) taints: Vec<Taint>,
 }
 
+impl Vouched {
+    /// The verdict about pods of a template on the node of this name.
+    fn judge(&self, name: &NodeName, template: &PodTemplateSpec) -> Result<Verdict, BadSelector> {
+        eligibility::judge(&NodeFacts { name, labels: &self.labels, taints: &self.taints }, template)
+    }
+}
+
 /// Whether a Node is one for pods of a template, by what can be relied upon.
 pub(in crate::control) fn has_place(node: &Value, template: &PodTemplateSpec) -> bool {
-    let Vouched { labels, taints } = nodes::vouched(node);
-    let facts = NodeFacts { name: &meta::name(node).into(), labels: &labels, taints: &taints };
-    eligibility::judge(&facts, template).is_ok_and(|verdict| verdict.runs || verdict.stays)
+    nodes::vouched(node).judge(&meta::name(node).into(), template).is_ok_and(|verdict| has_pods(&verdict))
+}
+
+/// A pod is made there, or stays.
+fn has_pods(verdict: &Verdict) -> bool {
+    verdict.runs || verdict.stays
 }
 
 /// Says whether a node may have something that `sets` name, or users did for it: in a pod `posted` to it, or in a container that
@@ -50,11 +60,10 @@ pub(super) fn entitled<'a>(
     if posted {
         return Ok(());
     }
-    let facts = NodeFacts { name: node, labels: &vouched.labels, taints: &vouched.taints };
     let mut against = Vec::new();
     for set in sets {
-        match eligibility::judge(&facts, &set.template) {
-            Ok(verdict) if verdict.runs || verdict.stays => return Ok(()),
+        match vouched.judge(node, &set.template) {
+            Ok(verdict) if has_pods(&verdict) => return Ok(()),
             Ok(verdict) => against.push(format!("daemonset {}: {}", set.key(), words(&verdict))),
             Err(error) => against.push(format!("daemonset {}: {error}", set.key())),
         }
