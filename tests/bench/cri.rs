@@ -58,16 +58,12 @@ impl Cri {
 
     /// Connects as soon as the runtime answers; when that was.
     pub async fn until_ready(socket: &Path) -> Result<(Self, Timestamp), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Ok(cri) = Self::connect(socket).await
-                && cri.runtime.clone().version(VersionRequest::default()).await.is_ok()
-            {
-                return Ok((cri, Timestamp::now()));
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        Err("containerd does not answer".into())
+        until("containerd answers", async || {
+            let Ok(cri) = Self::connect(socket).await else { return Ok(None) };
+            let answers = cri.runtime.clone().version(VersionRequest::default()).await.is_ok();
+            Ok(answers.then(|| (cri, Timestamp::now())))
+        })
+        .await
     }
 
     /// Pulls the image of all pods; its reference.
@@ -133,27 +129,16 @@ impl Cri {
 
     /// Waits until `count` of them have; when the last did.
     pub async fn until_started(&self, prefix: &str, count: usize, since: Timestamp) -> Result<Timestamp, Error> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        until("containers have started", async || {
             let started = self.started(prefix, since).await?;
-            if started.len() >= count {
-                return Ok(started.into_iter().max().unwrap_or(since));
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        Err(format!("{prefix} did not start").into())
+            Ok((started.len() >= count).then(|| started.into_iter().max().unwrap_or(since)))
+        })
+        .await
     }
 
     /// Waits until no container of theirs is left.
     pub async fn until_gone(&self, prefix: &str) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if self.containers(prefix).await?.is_empty() {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        Err(format!("{prefix} did not end").into())
+        until("no container is left", async || Ok(self.containers(prefix).await?.is_empty().then_some(()))).await
     }
 
     /// The containers of pods of DaemonSets with this prefix.
@@ -182,6 +167,18 @@ impl Cri {
         let runs = status.state() == ContainerState::ContainerRunning;
         Ok(if runs { Some(Timestamp::from_nanosecond(status.started_at.into())?) } else { None })
     }
+}
+
+/// Looks again and again until there is an answer.
+async fn until<T>(what: &str, look: impl AsyncFn() -> Result<Option<T>, Error>) -> Result<T, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(answer) = look().await? {
+            return Ok(answer);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Err(format!("waited in vain until {what}").into())
 }
 
 pub fn millis(from: Timestamp, to: Timestamp) -> f64 {

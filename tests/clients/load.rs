@@ -158,10 +158,7 @@ pub async fn run(control: &mut Control, plan: &Plan) -> anyhow::Result<Figures> 
 /// Opens a watch that is never read, and waits until control has cut it off.
 ///
 /// # Errors
-/// Whatever keeps a client from speaking with control.
-///
-/// # Panics
-/// If the watch goes on.
+/// Whatever keeps a client from speaking with control; if the watch goes on.
 pub async fn stall(control: &Control) -> anyhow::Result<()> {
     let client = Client::of(control)?;
     let (mut sender, mut writer) = (client.connect().await?, client.connect().await?);
@@ -173,16 +170,12 @@ pub async fn stall(control: &Control) -> anyhow::Result<()> {
         let (code, answer) = json_of(client.ask(&mut writer, "POST", CONFIG_MAPS, Some(body)).await?).await?;
         assert_eq!(code, 201, "{answer}");
     }
-    let deadline = Instant::now() + 2 * PATIENCE;
-    loop {
+    until("the watch is cut off", 2 * PATIENCE, async || {
         let metrics = client.ask(&mut writer, "GET", "/metrics", None).await?.into_body().collect().await?;
         let metrics = String::from_utf8(metrics.to_bytes().to_vec())?;
-        if metrics.lines().any(|line| line == "apiserver_longrunning_requests 0") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the watch goes on");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Ok(metrics.lines().any(|line| line == "apiserver_longrunning_requests 0").then_some(()))
+    })
+    .await?;
     assert!(unread.into_body().collect().await.is_err(), "the answer breaks off");
     Ok(())
 }
@@ -221,17 +214,14 @@ impl Client {
 
     /// The ConfigMaps, once control has made the one that it makes itself.
     pub async fn list_at_rest(&self) -> anyhow::Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
         let mut sender = self.connect().await?;
-        loop {
+        until("control has come to rest", PATIENCE, async || {
             let (_, list) = json_of(self.ask(&mut sender, "GET", CONFIG_MAPS, None).await?).await?;
             let mut items = list["items"].as_array().into_iter().flatten();
-            if items.any(|item| item["metadata"]["name"] == "kube-root-ca.crt") {
-                return Ok(list);
-            }
-            anyhow::ensure!(Instant::now() < deadline, "control does not come to rest: {list}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            let is_there = items.any(|item| item["metadata"]["name"] == "kube-root-ca.crt");
+            Ok(is_there.then_some(list))
+        })
+        .await
     }
 
     async fn send(
@@ -252,6 +242,22 @@ impl Client {
             sender.send_request(request).await
         };
         Ok(tokio::time::timeout(SILENCE, answering).await.context("an answer")??)
+    }
+}
+
+/// Looks again and again until there is an answer.
+async fn until<T>(
+    what: &str,
+    patience: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = look().await? {
+            return Ok(answer);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
