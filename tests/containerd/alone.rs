@@ -2,28 +2,18 @@
 
 use std::fs;
 
-use crate::harness::Node;
+use crate::harness::{Node, daemonset};
 
 fn manifest(name: &str, seconds: u32) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata:
-  name: {name}
-spec:
-  selector:
-    matchLabels: {{app: {name}}}
-  template:
-    metadata:
-      labels: {{app: {name}}}
-    spec:
-      terminationGracePeriodSeconds: 1
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 1
       containers:
         - name: main
           image: busybox:1.35
           command: [sleep, '{seconds}']
 "
-    )
+    );
+    daemonset(name, &spec)
 }
 
 /// Waits until exactly these commands run in containers.

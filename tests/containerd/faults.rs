@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::harness::{Node, Task};
 use crate::leaks::Traces;
-use crate::processes::{Process, sleeper, soak};
+use crate::processes::{control_and_agent, sleeper, soak};
 
 /// DaemonSets that nobody changes: their containers have to be the same at the end.
 const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
@@ -153,11 +153,7 @@ fn steady(node: &Node) -> Vec<Task> {
 #[test]
 fn killed_in_turn_under_continuous_change_nothing_is_lost_and_no_steady_container_restarts() {
     let node = Node::up("faults");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
+    let (mut control, mut agent) = control_and_agent(&node);
     let manifests: Vec<_> = STEADY.iter().map(|name| sleeper(name, "steady")).collect();
     node.apply(&manifests.concat());
     for name in STEADY {

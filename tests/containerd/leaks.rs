@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::Node;
-use crate::processes::{Process, path, sleeper, soak};
+use crate::processes::{Process, control_and_agent, path, sleeper, soak};
 
 /// The DaemonSets whose pods come and go.
 const SETS: [&str; 3] = ["one", "two", "three"];
@@ -61,11 +61,7 @@ impl Traces {
 #[test]
 fn pods_that_come_and_go_leave_nothing_behind() {
     let node = Node::up("leaks");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
+    let (control, agent) = control_and_agent(&node);
     let manifests: Vec<_> = SETS.iter().map(|name| sleeper(name, "same")).collect();
     let settled = |fresh: Option<Traces>| {
         node.eventually("each DaemonSet has one pod and nothing is left of others", |node| {

@@ -59,6 +59,16 @@ impl Process {
     }
 }
 
+/// A control endpoint and an agent of it, both started, once the node is ready.
+pub fn control_and_agent(node: &Node) -> (Process, Process) {
+    let mut control = Process::control(node);
+    control.start(node);
+    let mut agent = Process::agent(node);
+    agent.start(node);
+    node.is_ready();
+    (control, agent)
+}
+
 /// A path in the node's folder, as an argument.
 pub fn path(node: &Node, name: &str) -> String {
     node.path(name).to_str().expect("test paths are UTF-8").to_owned()

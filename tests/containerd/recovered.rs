@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::{Node, daemonset};
-use crate::processes::Process;
+use crate::processes::control_and_agent;
 
 /// A DaemonSet whose revision is told apart by `value`, with configuration of both kinds.
 fn manifest(value: &str) -> String {
@@ -38,11 +38,7 @@ fn seen(node: &Node) -> String {
 #[test]
 fn a_store_that_is_lost_is_rebuilt_from_what_nodes_hold_and_no_container_ends() {
     let node = Node::up("recovered");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
+    let (mut control, _agent) = control_and_agent(&node);
     node.kubectl(&["create", "configmap", "settings", "--from-literal=level=debug"]);
     node.kubectl(&["create", "secret", "generic", "keys", "--from-literal=password=hunter2"]);
     node.apply(&manifest("one"));

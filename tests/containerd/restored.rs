@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::{Node, Task};
-use crate::processes::{Process, path, sleeper};
+use crate::processes::{control_and_agent, path, sleeper};
 
 fn copy(node: &Node, from: &str, to: &str) {
     let script = "rm -rf \"$2\" && cp -a \"$1\" \"$2\"";
@@ -41,11 +41,7 @@ fn holds(node: &Node, args: &[&str]) -> String {
 #[test]
 fn nodes_of_a_control_from_an_older_copy_hold_until_a_person_has_seen_the_differences() {
     let node = Node::up("restored");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
+    let (mut control, _agent) = control_and_agent(&node);
     apply(&node, "steady", "a");
     apply(&node, "changed", "b-old");
     control.kill(&node);
