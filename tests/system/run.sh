@@ -283,22 +283,7 @@ logs_say() { kube logs --selector app=memory --tail 5 | grep -q "$1"; }
 # Cgroups of pods are made by the agent on n2, by its systemd on n3.
 pods_are_limited_as_a_whole() {
   local uid
-  kube apply -f - <<'YAML'
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: limited, namespace: default}
-spec:
-  selector: {matchLabels: {app: limited}}
-  template:
-    metadata: {labels: {app: limited}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: main
-        image: busybox:1.35
-        command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 1; done"]
-        resources: {limits: {cpu: 250m, memory: 32Mi}}
-YAML
+  apply_limited limited 'cpu: 250m, memory: 32Mi' "trap 'exit 0' TERM; while :; do sleep 1; done"
   kube rollout status --timeout=120s daemonset/limited
   uid=$(uid_of_limited_on n2)
   equals 33554432 "$(memory_limit n2 "kubepods/pod$uid")" "the pod's cgroup on n2"

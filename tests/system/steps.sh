@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Tests that are functions, run one after the other, and what they say. Sourced after lib.sh by who has `show_trouble`.
+# Tests that are functions, run one after the other, and what they say. Sourced after lib.sh by who has `show_trouble` and `kube`.
 
 passed=0 failed=0
 
@@ -16,6 +16,26 @@ run() { # TEST
   else
     failed=$((failed + 1)) && say "FAILED: $1" && show_trouble
   fi
+}
+
+# Applies a DaemonSet of one container with limits.
+apply_limited() { # NAME LIMITS COMMAND
+  kube apply -f - <<YAML
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: $1, namespace: default}
+spec:
+  selector: {matchLabels: {app: $1}}
+  template:
+    metadata: {labels: {app: $1}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: busybox:1.35
+        command: [sh, -c, "$3"]
+        resources: {limits: {$2}}
+YAML
 }
 
 equals() { # WANTED FOUND WHAT

@@ -143,22 +143,7 @@ the_examples_run() {
 
 pods_are_limited_as_a_whole_by_slices() {
   local uid slice
-  kube apply -f - <<'YAML'
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: limited, namespace: default}
-spec:
-  selector: {matchLabels: {app: limited}}
-  template:
-    metadata: {labels: {app: limited}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: main
-        image: busybox:1.35
-        command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 1; done"]
-        resources: {limits: {cpu: 250m, memory: 32Mi}}
-YAML
+  apply_limited limited 'cpu: 250m, memory: 32Mi' "trap 'exit 0' TERM; while :; do sleep 1; done"
   kube rollout status --timeout=1200s daemonset/limited
   uid=$(kube get pods -l app=limited -o 'jsonpath={.items[0].metadata.uid}')
   slice=kubepods.slice/kubepods-pod${uid//-/_}.slice
@@ -172,21 +157,7 @@ YAML
 slice_is_gone() { in_vm test ! -e "/sys/fs/cgroup/$1"; }
 
 a_container_that_takes_too_much_memory_is_killed_and_said_so() {
-  kube apply -f - <<'YAML'
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: greedy, namespace: default}
-spec:
-  selector: {matchLabels: {app: greedy}}
-  template:
-    metadata: {labels: {app: greedy}}
-    spec:
-      containers:
-      - name: main
-        image: busybox:1.35
-        command: [sh, -c, "tail /dev/zero"]
-        resources: {limits: {memory: 16Mi}}
-YAML
+  apply_limited greedy 'memory: 16Mi' 'tail /dev/zero'
   wait_until 1200 "the kernel to kill it" was_killed_for_memory
   kube delete daemonset greedy
   kube wait --for=delete pod -l app=greedy --timeout=1200s
