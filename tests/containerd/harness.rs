@@ -59,14 +59,14 @@ spec:
 }
 
 /// A DaemonSet of one busybox container that runs `script` and stays; `pod` are further lines of its pod's spec, `container`
-/// of its container.
+/// of its container. Its errors go where its output goes: lines of two streams may be logged in another order than written.
 pub fn shell_daemonset(name: &str, script: &str, container: &str, pod: &str) -> String {
     let spec = format!(
         "      terminationGracePeriodSeconds: 0
 {pod}      containers:
         - name: main
           image: busybox:1.35
-          command: [sh, -c, '{script}; sleep 1000']
+          command: [sh, -c, 'exec 2>&1; {script}; sleep 1000']
 {container}"
     );
     daemonset(name, &spec)
@@ -329,10 +329,10 @@ impl Node {
         }
     }
 
-    /// The last lines garrison wrote.
+    /// The last lines garrison wrote, each as far as it fits a screen.
     pub fn end_of_log(&self) -> String {
         let log = fs::read_to_string(self.path("garrison.log")).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let lines: Vec<String> = log.lines().map(|line| line.chars().take(300).collect()).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
