@@ -170,14 +170,30 @@ impl Node {
 
     /// `kill -9` of containerd; the containers' shims stay.
     pub fn kill_containerd(&self) {
+        self.signal_containerd("-KILL");
+    }
+
+    /// Sends containerd a signal, such as `-STOP`.
+    pub fn signal_containerd(&self, signal: &str) {
         let pid = fs::read_to_string(self.path("containerd.pid")).expect("the node's script writes it");
-        self.kill(pid.trim().parse().expect("a pid"));
+        self.signal(pid.trim(), signal);
     }
 
     /// `kill -9` of a process by the pid it has inside the node.
     pub fn kill(&self, pid: u32) {
-        let killed = self.inside("kill").args(["-9", &pid.to_string()]).status().expect("kill can be run");
-        assert!(killed.success());
+        self.signal(&pid.to_string(), "-KILL");
+    }
+
+    fn signal(&self, pid: &str, signal: &str) {
+        let sent = self.inside("kill").args([signal, pid]).status().expect("kill can be run");
+        assert!(sent.success());
+    }
+
+    /// What a shell inside the node says, which has to succeed.
+    pub fn shell(&self, script: &str) -> String {
+        let output = self.inside("sh").args(["-c", script]).output().expect("sh can be run");
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        text(&output)
     }
 
     /// Ends every process of the node at once, containerd, registry and containers included; the disk stays as it is.
