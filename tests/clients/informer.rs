@@ -4,26 +4,17 @@
 //! What an informer has to live through comes at random, from a seed: its connection ends, it is away for so long that what it
 //! missed is forgotten, control is killed. The list/watch is our own, so that each event is looked at as it comes over the wire.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::churn::{CHANGES, Churn, Store, list};
 use crate::harness::{Control, PATIENCE};
-use crate::load::{CONFIG_MAPS, Client, Sender, json_of, revision};
-
-/// One change every two seconds, for an hour.
-const CHANGES: usize = 1800;
-/// So many objects come and go.
-const NAMES: u64 = 40;
-/// Overwritten so often, a Secret of this size fills the history that control keeps (32 MiB).
-const FILLER: (usize, usize) = (700_000, 50);
-
-/// The names and revisions of all objects.
-type Store = BTreeMap<String, u64>;
+use crate::load::{CONFIG_MAPS, Client, Sender, revision};
 
 struct Informer {
     client: Client,
@@ -108,101 +99,33 @@ impl Informer {
     }
 }
 
-async fn list(client: &Client) -> anyhow::Result<(Store, u64)> {
-    let (code, list) = json_of(client.ask(&mut client.connect().await?, "GET", CONFIG_MAPS, None).await?).await?;
-    anyhow::ensure!(code == 200, "{list}");
-    let items = list["items"].as_array().into_iter().flatten();
-    let store = items.map(|item| {
-        let name = item["metadata"]["name"].as_str().context("a name")?;
-        anyhow::Ok((name.to_owned(), revision(item)?.parse()?))
-    });
-    Ok((store.collect::<Result<_, _>>()?, revision(&list)?.parse()?))
-}
-
-/// Numbers that look random and are the same in every run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
-/// Makes, changes or deletes one object, in the API and in what should be there. Gives the revision of what was written.
-async fn change(
-    client: &Client,
-    sender: &mut Sender,
-    chance: &mut Chance,
-    truth: &mut Store,
-    number: usize,
-) -> anyhow::Result<Option<u64>> {
-    let name = format!("churn-{}", chance.below(NAMES));
-    let path = format!("{CONFIG_MAPS}/{name}");
-    if truth.contains_key(&name) && chance.below(3) == 0 {
-        let (code, answer) = json_of(client.ask(sender, "DELETE", &path, None).await?).await?;
-        anyhow::ensure!(code == 200, "{answer}");
-        truth.remove(&name);
-        return Ok(None);
-    }
-    let body = json!({"metadata": {"name": name}, "data": {"number": number.to_string()}});
-    let (method, path) = if truth.contains_key(&name) { ("PUT", path.as_str()) } else { ("POST", CONFIG_MAPS) };
-    let (code, answer) = json_of(client.ask(sender, method, path, Some(body)).await?).await?;
-    anyhow::ensure!(code == 200 || code == 201, "{answer}");
-    let revision = revision(&answer)?.parse()?;
-    truth.insert(name, revision);
-    Ok(Some(revision))
-}
-
-/// Writes so much that control forgets what came before.
-async fn fill(client: &Client, sender: &mut Sender) -> anyhow::Result<()> {
-    const SECRETS: &str = "/api/v1/namespaces/default/secrets";
-    let (bytes, times) = FILLER;
-    for number in 0..times {
-        // `stringData` is kept in base64, a third longer.
-        let value = format!("{number}{}", "x".repeat(bytes));
-        let body = json!({"metadata": {"name": "filler"}, "stringData": {"a": value}});
-        let path = format!("{SECRETS}/filler");
-        let (method, path) = if number == 0 { ("POST", SECRETS) } else { ("PUT", path.as_str()) };
-        let (code, answer) = json_of(client.ask(sender, method, path, Some(body)).await?).await?;
-        anyhow::ensure!(code == 200 || code == 201, "{}", answer["message"]);
-    }
-    let (code, answer) = json_of(client.ask(sender, "DELETE", &format!("{SECRETS}/filler"), None).await?).await?;
-    anyhow::ensure!(code == 200, "{answer}");
-    Ok(())
-}
-
-/// An hour of churn. Gives what the informer has been through.
-pub async fn churn(control: &mut Control) -> anyhow::Result<()> {
-    let mut client = Client::of(control)?;
-    let mut sender = client.connect().await?;
-    let mut informer = Informer::new(client.clone()).await?;
-    let (mut truth, mut chance, mut written) = (informer.store.clone(), Chance(1), Vec::new());
+/// An hour of churn.
+async fn churn(control: &mut Control) -> anyhow::Result<()> {
+    let mut churn = Churn::new(Client::of(control)?).await?;
+    let mut informer = Informer::new(Client::of(control)?).await?;
     for number in 0..CHANGES {
-        written.extend(change(&client, &mut sender, &mut chance, &mut truth, number).await?);
+        churn.change().await?;
         match number {
             // Twice it is away for too long, and twice control is killed while it is away.
             300 | 1200 => {
                 informer.watch = None;
-                fill(&client, &mut sender).await?;
+                churn.fill().await?;
             }
             600 | 1500 => {
                 informer.watch = None;
-                control.restart();
-                client = Client::of(control)?;
-                (informer.client, sender) = (client.clone(), client.connect().await?);
+                informer.client = churn.kill(control).await?;
             }
             // Every now and then its connection ends, and it may miss some changes before it comes again.
-            _ => match chance.below(20) {
+            _ => match churn.below(20) {
                 0 => informer.watch = None,
                 1..4 => continue,
                 _ => {}
             },
         }
-        informer.comes_to(&truth).await?;
+        informer.comes_to(&churn.truth).await?;
     }
-    informer.comes_to(&truth).await?;
-    assert_eq!(list(&client).await?.0, truth);
+    informer.comes_to(&churn.truth).await?;
+    assert_eq!(list(&informer.client).await?.0, churn.truth);
     assert_eq!(
         informer.listed.len(),
         5,
@@ -210,7 +133,7 @@ pub async fn churn(control: &mut Control) -> anyhow::Result<()> {
         informer.listed
     );
     let is_listed = |revision: u64| informer.listed.iter().any(|(from, to)| (*from < revision) && (revision <= *to));
-    for revision in written {
+    for revision in churn.history.iter().filter_map(|change| change.written) {
         assert_ne!(informer.told.contains(&revision), is_listed(revision), "{revision} is told once, or in a list");
     }
     Ok(())

@@ -4,8 +4,10 @@
 
 mod access;
 mod charts;
+mod churn;
 mod harness;
 mod informer;
+mod kube_rs;
 mod kubectl;
 #[expect(dead_code, reason = "the benchmark prints more of what comes of it")]
 mod load;

@@ -1,8 +1,17 @@
-//! kubectl exec, cp, attach, port-forward and logs, over WebSocket and over SPDY.
+//! kubectl exec, cp, attach, port-forward and logs, over WebSocket and over SPDY; kube-rs' exec and logs.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{AttachParams, LogParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sched::{CloneFlags, setns};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::Node;
 
@@ -81,6 +90,41 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
+/// What kube-rs gets to hear of a pod: the first line of the log of `clock`, and what `cat` says to `input` in `main`.
+async fn ask_by_kube_rs(kubeconfig: &Path, pod: &str, input: &[u8]) -> anyhow::Result<(String, Vec<u8>)> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let pods = Api::<Pod>::default_namespaced(kube::Client::try_from(config)?);
+    let first = LogParams { container: Some("clock".to_owned()), limit_bytes: Some(5), ..LogParams::default() };
+    let log = pods.logs(pod, &first).await?;
+    let params = AttachParams::default().container("main").stdin(true).stderr(false);
+    let mut process = pods.exec(pod, ["cat"], &params).await?;
+    let mut stdin = process.stdin().context("its input")?;
+    let mut stdout = process.stdout().context("its output")?;
+    let mut output = Vec::new();
+    let feed = async {
+        stdin.write_all(input).await?;
+        stdin.shutdown().await
+    };
+    tokio::try_join!(feed, stdout.read_to_end(&mut output))?;
+    process.join().await?;
+    Ok((log, output))
+}
+
+/// The same, from where the node is.
+fn by_kube_rs(node: &Node, pod: &str, input: &[u8]) -> anyhow::Result<(String, Vec<u8>)> {
+    let (network, kubeconfig) = (node.network(), node.path("state/admin.kubeconfig"));
+    std::thread::scope(|scope| {
+        // A thread of its own has a network of its own.
+        let asking = scope.spawn(|| {
+            setns(&network, CloneFlags::CLONE_NEWNET)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ask_by_kube_rs(&kubeconfig, pod, input))
+        });
+        asking.join().expect("it does not panic")
+    })
+}
+
 #[test]
 fn commands_run_in_containers() {
     let (node, pod) = node_with_shell("exec", MANIFEST);
@@ -104,6 +148,9 @@ fn commands_run_in_containers() {
         let wrong = fed(&node, &["exec", &pod, "-c", "nope", "--", "true"], websocket, b"");
         assert!(stderr(&wrong).contains("container nope is not valid for pod"), "{name}: {}", stderr(&wrong));
     }
+    let sent = noise(3_000_000);
+    let (log, echoed) = by_kube_rs(&node, &pod, &sent).expect("kube-rs gets on with control");
+    assert!(log == "tick\n" && echoed == sent, "{log:?}, {} bytes", echoed.len());
 }
 
 #[test]
