@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use garrison::cli::Cli;
+use garrison::cli::{Cli, Command, ControlArgs};
 use garrison::telemetry;
 
 mod roles;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = telemetry::init(&cli.log).map_err(anyhow::Error::from).and_then(|()| roles::run(cli.command));
+    let serves = matches!(&cli.command, Command::Control(ControlArgs { task: None, .. }) | Command::Up(_));
+    let telemetry = telemetry::init(&cli.log, serves).map_err(anyhow::Error::from);
+    let result = telemetry.and_then(|_until_it_ends| roles::run(cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use garrison::kube::Kubeconfig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How long anything may take on a busy machine before the test calls it a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,8 +36,13 @@ impl Control {
 
     /// The same with further flags.
     pub fn start_with(flags: &[&str]) -> Self {
+        Self::start_in(&[], flags)
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_in(environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("gc-").tempdir().expect("a folder for temporary files");
-        let process = spawn(dir.path(), flags);
+        let process = spawn(dir.path(), environment, flags);
         let control = Self { dir, process };
         control.answers();
         control
@@ -46,8 +53,16 @@ impl Control {
         self.process.kill().expect("control runs");
         self.process.wait().expect("control ends");
         fs::remove_file(self.kubeconfig()).expect("control has written a kubeconfig");
-        self.process = spawn(self.dir.path(), &[]);
+        self.process = spawn(self.dir.path(), &[], &[]);
         self.answers();
+    }
+
+    /// Tells it to end, waits until it has, and gives what it said.
+    pub fn stop(mut self) -> String {
+        let pid = Pid::from_raw(self.pid().try_into().expect("pids are small"));
+        kill(pid, Signal::SIGTERM).expect("control runs");
+        self.process.wait().expect("control ends");
+        self.log()
     }
 
     /// Of the process.
@@ -127,12 +142,13 @@ impl Control {
     }
 }
 
-fn spawn(dir: &Path, flags: &[&str]) -> Child {
+fn spawn(dir: &Path, environment: &[(&str, &str)], flags: &[&str]) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
     Command::new(env!("CARGO_BIN_EXE_garrison"))
         .args(["control", "--listen", "127.0.0.1:0", "--state-dir"])
         .arg(dir.join("state"))
         .args(flags)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)

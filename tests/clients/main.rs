@@ -11,4 +11,5 @@ mod kube_rs;
 mod kubectl;
 #[expect(dead_code, reason = "the benchmark prints more of what comes of it")]
 mod load;
+mod traces;
 mod watches;

@@ -16,7 +16,8 @@ use http::{Method, Uri};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::audit::{AuditLog, Record};
@@ -96,7 +97,7 @@ struct Arrived {
 /// Sees a request through.
 pub async fn observe(State(observer): State<Arc<Observer>>, request: Request, next: Next) -> Response {
     let arrived = Arrived::of(&request);
-    let span = tracing::debug_span!("request", id = %arrived.id, method = %arrived.method, path = arrived.uri.path());
+    let span = span(&arrived);
     let query = Query::parse(&arrived.uri).unwrap_or_default();
     let class = Class::of(&arrived.method, arrived.uri.path(), &query);
     let mut response = match observer.limits.take(class, &observer.metrics) {
@@ -119,6 +120,12 @@ pub async fn observe(State(observer): State<Arc<Observer>>, request: Request, ne
     response
 }
 
+/// What is said of a request while it is seen to, it is said in here. It is there for warnings, too, so that they have the id.
+fn span(arrived: &Arrived) -> Span {
+    let Arrived { id, method, uri, .. } = arrived;
+    tracing::warn_span!("request", %id, %method, path = uri.path(), code = Empty, user = Empty)
+}
+
 impl Arrived {
     fn of(request: &Request) -> Self {
         let user_agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
@@ -136,14 +143,17 @@ impl Arrived {
 
 impl Observer {
     /// Counts, logs and writes down an answer.
-    async fn note(&self, span: &tracing::Span, arrived: &Arrived, seen: Option<&Seen>, code: u16) {
+    async fn note(&self, span: &Span, arrived: &Arrived, seen: Option<&Seen>, code: u16) {
         let (attributes, took) = (seen.map(|seen| &seen.attributes), arrived.begun.elapsed());
         self.metrics.answered(attributes, code, took);
-        let user = seen.map(|seen| seen.user.name.as_str()).unwrap_or_default();
+        span.record("code", i64::from(code));
+        if let Some(seen) = seen {
+            span.record("user", &seen.user.name);
+        }
         if code >= 500 {
-            tracing::warn!(parent: span, code, ?took, user, "a request failed");
+            tracing::warn!(parent: span, ?took, "a request failed");
         } else {
-            tracing::debug!(parent: span, code, ?took, user, "a request was answered");
+            tracing::debug!(parent: span, ?took, "a request was answered");
         }
         let Some(audit) = self.audit.as_ref().filter(|audit| audit.wants(attributes, code)) else { return };
         let record = Record {
