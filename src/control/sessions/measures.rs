@@ -14,8 +14,9 @@ use crate::control::streams::StreamError;
 use crate::link::{CommandId, Down};
 use crate::model::{Measure, NodeName, Uid, Usage};
 
-/// How long a node may take. It measures for about a second.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a node may take, which measures for about a second. Somebody sits and waits, so it is less than metrics-server, which
+/// answers from what it has, gives a kubelet (10 s).
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who waits for what nodes take.
 #[derive(Debug, Default)]
@@ -42,6 +43,11 @@ impl Measures {
         {
             drop(asked.answer_tx.send(answer));
         }
+    }
+
+    /// A session with a node has ended: nobody waits any longer for what was asked in it.
+    pub(super) fn broke(&self, node: &Uid) {
+        self.lock().retain(|_, asked| asked.node != *node);
     }
 }
 
@@ -72,7 +78,8 @@ impl Sessions {
         match timeout(ANSWER_WITHIN, answer_rx).await {
             Ok(Ok(Ok(usage))) => Ok(usage),
             Ok(Ok(Err(message))) => Err(StreamError::Refused { code: 500, message }),
-            Ok(Err(_)) | Err(_) => Err(StreamError::Late(node.clone())),
+            Ok(Err(_)) => Err(StreamError::Broken(node.clone())),
+            Err(_) => Err(StreamError::Late(node.clone())),
         }
     }
 }

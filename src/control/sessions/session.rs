@@ -97,6 +97,7 @@ impl Session {
             tracing::info!(node = %self.name, reason = %Chain(&end), "a session ended");
         }
         let still_in_step = self.shared.roster.leave(&self.node, serial);
+        self.shared.measures.broke(&self.node);
         if in_step && !still_in_step {
             self.shared.tell_updates(FromNode::Closed { node: self.node.clone() }).await;
         }

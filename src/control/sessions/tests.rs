@@ -791,4 +791,10 @@ async fn a_node_says_how_much_is_taken_when_it_is_asked() {
     measured.abort();
     assert!(measured.await.unwrap_err().is_cancelled());
     assert!(harness.sessions.shared.measures.lock().is_empty());
+
+    // One that breaks meanwhile is not waited for.
+    let measured = measure(Measure::Node);
+    node.pick(asked).await;
+    drop(node);
+    assert_eq!(timeout(SOON, measured).await.unwrap().unwrap(), Err(StreamError::Broken(name)));
 }
