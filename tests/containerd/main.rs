@@ -4,6 +4,7 @@
 //! leaves nothing behind, also when it fails.
 
 mod alone;
+mod commands;
 mod configuration;
 mod corpus;
 mod daemonsets;
