@@ -1,23 +1,23 @@
 //! Where logs go: standard error, one line an event, filtered by `--log` or `GARRISON_LOG`.
 //!
-//! Under systemd each line begins with its priority as sd-daemon(3) has it, so that `journalctl -p warning` finds what matters.
+//! A service whose standard error is systemd's journal writes entries there instead, with the line as message, its priority, and
+//! each field by itself: `journalctl GARRISON_POD=default/exporter-x` finds what was said about a pod.
 //!
 //! With the feature `otel` requests to the API are also told to a collector of traces.
 
+mod journal;
 #[cfg(feature = "otel")]
 mod traces;
 
-use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 
-use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{ParseError, Targets};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{self as output, FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt as output;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, registry};
+
+use journal::{AsEntry, Journal};
 
 /// Why nothing can be told.
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +49,20 @@ pub struct Telemetry {
 /// Sets up logging for the whole process, and traces if it serves requests and the environment names a collector. Call once, before
 /// the first event.
 ///
-/// `filter` is a level or a list of `target=level`. Times are left out under systemd, whose journal has its own.
+/// `filter` is a level or a list of `target=level`. Times are left out of what goes to the journal, which has its own.
 ///
 /// # Errors
 /// [`TelemetryError`].
 pub fn init(filter: &str, serves: bool) -> Result<Telemetry, TelemetryError> {
     let wrong = |source| TelemetryError::Filter { filter: filter.to_owned(), source };
     let wanted: Targets = filter.parse().map_err(wrong)?;
-    let lines = output::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.event_format(WithPriority(output::format().without_time())).boxed()
-    } else {
-        lines.boxed()
+    let lines = output::layer().with_ansi(io::stderr().is_terminal());
+    let lines = match Journal::of_this_service() {
+        Some(journal) => {
+            let format = AsEntry(output::format().without_time());
+            lines.event_format(format).with_writer(move || journal.clone()).boxed()
+        }
+        None => lines.with_writer(io::stderr).boxed(),
     };
     let registry = registry().with(lines.with_filter(wanted));
     #[cfg(feature = "otel")]
@@ -77,30 +79,5 @@ pub fn init(filter: &str, serves: bool) -> Result<Telemetry, TelemetryError> {
             tracing::warn!("traces are not sent, as this garrison was built without the feature otel");
         }
         Ok(Telemetry {})
-    }
-}
-
-/// Puts the priority before what another format writes.
-struct WithPriority<F>(F);
-
-impl<S, N, F> FormatEvent<S, N> for WithPriority<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        write!(writer, "<{}>", priority(*event.metadata().level()))?;
-        self.0.format_event(context, writer, event)
-    }
-}
-
-/// A level as syslog(3) numbers it.
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
     }
 }
