@@ -124,11 +124,13 @@ fn enrolment(settings: &AgentSettings) -> Enrolment {
         Some(Err(error)) => (None, vec![Chain(&error).to_string()]),
         None => (None, Vec::new()),
     };
+    let credentials = Credentials::load(dir);
     Enrolment {
         agent_runs: runs,
         known_name: identity.map(|identity| identity.name.to_string()),
         ledger_trouble: trouble,
-        credentials: Credentials::load(dir).map(|found| found.is_some()).map_err(|error| Chain(&error).to_string()),
+        trusted_until: credentials.as_ref().ok().and_then(|found| found.as_ref()?.trusted_until().ok()),
+        credentials: credentials.map(|found| found.is_some()).map_err(|error| Chain(&error).to_string()),
         token_waits: settings.token.is_some() || TOKEN_FILES.iter().any(|file| Path::new(file).exists()),
     }
 }

@@ -143,6 +143,20 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// By this host's clock, control's certificate does not hold.
+    #[error(
+        "control at {control} shows a certificate that does not hold at {now}, the time of this host; set its clock, or, if that \
+         is right, control's, and start control anew"
+    )]
+    Clock {
+        /// `host:port`.
+        control: String,
+        /// What this host takes the time to be.
+        now: Timestamp,
+        /// The certificate's times.
+        #[source]
+        source: std::io::Error,
+    },
     /// `--control` is not usable.
     #[error("{control:?} is no address of control; write host:port")]
     Address {
@@ -186,6 +200,23 @@ impl ClientError {
     /// Trying again would not help.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused { permanent: true, .. } | Self::Address { .. })
+    }
+
+    /// What a handshake that failed comes to.
+    fn of_handshake(control: &str, source: std::io::Error) -> Self {
+        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let control = control.to_owned();
+        let now = match source.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(ExpiredContext { time, .. } | NotValidYetContext { time, .. })) => {
+                i64::try_from(time.as_secs()).ok().and_then(|time| Timestamp::from_second(time).ok())
+            }
+            Some(rustls::Error::InvalidCertificate(Expired | NotValidYet)) => Some(Timestamp::now()),
+            _ => None,
+        };
+        match now {
+            Some(now) => Self::Clock { control, now, source },
+            None => Self::Handshake { control, source },
+        }
     }
 
     /// What a call's status comes to.

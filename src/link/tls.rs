@@ -180,11 +180,14 @@ impl ClientCertVerifier for EvenExpired {
 
 // === the agent's side ===
 
-/// What an enrolled agent dials with. `last_seen` is the newest time its ledger has seen.
+/// What an enrolled agent dials with. `last_seen` is the newest time its ledger has seen; one after the end of its authorities was
+/// a clock that went wrong, and counts for nothing, or the host could never be mended by setting it right.
 ///
 /// # Errors
-/// [`TlsError::Config`] if the credentials do not fit together.
+/// [`TlsError::Config`] if the credentials do not fit together, [`TlsError::Unusable`] if an authority is no certificate.
 pub fn client_config(credentials: &Credentials, last_seen: Option<Timestamp>) -> Result<ClientConfig, TlsError> {
+    let trusted_until = credentials.trusted_until()?;
+    let last_seen = last_seen.filter(|seen| *seen <= trusted_until);
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(Clock::at_least(last_seen)))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::Config(error.into()))?

@@ -68,6 +68,8 @@ pub(super) struct Enrolment {
     pub(super) ledger_trouble: Vec<String>,
     /// Whether it has a certificate.
     pub(super) credentials: Result<bool, String>,
+    /// With a certificate: when the fleet's authority ends.
+    pub(super) trusted_until: Option<Timestamp>,
     pub(super) token_waits: bool,
 }
 
@@ -91,7 +93,7 @@ fn problem(topic: &'static str, found: impl Into<String>, remedy: impl Into<Stri
 pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Finding> {
     let (settings, signs) = (evidence.settings, evidence.signs);
     let mut all = vec![configuration(evidence), permissions(signs), kernel(signs), cgroups(signs, &evidence.runtime)];
-    all.extend([mounts(signs), clock(signs, evidence.now), machine(signs), name(evidence)]);
+    all.extend([mounts(signs), clock(evidence), machine(signs), name(evidence)]);
     all.extend([
         state_dir(settings, signs),
         space(signs),
@@ -188,8 +190,18 @@ fn mounts(signs: &Signs) -> Finding {
     )
 }
 
-fn clock(signs: &Signs, now: Timestamp) -> Finding {
+fn clock(evidence: &Evidence<'_>) -> Finding {
     let remedy = "run systemd-timesyncd, chrony or another NTP client";
+    let (signs, now) = (evidence.signs, evidence.now);
+    if let Some(end) = evidence.enrolment.trusted_until.filter(|end| *end < now) {
+        return problem(
+            "clock",
+            format!("{now} is after {end}, when the fleet's authority ends: no control is accepted"),
+            format!(
+                "{remedy}; if the clock is right, garrison purge, and join the fleet again under another authority"
+            ),
+        );
+    }
     if now.as_second() < i64::try_from(tls::build_unix_secs()).unwrap_or(i64::MAX) {
         return warning("clock", format!("{now} is before this program was made"), remedy);
     }

@@ -66,7 +66,7 @@ async fn connect(
         stream.set_nodelay(true).map_err(reach)?;
         let noted = Noted { io: stream, heard: heard.clone() };
         let handshake = TlsConnector::from(config).connect(name, noted).await;
-        handshake.map_err(|source| ClientError::Handshake { control: control.to_owned(), source })
+        handshake.map_err(|source| ClientError::of_handshake(control, source))
     };
     let stream = tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| {
         Err(ClientError::Reach { control: control.to_owned(), source: io::ErrorKind::TimedOut.into() })

@@ -150,12 +150,16 @@ impl Harness {
     }
 
     fn spawn(&self, credentials: Credentials) -> LinkHandle {
+        self.spawn_that_saw(None, credentials)
+    }
+
+    fn spawn_that_saw(&self, last_seen: Option<Timestamp>, credentials: Credentials) -> LinkHandle {
         client::spawn(ClientSettings {
             control: self.address.to_string(),
             state_dir: self.dir.path().to_owned(),
             credentials,
             machine_id: "machine".into(),
-            last_seen: None,
+            last_seen,
         })
     }
 }
@@ -312,6 +316,22 @@ async fn an_authority_other_than_the_pinned_one_is_refused_before_it_sees_the_se
     let refused = client::enroll(&harness.address.to_string(), &token, joining()).await.err().unwrap();
     assert!(matches!(refused, ClientError::Handshake { .. }), "{refused}");
     assert!(harness.asked_rx.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_clock_far_ahead_is_what_keeps_a_host_from_joining_and_is_said() {
+    let mut harness = Harness::new().await;
+    let far = "2500-01-01T00:00:00Z".parse().ok();
+    let ahead = Joining { last_seen: far, ..joining() };
+    let refused = client::enroll(&harness.address.to_string(), &harness.token(), ahead).await.err().unwrap();
+    let said = refused.to_string();
+    assert!(said.contains("does not hold at 2500-01-01T00:00:00Z, the time of this host; set its clock"), "{said}");
+    assert!(!refused.is_permanent() && harness.asked_rx.try_recv().is_err());
+
+    // Once it is right, what it was does not matter.
+    let mut link = harness.spawn_that_saw(far, harness.credentials(SignedDuration::ZERO));
+    answer_dialling(&mut link, 1).await;
+    harness.connected().await;
 }
 
 #[tokio::test]

@@ -208,6 +208,15 @@ impl Credentials {
         Identity::of(&self.certificate)
     }
 
+    /// Until when the last of the authorities holds: after that nobody can be told to be control.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if one of them is no certificate.
+    pub fn trusted_until(&self) -> Result<Timestamp, TlsError> {
+        let ends = self.ca_bundle.iter().map(|authority| Ok(Identity::of(authority)?.not_after));
+        ends.reduce(|latest, end| Ok(latest?.max(end?))).unwrap_or(Ok(Timestamp::MIN))
+    }
+
     /// Whether the first of the authorities, which is the one that signs now, has signed the certificate.
     pub fn is_of_signing_authority(&self) -> bool {
         let issuer = X509Certificate::from_der(&self.certificate);

@@ -62,6 +62,7 @@ fn host() -> Host {
             known_name: None,
             ledger_trouble: Vec::new(),
             credentials: Ok(true),
+            trusted_until: None,
             token_waits: false,
         },
         unusable: None,
@@ -101,7 +102,7 @@ type Row = (&'static str, Grade, &'static str, &'static str, fn(&mut Host));
 #[test]
 fn each_trouble_is_found_alone_with_its_remedy() {
     use Grade::{Problem, Warning};
-    let rows: [Row; 32] = [
+    let rows: [Row; 33] = [
         ("settings", Problem, "unknown field", "correct it", |host| host.unusable = Some("unknown field".into())),
         ("settings", Problem, "neither a control endpoint", "set control:", |host| {
             (host.settings.control, host.control) = (None, None);
@@ -126,6 +127,9 @@ fn each_trouble_is_found_alone_with_its_remedy() {
         }),
         ("mounts", Warning, "private", "make-rshared", |host| host.signs.root_is_shared = false),
         ("clock", Warning, "before this program was made", "NTP", |host| host.now = Timestamp::UNIX_EPOCH),
+        ("clock", Problem, "when the fleet's authority ends", "NTP", |host| {
+            host.enrolment.trusted_until = Some(Timestamp::UNIX_EPOCH);
+        }),
         ("clock", Warning, "nobody synchronizes", "NTP", |host| host.signs.clock_synchronized = Some(false)),
         ("machine id", Problem, "empty", "systemd-machine-id-setup", |host| host.signs.machine_id.clear()),
         ("name", Problem, "knows it as edge-9", "nodeName: edge-9", |host| {
