@@ -1,6 +1,6 @@
 //! What each version says, as that version wrote it: `tests/data/link/<version>/<stream>`, messages of every kind, each behind
 //! its length. A version records itself once and is read by all that follow, which is how an agent and a control endpoint of
-//! different versions meet.
+//! different versions meet. Beside them stands its `schema`, by which it reads: what a later one says has to fit that, too.
 
 use std::fmt;
 use std::fs;
@@ -76,6 +76,23 @@ fn again<M: Message + Default + PartialEq + fmt::Debug>(
     }
 }
 
+/// Each call, field and value of the protocol, a line each, behind what it belongs to.
+fn schema() -> String {
+    let mut inside = Vec::new();
+    let mut lines = String::new();
+    for line in include_str!("../../../proto/garrison/fleet/v1/fleet.proto").lines() {
+        let line = line.split("//").next().unwrap_or_default().trim();
+        if let Some(opened) = line.strip_suffix(" {") {
+            inside.push(opened);
+        } else if line == "}" {
+            inside.pop();
+        } else if let Some(item) = line.strip_suffix(';').filter(|_| !inside.is_empty()) {
+            lines += &format!("{}: {item}\n", inside.join(" "));
+        }
+    }
+    lines
+}
+
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/link")
 }
@@ -86,6 +103,7 @@ fn what_every_version_said_is_understood_whole() {
     if std::env::var_os("UPDATE_EXPECTED").is_some() && !own.exists() {
         fs::create_dir_all(&own).unwrap();
         STREAMS.iter().for_each(|stream| fs::write(own.join(stream.name), (stream.record)()).unwrap());
+        fs::write(own.join("schema"), schema()).unwrap();
     }
     assert!(
         own.exists(),
@@ -105,5 +123,17 @@ fn what_every_version_said_is_understood_whole() {
             }
             assert_eq!(count, MESSAGES, "{name}");
         }
+    }
+}
+
+#[test]
+fn every_version_reads_of_this_one_all_that_it_knows() {
+    let now = schema();
+    assert!(now.contains("message SessionUp oneof body: Hello hello = 1\n"), "{now}");
+    for version in fs::read_dir(dir()).unwrap() {
+        let path = version.unwrap().path().join("schema");
+        let known = fs::read_to_string(&path).unwrap();
+        let lost: Vec<_> = known.lines().filter(|line| !now.lines().any(|now| now == *line)).collect();
+        assert!(lost.is_empty(), "{} has what is gone, or another, by now: {lost:#?}", path.display());
     }
 }
