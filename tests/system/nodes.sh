@@ -112,26 +112,7 @@ make_node_image() { # NAME DRIVER SUITE PACKAGE...
   shift 2
   node_root "$@"
   lacks_sys_resource && restrict=true
-  mkdir -p "$root/etc/containerd/registries/_default" "$root/etc/systemd/journald.conf.d"
-  cat >"$root/etc/containerd/config.toml" <<TOML
-version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-  restrict_oom_score_adj = $restrict
-  sandbox_image = "registry.k8s.io/pause:3.6"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = $([[ $driver == systemd ]] && echo true || echo false)
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "/etc/containerd/registries"
-TOML
-  cat >"$root/etc/containerd/registries/_default/hosts.toml" <<TOML
-server = "http://$gateway:$registry_port"
-[host."http://$gateway:$registry_port"]
-  capabilities = ["pull", "resolve"]
-TOML
+  REGISTRY=http://$gateway:$registry_port RESTRICT=$restrict "$top/tests/system/provision.sh" "$driver" "$root"
   : >"$root/etc/machine-id"
   rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root/var/lib/dbus/machine-id"
   for unit in systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-modules-load.service \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What containers cannot show, in a virtual machine of today's make: cgroup v2 alone, containerd with its systemd cgroup driver, a
-# kernel of its own that is started anew. Installs the .deb there, joins, runs examples/ and cuts the network. Root only. The
-# machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a busy host.
+# kernel of its own that is started anew and has netem. Installs the .deb there, joins, runs examples/, makes the line bad and cuts
+# the network. Root only. The machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a busy host.
 #
 #   vm.sh               everything; DEB may name a package that is built already
 #   KEEP=1 vm.sh        leaves the machine up; `vm.sh down` ends it
@@ -37,9 +37,8 @@ kube() {
 make_disk() {
   local root=$dir/root
   node_root trixie "${packages[@]}"
-  mkdir -p "$root"/etc/{containerd,systemd/network,garrison} "$root/root/.ssh" "$root/opt/images"
-  write_containerd_config_v2 >"$root/etc/containerd/config.toml"
-  write_mirror "$root/etc/containerd" 5000
+  REGISTRY=http://127.0.0.1:5000 tests/system/provision.sh systemd "$root"
+  mkdir -p "$root"/etc/{systemd/network,garrison} "$root/root/.ssh" "$root/opt/images"
   # The registry is in the machine, which has no way to any other.
   cp -r "$images/registry" "$images/bin/docker-registry" "$root/opt/images/"
   write_registry_config "$root/opt/images" 5000 /opt/images/registry true
@@ -58,22 +57,6 @@ make_disk() {
   cp "$deb" "$root/root/garrison.deb"
   mke2fs -q -t ext4 -d "$root" "$dir/disk.img" 3G
   rm -rf "$root"
-}
-
-write_containerd_config_v2() {
-  cat <<'TOML'
-version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "registry.k8s.io/pause:3.6"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "/etc/containerd/registries"
-TOML
 }
 
 write_unit() { # NAME LINE...
@@ -167,6 +150,31 @@ was_killed_for_memory() {
   [[ $(kube get pods -l app=greedy -o 'jsonpath={.items[0].status.containerStatuses[0].lastState.terminated.reason}') == OOMKilled ]]
 }
 
+# Agent and control speak by the loopback here, and kubectl comes by the network: it is nobody else's packets that are late.
+a_lossy_line_is_slow_and_a_cut_one_is_caught_up_with() {
+  local told="trap 'exit 0' TERM; while :; do sleep 1; done"
+  in_vm tc qdisc add dev lo root netem delay 150ms 50ms loss 5%
+  in_vm systemctl restart garrison-agent
+  wait_until 1200 "the node to be in session over a lossy line" in_session
+  apply_limited far 'memory: 32Mi' "echo over a lossy line; $told"
+  kube rollout status --timeout=1200s daemonset/far
+  contains "$(kube logs --selector app=far)" "over a lossy line"
+
+  in_vm tc qdisc change dev lo root netem loss 100%
+  wait_until 1200 "the agent to notice that the line is cut" in_vm sh -c 'garrison status | grep "no session"'
+  wait_until 1200 "control to notice that the line is cut" is_unknown
+  apply_limited far 'memory: 32Mi' "echo after the cut; $told"
+  in_vm tc qdisc del dev lo root
+  wait_until 1200 "the node to be in session again" in_session
+  kube wait --for=condition=Ready node/vm --timeout=1200s
+  kube rollout status --timeout=1200s daemonset/far
+  contains "$(kube logs --selector app=far)" "after the cut"
+  kube delete daemonset far
+  kube wait --for=delete pod -l app=far --timeout=1200s
+}
+
+is_unknown() { [[ $(kube get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') == Unknown ]]; }
+
 a_reboot_without_network_and_control_brings_every_daemon_back() {
   local before pods
   before=$(boot_id) pods=$(running_pods)
@@ -197,7 +205,8 @@ in_session() { in_vm garrison status | grep -q '^control .*, in session$'; }
 # --- all
 
 tests=(it_is_a_host_of_today it_joins_its_own_control the_examples_run pods_are_limited_as_a_whole_by_slices
-  a_container_that_takes_too_much_memory_is_killed_and_said_so a_reboot_without_network_and_control_brings_every_daemon_back)
+  a_container_that_takes_too_much_memory_is_killed_and_said_so a_lossy_line_is_slow_and_a_cut_one_is_caught_up_with
+  a_reboot_without_network_and_control_brings_every_daemon_back)
 
 ((EUID == 0)) || die "this takes root: it makes a file system of Debian packages"
 mkdir -p "$system"
