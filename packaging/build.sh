@@ -64,6 +64,14 @@ build_manual() {
   cargo run --locked -q --example manual -- "$work/manual/man" "$work/manual/completions" >&2
 }
 
+# What looks at a host before anything of the package gets there: the same for both kinds.
+build_preinst() {
+  local format
+  format=$(sed -n 's/^const FORMAT: u32 = \([0-9]*\);$/\1/p' src/host/ledger.rs)
+  [[ -n $format ]] || die "src/host/ledger.rs does not say which format of ledgers it reads"
+  sed "s/@LEDGER_FORMAT@/$format/" packaging/deb/preinst >"$work/preinst"
+}
+
 # Everything that goes onto a host, but for what only one kind of package has.
 stage() { # ARCH BINARY ROOT
   local root=$3 page doc
@@ -122,9 +130,8 @@ build_deb() { # ARCH BINARY
     -e "s/@MAINTAINER@/$maintainer/" \
     packaging/deb/control >"$root/DEBIAN/control"
   (cd "$root" && find etc -type f | sort | sed 's|^|/|') >"$root/DEBIAN/conffiles"
-  for script in preinst postinst prerm postrm; do
-    [[ ! -e packaging/deb/$script ]] || install -m 755 "packaging/deb/$script" "$root/DEBIAN/$script"
-  done
+  install -m 755 "$work/preinst" "$root/DEBIAN/preinst"
+  for script in postinst prerm postrm; do install -m 755 "packaging/deb/$script" "$root/DEBIAN/$script"; done
   (cd "$root" && find usr -type f | sort | xargs md5sum) >"$root/DEBIAN/md5sums"
   chmod 644 "$root/DEBIAN"/{control,conffiles,md5sums}
   find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
@@ -148,6 +155,7 @@ build_rpm() { # ARCH BINARY
   # A version of rpm has no hyphen.
   rpmbuild -bb --quiet --target "$rpm_arch-linux" --define "_topdir $top_dir" --define "garrison_version ${version//-/\~}" \
     --define "garrison_release $release" --define "garrison_maintainer $maintainer" --define "garrison_stage $root" \
+    --define "garrison_preinst $work/preinst" \
     --define "garrison_date $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" packaging/rpm/garrison.spec >&2
   cp "$top_dir/RPMS/$rpm_arch"/*.rpm "$out/"
 }
@@ -157,6 +165,7 @@ main() {
   (($#)) || set -- "$(dpkg --print-architecture)"
   mkdir -p "$work"
   build_manual
+  build_preinst
   for arch; do
     binary=$(build_binary "$arch")
     build_deb "$arch" "$binary"

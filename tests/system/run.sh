@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the packages on nodes with systemd and tries what an operator does: joining, examples, kill, hang, upgrade, reboot
-# without network, power cut, removal, purge. Root only; takes a few minutes beside the build of the packages.
+# Installs the packages on nodes with systemd and tries what an operator does: joining, examples, kill, hang, upgrade, versions that
+# differ, reboot without network, power cut, removal, purge. Root only; takes a few minutes beside the build of the packages.
 #
-#   run.sh               everything; DEB and RPM may name packages that are built already
+#   run.sh               everything; DEB and RPM may name packages that are built already, PREVIOUS the .deb of an earlier version
 #   KEEP=1 run.sh        leaves the nodes up; `run.sh down` removes them
 #
 # n1 is the control host with an agent of its own, n2 a second Debian 12; n3 is Debian 13 with the .rpm, for want of a free image of
@@ -57,6 +57,7 @@ start_nodes() {
     start_node "$node" bookworm
     copy_to "$node" "$deb" /root/garrison.deb
     copy_to "$node" "$dir/packages/newer.deb" /root/newer.deb
+    copy_to "$node" "${PREVIOUS:-$deb}" /root/earlier.deb
   done
   start_node n3 trixie
   copy_to n3 "$rpm" /root/garrison.rpm
@@ -242,6 +243,14 @@ status_and_explain_tell_it_at_the_host() {
   contains "$(on n1 garrison explain)" "daemonset default/gpu-monitor does not run here"
 }
 
+the_journal_has_each_field_by_itself() {
+  local pod
+  pod=$(kube get pods -l app=gpu-monitor -o 'jsonpath={.items[0].metadata.name}')
+  contains "$(on n2 journalctl --no-pager --output cat --unit garrison-agent "GARRISON_POD=default/$pod")" "pod taken on"
+  # Through control's sandbox, too.
+  contains "$(on n1 journalctl --no-pager --output cat --unit garrison-control _TRANSPORT=journal)" " INFO "
+}
+
 the_sandbox_is_as_stated() {
   local agent control
   agent=$(main_pid n2 garrison-agent) control=$(main_pid n1 garrison-control)
@@ -375,6 +384,58 @@ an_upgrade_restarts_the_services_and_no_container() {
   contains "$(on n2 cat /etc/garrison/agent.d/50-join.yaml)" "control: \"$(node_ip n1):6443\""
 }
 
+# The version of the packages is the earlier one, or the one that was saved as PREVIOUS: first its agent with the newer control, then
+# its control, and an agent beside it, with the newer agent.
+an_earlier_version_works_with_a_newer_one_in_both_roles() {
+  local earlier node before
+  for earlier in n2 n1; do
+    before=$(for node in n1 n2 n3; do tasks "$node"; done)
+    on "$earlier" dpkg -i /root/earlier.deb
+    [[ $(on "$earlier" dpkg-query -W garrison) != *"$newer"* ]] || die "$earlier still has the newer version"
+    for node in n1 n2 n3; do wait_until 120 "$node to be in session" in_session "$node"; done
+    equals "$before" "$(for node in n1 n2 n3; do tasks "$node"; done)" "containers were restarted"
+    apply_limited skewed 'memory: 32Mi' "echo earlier on $earlier; trap 'exit 0' TERM; while :; do sleep 1; done"
+    kube rollout status --timeout=120s daemonset/skewed
+    equals 3 "$(kube logs --selector app=skewed | grep -c "earlier on $earlier")" "logs through agents"
+    kube delete daemonset skewed
+    kube wait --for=delete pod -l app=skewed --timeout=60s
+    on "$earlier" dpkg -i /root/newer.deb
+    for node in n1 n2 n3; do wait_until 120 "$node to be in session" in_session "$node"; done
+    equals "$before" "$(for node in n1 n2 n3; do tasks "$node"; done)" "containers were restarted"
+  done
+}
+
+a_version_that_cannot_read_the_ledger_is_not_installed() {
+  local node before said package
+  for node in n2 n3; do
+    before=$(tasks "$node")
+    on "$node" systemctl stop garrison-agent
+    ask_for_a_reader_of_format "$node" 2
+    package=$([[ $node == n2 ]] && echo 'dpkg -i /root/garrison.deb' || echo 'rpm -U --nodeps --oldpackage /root/garrison.rpm')
+    said=$(on "$node" sh -c "$package" 2>&1) && die "it was to fail"
+    contains "$said" "was written by a newer version, and this one cannot read it (format 2;"
+    contains "$(on "$node" sh -c 'dpkg-query -W garrison || rpm -q garrison')" "$newer"
+    # An agent that comes upon it all the same leaves it as it is.
+    said=$(on "$node" garrison agent --config /etc/garrison/agent.yaml 2>&1) && die "it was to fail"
+    contains "$said" "install that version again"
+    ask_for_a_reader_of_format "$node" 1
+    on "$node" systemctl start garrison-agent
+    wait_until 60 "$node to be in session" in_session "$node"
+    equals "$before" "$(tasks "$node")" "containers were restarted"
+  done
+}
+
+# Makes a node's ledger one that a version to come has written: its header, and the checksum over that and what is behind it.
+ask_for_a_reader_of_format() { # NODE FORMAT
+  on "$1" bash -euc 'for slot in /var/lib/garrison/ledger/manifest.*; do
+    [ "$(head -c 8 "$slot" | tr -d "\000")" = GARRLDGR ] || continue
+    printf "\\x$1" | dd of="$slot" bs=1 seek=12 conv=notrunc status=none
+    length=$(od -An --endian=little -tu8 -j24 -N8 "$slot" | tr -d " ")
+    sum=$({ head -c 32 "$slot"; tail -c +65 "$slot" | head -c "$length"; } | sha256sum | cut -c-64 | sed "s/../\\\\x&/g")
+    printf "$sum" | dd of="$slot" bs=1 seek=32 conv=notrunc status=none
+  done' bash "$2"
+}
+
 a_reboot_without_network_brings_every_daemon_back() {
   local before set
   # What is to be pulled at every start, as an image with the tag latest by default, cannot be started offline.
@@ -485,13 +546,14 @@ with_rpm_a_purge_is_a_command() {
 
 tests=(the_packages_are_clean packages_are_the_same_bytes_when_built_again installing_enables_and_starts_nothing
   check_says_what_is_missing a_fleet_forms the_token_is_needed_once joining_again_changes_nothing the_examples_run
-  status_and_explain_tell_it_at_the_host the_sandbox_is_as_stated memory_volumes_reach_pods pods_are_limited_as_a_whole
+  status_and_explain_tell_it_at_the_host the_journal_has_each_field_by_itself the_sandbox_is_as_stated
+  memory_volumes_reach_pods pods_are_limited_as_a_whole
   a_killed_agent_is_back_and_no_container_was_restarted a_hung_agent_is_replaced_by_the_watchdog a_second_agent_is_refused
   containerd_may_restart_under_it an_upgrade_restarts_the_services_and_no_container
+  an_earlier_version_works_with_a_newer_one_in_both_roles a_version_that_cannot_read_the_ledger_is_not_installed
   a_reboot_without_network_brings_every_daemon_back a_power_cut_brings_every_daemon_back control_may_be_away
   image_archives_are_loaded_at_boot removal_leaves_pods_and_purge_ends_them a_reinstalled_host_gets_its_node_back
-  purged_and_installed_again_it_works_alone
-  with_rpm_a_purge_is_a_command)
+  purged_and_installed_again_it_works_alone with_rpm_a_purge_is_a_command)
 
 ((EUID == 0)) || die "this takes root: it makes namespaces, mounts and cgroups"
 dir=$(short_path "$system")
