@@ -47,6 +47,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const SANDBOX_DEADLINE: Duration = Duration::from_secs(240);
 /// gRPC's own limit of 4 MiB is too small for a list of many containers.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// containerd's namespace of everything made through CRI.
+const CRI_NAMESPACE: &str = "k8s.io";
 /// How many statuses are asked for at the same time.
 const STATUS_CALLS_MAX: usize = 8;
 

@@ -20,6 +20,7 @@ pub use self::container::{
 };
 pub use self::credentials::{BadCredentials, Credentials, Keyring, PullSecrets, pull_secrets};
 pub use self::downward::Field;
+pub use self::image::full_reference;
 pub use self::network::kernel_hostname;
 pub use self::objects::{ObjectKind, Reference, references};
 pub use self::pod::{

@@ -14,7 +14,7 @@ use crate::host::dirs;
 use crate::model::{ContainerId, ContainerPhase, ObservedContainer, ObservedPod, ObservedSandbox, SandboxId};
 use crate::plan::memory::Outcome;
 use crate::plan::{Step, grace_left};
-use crate::podspec::{Container, Handler, IdRange, ImageUser, Pod, kernel_hostname, verify_non_root};
+use crate::podspec::{Container, Handler, IdRange, ImageUser, Pod, PullPolicy, kernel_hostname, verify_non_root};
 
 /// Carries out `step`. `observed` is what the step was planned on.
 pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observed: &ObservedPod) -> Outcome {
@@ -198,7 +198,40 @@ async fn create(
     };
     let image_user = &image_user;
     let new = NewContainer { pod, container, attempt, sandbox, bound: &bound, image_ref, image_user, users, target };
-    done(shared.runtime.create_container(new).await.map(drop))
+    match shared.runtime.create_container(new).await {
+        Err(error) if error.is_damaged_image() && container.pull_policy != PullPolicy::Never => {
+            Outcome::Failed(discard(shared, container, image_ref, observed, &error).await)
+        }
+        result => done(result.map(drop)),
+    }
+}
+
+/// Forgets the image of a container that cannot be made from what there is of it: the next attempt pulls it anew. Instances of
+/// the same container that have ended hold parts of it, and go; as long as others do, it stays. Answers with why there is no container.
+async fn discard(
+    shared: &Shared,
+    container: &Container,
+    image_ref: &str,
+    observed: &ObservedPod,
+    damage: &CriError,
+) -> String {
+    let damage = Chain(damage).to_string();
+    let discarded = async {
+        for instance in observed.containers.iter().filter(|instance| instance.name == container.name) {
+            shared.runtime.remove_container(&instance.id).await?;
+        }
+        if shared.runtime.is_in_use(image_ref).await? {
+            return Ok(false);
+        }
+        let reference = container.image_reference.as_deref().unwrap_or(image_ref);
+        shared.runtime.discard_image(reference).await.map(|()| true)
+    };
+    let what_next = match discarded.await {
+        Ok(true) => "the image is damaged here and pulled anew".to_owned(),
+        Ok(false) => "the image is damaged here, and cannot be pulled anew while other containers use it".to_owned(),
+        Err(error) => format!("the image is damaged here, and cannot be removed: {}", Chain(&error)),
+    };
+    format!("{damage}; {what_next}")
 }
 
 /// The instance whose processes the container is to see.

@@ -83,7 +83,7 @@ impl Images {
         }
         let mut refusals = Vec::new();
         for credentials in tries {
-            match self.runtime.pull_image(&reference, credentials).await {
+            match self.pull_whole(&reference, credentials).await {
                 Ok(id) => {
                     let took = begun.elapsed();
                     // Its size is only told to users; a runtime that does not answer now has pulled it all the same.
@@ -95,6 +95,18 @@ impl Images {
             }
         }
         Err(all_of(refusals))
+    }
+
+    /// Pulls; where that fails for what is damaged here, once more without it.
+    async fn pull_whole(&self, reference: &str, credentials: Option<&Credentials>) -> Result<String, CriError> {
+        match self.runtime.pull_image(reference, credentials).await {
+            Err(error) if error.is_damaged_image() => {
+                tracing::warn!(reference, error = %Chain(&error), "the image is damaged here; it is pulled anew");
+                self.runtime.discard_image(reference).await?;
+                self.runtime.pull_image(reference, credentials).await
+            }
+            result => result,
+        }
     }
 }
 
@@ -185,6 +197,23 @@ mod tests {
         }
         let refused = images.pull("web", vec![user("a"), user("b"), user("c")]).await;
         assert_eq!(refused, Err("[401 Unauthorized, 403 Forbidden]".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_damaged_is_discarded_and_pulled_anew_once() {
+        let fake = FakeCri::new();
+        fake.serve_image("web");
+        let images = Images::new(fake.runtime());
+        let damage = "failed to pull and unpack image \"web\": unmarshal image config: unexpected end of JSON input";
+        fake.fail_next("PullImage", tonic::Code::Unknown, damage);
+        assert_eq!(images.pull("web", vec![]).await.unwrap().id, "sha256:web");
+        let calls: Vec<_> = fake.calls().iter().map(|call| call.method).collect();
+        assert_eq!(calls[..3], ["PullImage", "RemoveImage", "PullImage"]);
+
+        for _ in 0..2 {
+            fake.fail_next("PullImage", tonic::Code::Unknown, damage);
+        }
+        assert_eq!(images.pull("web", vec![]).await, Err(damage.to_owned()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,13 @@ const WRAPPED_WORDS: &str = " desc = ";
 /// What containerd 1.6 answers, with no code of its own, while its CRI plugin still loads.
 const STILL_LOADING: &str = "server is not initialized yet";
 
+/// What containerd says where it lacks a part of an image that it is sure to have: a layer's folder, a blob, a configuration that
+/// can be read. Pulling again does not help while it believes so.
+const DAMAGED: [&str; 3] = ["failed to stat parent", "unmarshal image config", "content digest sha256:"];
+/// The same of a layer that cannot be unpacked; there may be other reasons for that, as a full disk.
+const NOT_UNPACKED: &str = "failed to extract layer";
+const UNREADABLE: [&str; 4] = ["unexpected EOF", "wrong diff id", "invalid tar header", "gzip: invalid"];
+
 /// What lies at the bottom of gRPC's layers of errors: most often the system's own words.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -113,6 +120,14 @@ impl CriError {
         matches!(self, Self::Refused { code: Code::NotFound, .. })
     }
 
+    /// Whether what the runtime has of an image on disk is damaged, so that no other attempt will fare better. There is no code for
+    /// this: the words are containerd's.
+    pub fn is_damaged_image(&self) -> bool {
+        let Self::Refused { message, .. } = self else { return false };
+        let has_any = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        has_any(&DAMAGED) || message.contains(NOT_UNPACKED) && has_any(&UNREADABLE)
+    }
+
     /// Whether time ran out, here or in the runtime.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Refused { code: Code::DeadlineExceeded, .. })
@@ -166,6 +181,27 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(refused(&Status::unknown(said)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_damaged_image_is_told_from_one_that_cannot_be_had() {
+        for (said, damaged) in [
+            (
+                "failed to create containerd container: failed to stat parent: stat /var/lib/x/snapshots/1/fs: no such file",
+                true,
+            ),
+            (
+                "failed to pull and unpack image \"docker.io/library/a:1\": unmarshal image config: unexpected end of JSON input",
+                true,
+            ),
+            ("failed to pull and unpack image \"a:1\": content digest sha256:5fe5: not found", true),
+            ("failed to extract layer sha256:5f70: mount callback failed on /tmp/x: unexpected EOF: unknown", true),
+            ("failed to extract layer sha256:5f70: write /bin/sh: no space left on device: unknown", false),
+            ("failed to copy: httpReadSeeker: failed open: unexpected EOF", false),
+            ("failed to resolve reference \"a:1\": a:1: not found", false),
+        ] {
+            assert_eq!(refused(&Status::unknown(said)).is_damaged_image(), damaged, "{said}");
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 
-use super::{CriError, Runtime, RuntimeVersion, labels};
+use super::{CRI_NAMESPACE, CriError, Runtime, RuntimeVersion, labels};
 use crate::error::Chain;
 use crate::model::Uid;
 
@@ -45,8 +45,6 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 const SETTLE_STEADY_TRIES: u32 = 20;
 /// Gives up after 2.6 seconds: the hint is then passed on as it is.
 const SETTLE_TRIES: u32 = 28;
-/// containerd's namespace of everything made through CRI.
-const CRI_NAMESPACE: &str = "k8s.io";
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use containerd_client::services::v1 as containerd;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::{DeleteImageRequest, ListImagesRequest};
 use k8s_cri::v1;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use tonic::transport::Channel;
 
-use super::{CriError, DEADLINE, MESSAGE_BYTES_MAX, Runtime};
-use crate::podspec::{Credentials, ImageUser};
+use super::{CRI_NAMESPACE, CriError, DEADLINE, MESSAGE_BYTES_MAX, Runtime, unless_gone};
+use crate::podspec::{Credentials, ImageUser, full_reference};
 
 /// An image the runtime holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,46 @@ impl Runtime {
         Ok(reply.image_ref)
     }
 
+    /// Whether any container, of whomever, running or not, was made from the image with this id.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn is_in_use(&self, image_id: &str) -> Result<bool, CriError> {
+        let request = v1::ListContainersRequest::default();
+        let reply = self.call("ListContainers", DEADLINE, self.pods().list_containers(request)).await?;
+        Ok(reply.containers.iter().any(|container| container.image_ref == image_id))
+    }
+
+    /// Forgets an image under all its names, so that the next pull brings every part of it anew. What containers hold of it stays.
+    /// No such image is success.
+    ///
+    /// A containerd that cannot read the image's configuration does not show it through CRI; it is removed there, too.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn discard_image(&self, reference: &str) -> Result<(), CriError> {
+        let request = v1::RemoveImageRequest { image: Some(image_spec(reference)) };
+        self.call("RemoveImage", DEADLINE, self.images().remove_image(request)).await?;
+        match self.discard_from_containerd(&full_reference(reference)).await {
+            Err(error) if error.is_unimplemented() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// `name` is as containerd writes it.
+    async fn discard_from_containerd(&self, name: &str) -> Result<(), CriError> {
+        let mut client = ImagesClient::new(self.channel.clone());
+        let request = in_cri_namespace(ListImagesRequest::default());
+        let known = self.call("List", DEADLINE, client.list(request)).await?.images;
+        let digest = |image: &containerd::Image| image.target.as_ref().map(|target| target.digest.clone());
+        let Some(wanted) = known.iter().find(|image| image.name == name).map(digest) else { return Ok(()) };
+        for image in known.iter().filter(|image| digest(image) == wanted) {
+            let request = DeleteImageRequest { name: image.name.clone(), sync: true, ..Default::default() };
+            unless_gone(self.call("Delete", DEADLINE, client.delete(in_cri_namespace(request))).await)?;
+        }
+        Ok(())
+    }
+
     /// The filesystems images lie on; containerd has one.
     ///
     /// # Errors
@@ -77,6 +120,13 @@ impl Runtime {
     fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
+}
+
+fn in_cri_namespace<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let namespace = CRI_NAMESPACE.parse().expect("it is plain text");
+    request.metadata_mut().insert("containerd-namespace", namespace);
+    request
 }
 
 fn image_spec(reference: &str) -> v1::ImageSpec {

@@ -62,6 +62,14 @@ pub(super) fn repository(reference: &str) -> String {
     }
 }
 
+/// A reference with its repository in full, as runtimes keep it: `busybox:1` is `docker.io/library/busybox:1`.
+pub fn full_reference(reference: &str) -> String {
+    let named = reference.split_once('@').map_or(reference, |(named, _)| named);
+    let name_end = named.rfind('/').map_or(0, |slash| slash + 1);
+    let version = named[name_end..].find(':').map_or(named.len(), |colon| name_end + colon);
+    format!("{}{}", repository(reference), &reference[version..])
+}
+
 /// `[domain[:port]/]component[/component]…`
 fn is_name(name: &str) -> bool {
     let path = match name.split_once('/') {
@@ -162,6 +170,8 @@ mod tests {
         ] {
             assert_eq!(repository(reference), expected);
         }
+        assert_eq!(full_reference("busybox:1"), "docker.io/library/busybox:1");
+        assert_eq!(full_reference("a.example:5000/b/c@sha256:00"), "a.example:5000/b/c@sha256:00");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod recovered;
 mod resources;
 mod restarts;
 mod restored;
+mod runtime;
 mod security;
 mod streams;
 mod trouble;

@@ -81,6 +81,11 @@ impl Model {
         }
     }
 
+    pub(super) fn remove_image(&mut self, name: &str) {
+        let found = self.image(name).map(|image| image.id);
+        self.images.retain(|_, image| Some(&image.id) != found.as_ref());
+    }
+
     // === sandboxes ===
 
     pub(super) fn run_sandbox(&mut self, config: v1::PodSandboxConfig) -> Result<String, Status> {

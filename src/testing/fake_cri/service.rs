@@ -269,11 +269,16 @@ with_unused! { ImageService {
         Ok(Response::new(v1::PullImageResponse { image_ref }))
     }
 
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Reply<v1::RemoveImageResponse> {
+        self.begin("RemoveImage", request.get_ref()).await?;
+        self.state().model.remove_image(&request.into_inner().image.unwrap_or_default().image);
+        Ok(Response::new(v1::RemoveImageResponse {}))
+    }
+
     async fn image_fs_info(&self, request: Request<v1::ImageFsInfoRequest>) -> Reply<v1::ImageFsInfoResponse> {
         self.begin("ImageFsInfo", request.get_ref()).await?;
         Ok(Response::new(v1::ImageFsInfoResponse::default()))
     }
 }
     list_images: ListImagesRequest => ListImagesResponse;
-    remove_image: RemoveImageRequest => RemoveImageResponse;
 }
