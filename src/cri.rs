@@ -43,6 +43,8 @@ use crate::podspec::{Container, IdRange, ImageUser, Pod};
 
 /// How long a call may take (the kubelet's `runtimeRequestTimeout`).
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How long it may take to say how it is: asked now and then, to notice one that hangs.
+const STATUS_DEADLINE: Duration = Duration::from_secs(30);
 /// How long making or stopping a sandbox may take: CNI plugins are among what it waits for.
 const SANDBOX_DEADLINE: Duration = Duration::from_secs(240);
 /// gRPC's own limit of 4 MiB is too small for a list of many containers.

@@ -20,6 +20,8 @@ const LIST_INTERVAL: Duration = Duration::from_secs(300);
 /// After a gap in the events everything is compared a second time: containerd 1.6 tells of an exit some 70 ms before its CRI
 /// shows it, so one that was told of in the gap may have been hidden from the first comparison.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// How often the runtime is asked how it is, since one that hangs tells nobody.
+const ASK_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a runtime that is not ready is asked again: it tells nobody when its network comes.
 const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -31,12 +33,22 @@ pub(super) async fn run(
     status_tx: watch::Sender<Result<RuntimeStatus, String>>,
 ) {
     let mut events = shared.runtime.events();
-    let mut list_at = Some(shared.clock.now());
+    let mut list_at = shared.clock.now();
+    let mut ask_at = list_at + ASK_INTERVAL;
     loop {
-        // Both arms are cancel-safe: `recv` takes one whole item, the other only waits.
+        // Every arm is cancel-safe: `recv` takes one whole item, the others only wait.
         let (event, interval) = tokio::select! {
             event = events.recv() => (event, SECOND_LOOK),
-            () = shared.clock.sleep_until(list_at) => (Some(RuntimeEvent::Missed), LIST_INTERVAL),
+            () = shared.clock.sleep_until(Some(list_at)) => (Some(RuntimeEvent::Missed), LIST_INTERVAL),
+            () = shared.clock.sleep_until(Some(ask_at)) => {
+                // Whatever has changed, everything is looked at.
+                let changed = ask(&shared, &status_tx).await;
+                ask_at = shared.clock.now() + ASK_INTERVAL;
+                if changed {
+                    list_at = shared.clock.now();
+                }
+                continue;
+            }
         };
         let sent = match event {
             None => return,
@@ -47,7 +59,8 @@ pub(super) async fn run(
                 let looked = look(&shared, &owner, &inputs_tx, &status_tx).await;
                 let ready = status_tx.borrow().as_ref().is_ok_and(RuntimeStatus::is_ready);
                 let interval = if ready { interval } else { UNREADY_INTERVAL };
-                list_at = Some(shared.clock.now() + interval);
+                list_at = shared.clock.now() + interval;
+                ask_at = shared.clock.now() + ASK_INTERVAL;
                 looked
             }
         };
@@ -64,16 +77,12 @@ async fn look(
     inputs_tx: &mpsc::Sender<Input>,
     status_tx: &watch::Sender<Result<RuntimeStatus, String>>,
 ) -> Result<(), mpsc::error::SendError<Input>> {
-    let status = shared.runtime.status().await.map_err(|error| Chain(&error).to_string());
-    if status.is_ok() {
-        // Before anything is made of what is listed.
-        shared.look_at_host().await;
+    ask(shared, status_tx).await;
+    if status_tx.borrow().is_err() {
+        return Ok(());
     }
-    status_tx.send_if_modified(|known| {
-        let changes = *known != status;
-        *known = status;
-        changes
-    });
+    // Before anything is made of what is listed.
+    shared.look_at_host().await;
     match shared.runtime.list(owner).await {
         Ok(pods) => {
             let over = pods.iter().filter(|(_, owned)| is_over(&owned.pod));
@@ -86,6 +95,16 @@ async fn look(
             Ok(())
         }
     }
+}
+
+/// Asks the runtime how it is; whether that has changed.
+async fn ask(shared: &Shared, status_tx: &watch::Sender<Result<RuntimeStatus, String>>) -> bool {
+    let status = shared.runtime.status().await.map_err(|error| Chain(&error).to_string());
+    status_tx.send_if_modified(|known| {
+        let changes = *known != status;
+        *known = status;
+        changes
+    })
 }
 
 /// Nothing of the pod lives, and nothing can.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use k8s_cri::v1;
 use serde_json::Value;
 
-use super::{CriError, DEADLINE, Runtime};
+use super::{CriError, DEADLINE, Runtime, STATUS_DEADLINE};
 use crate::podspec::CgroupDriver;
 
 /// The API version asked for, and the one that has to be served.
@@ -146,7 +146,7 @@ impl Runtime {
     }
 
     async fn raw_status(&self, verbose: bool) -> Result<v1::StatusResponse, CriError> {
-        self.call("Status", DEADLINE, self.pods().status(v1::StatusRequest { verbose })).await
+        self.call("Status", STATUS_DEADLINE, self.pods().status(v1::StatusRequest { verbose })).await
     }
 }
 

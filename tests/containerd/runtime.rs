@@ -108,3 +108,25 @@ fn a_damaged_image_is_pulled_anew_and_costs_the_others_nothing() {
     let stayed = others.iter().filter(|task| tasks.contains(task)).count();
     assert_eq!(stayed, others.len() - 1, "all but the sandbox of the pod that was deleted: {others:?} {tasks:?}");
 }
+
+#[test]
+fn a_containerd_that_hangs_makes_the_node_not_ready_and_afterwards_all_is_as_before() {
+    let mut node = Node::up("hangs");
+    node.garrison_up();
+    node.apply(&web());
+    node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
+    let (tasks, answered) = (node.tasks(), another_answers(&node, ""));
+
+    node.signal_containerd("-STOP");
+    node.kubectl(&["apply", "-f", EXPORTER]);
+    node.sees(&["get", "nodes"], &["NotReady"]);
+    node.sees(&["describe", "nodes"], &["container runtime is down", "did not answer Status within 30s"]);
+    assert_eq!(answer(&node), Ok(answered.clone()));
+
+    node.signal_containerd("-CONT");
+    node.is_ready();
+    node.kubectl(&["rollout", "status", "daemonset/node-exporter", "--timeout=90s"]);
+    let now = node.tasks();
+    assert!(now.len() == 4 && tasks.iter().all(|task| now.contains(task)), "{tasks:?} {now:?}");
+    assert_eq!(answer(&node), Ok(answered));
+}

@@ -58,6 +58,24 @@ async fn a_runtime_that_goes_away_leaves_a_node_that_says_so_and_comes_back_in_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_runtime_that_hangs_is_noticed_though_nothing_happens() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one")]).await;
+    let web = host.runs("web", "one").await;
+    agent.node_is("True").await;
+
+    host.cri.hold("Status");
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let why = agent.node_is("False").await;
+    assert!(why.contains("did not answer Status within 30s"), "{why}");
+    host.cri.release("Status");
+    agent.node_is("True").await;
+    assert_eq!(host.runs("web", "one").await, web);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_begun_on_a_node_whose_network_is_not_ready() {
     let host = Host::new();
     host.cri.set_network_ready(false);
