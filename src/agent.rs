@@ -12,11 +12,13 @@
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `eviction` sends pods away that take too much, `storage` measures what they take; `measure` tells users when they ask.
+//! - `strays` ends what the runtime has lost, when others can take its place.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
 //! - `streams` carries logs, processes and connections to users, `relay` connections of pods to the API; `rotation` keeps logs from filling the disk.
 //!
 //! Stopping the agent stops no pod: the next one finds them in the ledger and in the runtime, and goes on.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +77,7 @@ mod rotation;
 mod session;
 mod status;
 mod storage;
+mod strays;
 mod streams;
 mod tokens;
 mod watchdog;
@@ -178,6 +181,8 @@ struct Shared {
     objects: watch::Sender<Arc<Objects>>,
     /// Why the ledger cannot be written, as long as it cannot; the roster publishes.
     unwritable: watch::Sender<Option<String>>,
+    /// Pods, by name, of which processes live that the runtime has no record of; their workers publish.
+    lost: watch::Sender<BTreeMap<Uid, String>>,
 }
 
 impl Shared {
@@ -331,14 +336,19 @@ fn listen(state_dir: &Path) -> Result<UnixListener, FileError> {
 
 /// Gives the runtime a bridge network if it has none at all. `runtime` is what it says of itself, if it answers.
 fn install_network(settings: &AgentSettings, runtime: &RuntimeSettings) -> Result<(), AgentError> {
-    let bin_dir = CNI_BIN_DIRS.iter().map(PathBuf::from).find(|dir| dir.join("bridge").exists());
-    let bin_dir = runtime.cni_bin_dir.clone().or(bin_dir).unwrap_or_else(|| CNI_BIN_DIRS[0].into());
+    let bin_dir = cni_bin_dir(runtime.cni_bin_dir.clone());
     let conf_dir = settings.cni_conf_dir.clone().or_else(|| runtime.cni_conf_dir.clone());
     let conf_dir = conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into());
     if let Some(file) = cni::install(&conf_dir, &bin_dir).map_err(AgentError::Cni)? {
         tracing::info!(file = %file.display(), "the runtime had no network; it has a bridge now");
     }
     Ok(())
+}
+
+/// Where CNI plugins are; `told` is what the runtime says.
+fn cni_bin_dir(told: Option<PathBuf>) -> PathBuf {
+    let usual = || CNI_BIN_DIRS.iter().map(PathBuf::from).find(|dir| dir.join("bridge").exists());
+    told.or_else(usual).unwrap_or_else(|| CNI_BIN_DIRS[0].into())
 }
 
 /// Dials control, and passes on to the roster what is heard of it.
@@ -434,6 +444,7 @@ fn share(
         clock,
         objects: watch::channel(Arc::default()).0,
         unwritable: watch::Sender::default(),
+        lost: watch::Sender::default(),
         settings,
         facts,
         host: watch::Sender::new(Arc::new(host)),

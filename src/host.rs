@@ -2,8 +2,8 @@
 //!
 //! One module for each thing the host has. They carry out what others decided and report what they find; they keep nothing
 //! in memory. Functions here block, for as long as a disk takes: async callers put them into `agent::blocking`. Only
-//! [`logs::stream`] is async, since following a log may last for days, and so are [`check`] and [`slices`], which wait for
-//! others, and [`netns::connect`], which has to have a thread of its own.
+//! [`logs::stream`] is async, since following a log may last for days, and so are [`check`], [`slices`] and [`cni::release`],
+//! which wait for others, and [`netns::connect`], which has to have a thread of its own.
 //!
 //! The module must not speak to the runtime or to control, and must not decide what a pod needs.
 
@@ -30,6 +30,7 @@ pub mod resolv;
 pub mod service;
 pub mod slices;
 pub mod socket;
+pub mod strays;
 mod tree;
 pub mod units;
 pub mod usage;

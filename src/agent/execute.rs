@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::agent::blocking::blocking;
 use crate::agent::credentials::credentials;
 use crate::agent::images::Pulled;
-use crate::agent::{Shared, configure, hooks};
+use crate::agent::{Shared, configure, hooks, strays};
 use crate::cri::{CriError, NewContainer};
 use crate::error::Chain;
 use crate::host::dirs;
@@ -68,7 +68,7 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
             outcome
         }
         Step::Release => release(shared, pod).await,
-        Step::CleanUp => clean_up(shared, pod).await,
+        Step::CleanUp => clean_up(shared, pod, observed).await,
     }
 }
 
@@ -165,6 +165,9 @@ async fn create(
     let Some(sandbox) = observed.sandboxes.iter().find(|other| other.id == *sandbox) else {
         return Outcome::Failed("the pod's sandbox is gone".to_owned());
     };
+    if let Err(why) = strays::end(shared, pod, observed).await {
+        return Outcome::Failed(why);
+    }
     let target = match target(&pod.containers[container], observed) {
         Ok(target) => target,
         Err(error) => return Outcome::Failed(error),
@@ -280,7 +283,10 @@ async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
     remove_cgroup(shared, pod, |pod| dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())).await
 }
 
-async fn clean_up(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
+async fn clean_up(shared: &Shared, pod: &Arc<Pod>, observed: &ObservedPod) -> Outcome {
+    if let Err(why) = strays::end(shared, pod, observed).await {
+        return Outcome::Failed(why);
+    }
     remove_cgroup(shared, pod, |pod| dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())).await
 }
 

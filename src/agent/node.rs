@@ -18,7 +18,7 @@ use super::roster::{Input, NodeState};
 use crate::cri::{HandlerFeatures, RuntimeCondition, RuntimeFeatures, RuntimeStatus, RuntimeVersion};
 use crate::host::facts::Facts;
 use crate::link::NodeReport;
-use crate::model::NodeName;
+use crate::model::{NodeName, Uid};
 use crate::plan::pressure::Conditions;
 use crate::podspec::HostFacts;
 
@@ -26,6 +26,8 @@ use crate::podspec::HostFacts;
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 /// The condition of a node whose ledger cannot be written. It is there only as long as that is so.
 const LEDGER_UNWRITABLE: &str = "LedgerUnwritable";
+/// The condition of a node whose runtime has lost pods that still run. It is there only as long as that is so.
+const LOST_BY_RUNTIME: &str = "LostByRuntime";
 /// The version of Kubernetes whose behaviour the agent follows, with our own.
 const KUBELET_VERSION: &str = concat!("v1.36.0-garrison.", env!("CARGO_PKG_VERSION"));
 
@@ -39,6 +41,7 @@ pub(super) async fn run(
 ) {
     let mut version = None;
     let mut unwritable_rx = shared.unwritable.subscribe();
+    let mut lost_rx = shared.lost.subscribe();
     let mut known: Vec<NodeCondition> = Vec::new();
     let mut host_rx = shared.host.subscribe();
     if status_rx.changed().await.is_err() {
@@ -53,8 +56,8 @@ pub(super) async fn run(
         let features = status.as_ref().map(|status| status.features.clone()).unwrap_or_default();
         let pressure = *conditions_rx.borrow_and_update();
         let host = host_rx.borrow_and_update().clone();
-        let unwritable = unwritable_rx.borrow_and_update().clone();
-        let (ready, conditions) = conditions(&status, pressure, unwritable, &known, Timestamp::now());
+        let alarms = alarms(unwritable_rx.borrow_and_update().as_deref(), &lost_rx.borrow_and_update());
+        let (ready, conditions) = conditions(&status, pressure, alarms, &known, Timestamp::now());
         let report = NodeReport {
             labels: labels(&host.node_name, &shared.facts),
             status: serde_json::to_vec(&node_status(
@@ -77,6 +80,7 @@ pub(super) async fn run(
             changed = conditions_rx.changed() => if changed.is_err() { return },
             Ok(()) = host_rx.changed() => {}
             changed = unwritable_rx.changed() => if changed.is_err() { return },
+            changed = lost_rx.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(REPORT_INTERVAL) => {}
         }
     }
@@ -95,13 +99,33 @@ pub(super) fn labels(name: &NodeName, facts: &Facts) -> BTreeMap<String, String>
     labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
+/// A condition that is there only as long as it holds: its type, true, its reason and its message.
+type Alarm = (&'static str, bool, &'static str, String);
+
+/// What there is to be alarmed about. `unwritable` is why the ledger cannot be written, `lost` the pods the runtime has lost.
+fn alarms(unwritable: Option<&str>, lost: &BTreeMap<Uid, String>) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    if let Some(why) = unwritable {
+        let message = format!("no pod is made or ended until the ledger can be written: {why}");
+        alarms.push((LEDGER_UNWRITABLE, true, "WriteFailed", message));
+    }
+    if !lost.is_empty() {
+        let pods = lost.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the container runtime has no record of containers that run, of {pods}; they end when others can take their place"
+        );
+        alarms.push((LOST_BY_RUNTIME, true, "ProcessesFound", message));
+    }
+    alarms
+}
+
 /// The node's conditions, and whether it is ready. A condition that did not change keeps its transition time.
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/nodestatus/setters.go`.
 fn conditions(
     status: &Result<RuntimeStatus, String>,
     pressure: Conditions,
-    unwritable: Option<String>,
+    alarms: Vec<Alarm>,
     known: &[NodeCondition],
     now: Timestamp,
 ) -> (bool, Vec<NodeCondition>) {
@@ -137,19 +161,11 @@ fn conditions(
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
     ];
-    let ledger = unwritable.map(|why| {
-        (
-            LEDGER_UNWRITABLE,
-            true,
-            "WriteFailed",
-            format!("no pod is made or ended until the ledger can be written: {why}"),
-        )
-    });
     let readiness = match trouble {
         None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
     };
-    let rows = pressures.into_iter().chain(ledger).chain([readiness]);
+    let rows = pressures.into_iter().chain(alarms).chain([readiness]);
     let condition = |(type_, holds, reason, message): (&str, bool, &str, String)| {
         let status = if holds { "True" } else { "False" };
         let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
@@ -254,16 +270,16 @@ mod tests {
     #[test]
     fn the_node_is_as_ready_as_its_runtime() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let (ready, first) = conditions(&status(true), Conditions::default(), None, &[], at(1));
+        let (ready, first) = conditions(&status(true), Conditions::default(), Vec::new(), &[], at(1));
         assert!(ready);
         assert_eq!(ready_of(&first), ("True", "KubeletReady", "kubelet is posting ready status", at(1)));
 
-        let (ready, second) = conditions(&Err("no such file".into()), Conditions::default(), None, &first, at(2));
+        let (ready, second) = conditions(&Err("no such file".into()), Conditions::default(), Vec::new(), &first, at(2));
         assert!(!ready);
         let down = "container runtime is down: no such file";
         assert_eq!(ready_of(&second), ("False", "KubeletNotReady", down, at(2)));
 
-        let (_, third) = conditions(&status(false), Conditions::default(), None, &second, at(3));
+        let (_, third) = conditions(&status(false), Conditions::default(), Vec::new(), &second, at(3));
         let network = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized";
         assert_eq!(ready_of(&third), ("False", "KubeletNotReady", network, at(2)));
         assert_eq!(third[0].last_transition_time.as_ref().unwrap().0, at(1));
@@ -272,7 +288,7 @@ mod tests {
     #[test]
     fn pressure_is_told_in_the_kubelets_words() {
         let told = |pressure| {
-            let (_, conditions) = conditions(&status(true), pressure, None, &[], Timestamp::UNIX_EPOCH);
+            let (_, conditions) = conditions(&status(true), pressure, Vec::new(), &[], Timestamp::UNIX_EPOCH);
             let words = |one: &NodeCondition| format!("{}={} {}", one.type_, one.status, one.reason.as_ref().unwrap());
             conditions.iter().take(3).map(words).collect::<Vec<_>>()
         };

@@ -185,6 +185,7 @@ impl Host {
             clock,
             objects: watch::channel(Arc::default()).0,
             unwritable: watch::Sender::default(),
+            lost: watch::Sender::default(),
             settings,
             facts,
             host: watch::Sender::new(Arc::new(host)),

@@ -25,6 +25,7 @@ use super::blocking::blocking;
 use super::execute::{execute, pod_ips};
 use super::prober::{PodProbes, Running};
 use super::roster::Input;
+use super::strays;
 use super::words::{self, Words};
 use crate::error::Chain;
 use crate::fit::Rejection;
@@ -220,6 +221,9 @@ impl Worker {
         let next_attempts = self.next_attempts().await;
         self.memory.extend(&next_attempts);
         self.observe().await;
+        if self.current {
+            self.look_for_strays().await;
+        }
         loop {
             self.check_deadline().await;
             let plan = self.plan();
@@ -313,6 +317,15 @@ impl Worker {
         }
     }
 
+    /// Tells of what runs of the pod that the runtime has no record of.
+    async fn look_for_strays(&self) {
+        let observed = self.observed.borrow().clone();
+        let found = strays::look(&self.shared, &self.pod, &observed).await;
+        if found > 0 {
+            self.tell_event(events::lost_by_runtime(found)).await;
+        }
+    }
+
     /// Whatever of the pod's own objects changed, its volumes follow.
     fn look_at_objects(&mut self) {
         let objects = self.objects.borrow_and_update().clone();
@@ -367,6 +380,9 @@ impl Worker {
         self.memory.begin(step);
         if let Some(event) = events::begun(&self.pod, step) {
             self.tell_event(event).await;
+        }
+        if let Step::CreateSandbox { .. } = step {
+            self.look_for_strays().await;
         }
         if let Step::PullImage { .. } = step {
             let objects = self.shared.objects.borrow().clone();

@@ -12,6 +12,7 @@
 //! ending what is still in them. The containers' own cgroups, below, are the runtime's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,9 +131,22 @@ impl Cgroups {
     /// # Errors
     /// [`FileError`] naming the cgroup. One that does not exist has none.
     pub fn processes(&self, pod: &Pod) -> Result<BTreeSet<i32>, FileError> {
+        self.processes_in(pod, |_| true)
+    }
+
+    /// The same of some cgroups: `counts` is asked by the name of that right below the pod's, none for the pod's own.
+    pub(super) fn processes_in(
+        &self,
+        pod: &Pod,
+        counts: impl Fn(Option<&str>) -> bool,
+    ) -> Result<BTreeSet<i32>, FileError> {
         let mut pids = BTreeSet::new();
         for dir in self.dirs(&pod.cgroup_parent) {
             for cgroup in tree(&dir)? {
+                let container = cgroup.strip_prefix(&dir).ok().and_then(|below| below.iter().next());
+                if !counts(container.map(OsStr::to_string_lossy).as_deref()) {
+                    continue;
+                }
                 let file = cgroup.join("cgroup.procs");
                 let text = unless_missing(fs::read_to_string(&file), "read", &file)?.unwrap_or_default();
                 pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
@@ -425,5 +439,8 @@ mod tests {
         fs::write(dir.join("cgroup.procs"), "").unwrap();
         fs::write(dir.join("container/cgroup.procs"), "4000001\n4000002\n").unwrap();
         assert_eq!(cgroups.processes(&pod).unwrap(), BTreeSet::from([4_000_001, 4_000_002]));
+        for (counted, found) in [("other", 0), ("container", 2)] {
+            assert_eq!(cgroups.processes_in(&pod, |name| name == Some(counted)).unwrap().len(), found);
+        }
     }
 }

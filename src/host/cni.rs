@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 use super::{FileError, failed};
 
+pub mod release;
+
 /// The file written.
 const FILE_NAME: &str = "99-garrison.conflist";
 /// What is written goes by this name in the runtime and in host-local's records.

@@ -58,6 +58,14 @@ pub fn no_pull_secrets(names: &[String]) -> PodEvent {
     PodEvent::of_pod(true, "FailedToRetrieveImagePullSecret", message)
 }
 
+/// What is told of a pod of which so many processes live that the runtime has no record of.
+pub fn lost_by_runtime(processes: usize) -> PodEvent {
+    let message = format!(
+        "The container runtime has no record of {processes} processes of this pod; they end when its containers can be made anew"
+    );
+    PodEvent::of_pod(true, "LostByRuntime", message)
+}
+
 /// What is told when a step begins.
 pub fn begun(pod: &Pod, step: &Step) -> Option<PodEvent> {
     match step {

@@ -20,7 +20,7 @@ pub struct Traces {
     /// Network namespaces.
     pub namespaces: usize,
     /// Addresses that CNI's host-local has given out.
-    addresses: usize,
+    pub addresses: usize,
     mounts: usize,
     cgroups: usize,
 }

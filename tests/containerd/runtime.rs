@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::harness::{Node, daemonset};
+use crate::leaks::Traces;
 
 const EXPORTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/node-exporter.yaml");
 /// Where the node's registry listens, and where nobody does.
@@ -37,11 +38,57 @@ fn another_answers(node: &Node, than: &str) -> String {
     })
 }
 
+/// How many processes of this name the node has.
+fn count(node: &Node, name: &str) -> usize {
+    node.shell(&format!("pgrep -c {name} || true")).trim().parse().expect("a number")
+}
+
 /// Has images come from a port of the node.
 fn pull_from(node: &Node, port: u16) {
     let host = format!("http://127.0.0.1:{port}");
     let hosts = format!("server = \"{host}\"\n[host.\"{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
     node.write("registries/_default/hosts.toml", &hosts);
+}
+
+/// The types of the Node's conditions.
+fn conditions(node: &Node) -> String {
+    node.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.conditions[*].type}"])
+}
+
+#[test]
+fn a_containerd_that_has_lost_its_records_costs_no_second_instance_and_none_before_there_is_another() {
+    let mut node = Node::up("records");
+    node.garrison_up();
+    node.apply(&web());
+    node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
+    let first = another_answers(&node, "");
+
+    node.kill_containerd();
+    fs::remove_dir_all(node.path("root/io.containerd.metadata.v1.bolt")).expect("containerd's records");
+    pull_from(&node, NOBODY);
+    node.start_containerd();
+    let named = ["LostByRuntime", "no record of containers that run, of default/web-"];
+    node.sees(&["describe", "nodes"], &named);
+    node.sees(&["describe", "pods"], &["LostByRuntime", "Failed to pull image"]);
+    // What it lost serves, also under another agent.
+    node.kill_garrison();
+    node.garrison_up();
+    node.sees(&["describe", "nodes"], &named);
+    assert_eq!(answer(&node), Ok(first.clone()));
+    assert_eq!(count(&node, "httpd"), 1);
+
+    pull_from(&node, REGISTRY);
+    another_answers(&node, &first);
+    node.kubectl(&["rollout", "status", "daemonset/web", "--timeout=90s"]);
+    node.eventually("nothing is left of what was lost", |node| {
+        let (left, processes) = (Traces::of(node), (count(node, "httpd"), count(node, "containerd-shim")));
+        let once = (left.tasks, left.namespaces, left.addresses) == (2, 1, 1) && processes == (1, 1);
+        if once { Ok(()) } else { Err(format!("{left:?}, instances and shims: {processes:?}")) }
+    });
+    node.eventually("the Node says so no more", |node| {
+        let conditions = conditions(node);
+        if conditions.contains("LostByRuntime") { Err(conditions) } else { Ok(()) }
+    });
 }
 
 #[test]
