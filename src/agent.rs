@@ -59,6 +59,7 @@ mod eviction;
 mod execute;
 mod explain;
 mod files;
+mod hints;
 mod hooks;
 mod images;
 mod join;
@@ -92,6 +93,7 @@ pub use purge::{PurgeError, purge};
 pub use status::{Status, StatusError, render, status};
 
 use clock::Clock;
+use hints::Hints;
 use images::Images;
 use join::Joined;
 use prober::Prober;
@@ -174,6 +176,7 @@ struct Shared {
     runtime: Runtime,
     images: Images,
     prober: Prober,
+    hints: Hints,
     rotation: Rotation,
     users: Arc<Users>,
     clock: Clock,
@@ -438,6 +441,7 @@ fn share(
     let clock = Clock::new();
     Ok(Shared {
         images: Images::new(runtime.clone()),
+        hints: Hints::default(),
         prober: Prober::new(clock),
         rotation: Rotation::default(),
         users: Arc::new(Users::new(&settings.root_dir)),

@@ -52,7 +52,10 @@ pub(super) async fn run(
         };
         let sent = match event {
             None => return,
-            Some(RuntimeEvent::Changed(uid)) => inputs_tx.send(Input::Changed(uid)).await,
+            Some(RuntimeEvent::Changed(uid)) => {
+                shared.hints.changed(&uid);
+                Ok(())
+            }
             // What is gone without a name was removed by its own worker, or the list shows it.
             Some(RuntimeEvent::Gone(_)) => Ok(()),
             Some(RuntimeEvent::Missed) => {
@@ -88,6 +91,7 @@ async fn look(
             let over = pods.iter().filter(|(_, owned)| is_over(&owned.pod));
             let sandboxes = |pod: &ObservedPod| pod.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
             let over = over.map(|(uid, owned)| (uid.clone(), sandboxes(&owned.pod))).collect();
+            shared.hints.all_changed();
             inputs_tx.send(Input::Listed { found: pods.into_keys().collect(), over }).await
         }
         Err(error) => {

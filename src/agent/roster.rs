@@ -12,6 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ mod status;
 const SOON: Duration = Duration::from_millis(1);
 /// The pause before a commit that failed is tried again.
 const COMMIT_RETRY: Duration = Duration::from_secs(5);
+/// How long a disk may take a commit before users are told. The loop waits for it all the same; workers go on.
+const COMMIT_SLOW: Duration = Duration::from_secs(10);
 /// How many inputs one pass takes in before it looks at them.
 const INPUTS_PER_PASS: usize = 64;
 
@@ -70,9 +73,7 @@ pub(super) enum Input {
     Disconnected(Lost),
     /// A worker said something.
     Pod(FromPod),
-    /// The runtime has news of a pod.
-    Changed(Uid),
-    /// The runtime was looked at as a whole, and any pod may have changed.
+    /// The runtime was looked at as a whole.
     Listed {
         /// The pods of ours that are in it.
         found: HashSet<Uid>,
@@ -484,11 +485,18 @@ impl Roster {
     async fn write(&mut self) -> Result<(), LedgerError> {
         let mut ledger = self.ledger.take().expect("it is only away within this function");
         let (snapshot, blobs) = (self.contents.snapshot(), self.new_blobs.clone());
-        let (ledger, result) = blocking(move || {
+        let mut writing = pin!(blocking(move || {
             let result = ledger.commit(&snapshot, &blobs);
             (ledger, result)
-        })
-        .await;
+        }));
+        let (ledger, result) = match tokio::time::timeout(COMMIT_SLOW, &mut writing).await {
+            Ok(written) => written,
+            Err(_) => {
+                self.note_writable(Some(format!("the disk has not taken it for {COMMIT_SLOW:?}")));
+                self.session.flush();
+                writing.await
+            }
+        };
         self.ledger = Some(ledger);
         result
     }

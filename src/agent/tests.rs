@@ -180,6 +180,7 @@ impl Host {
         Shared {
             images: Images::new(runtime.clone()),
             prober: Prober::new(clock),
+            hints: Hints::default(),
             rotation: Rotation::default(),
             users: Arc::new(Users::new(&settings.root_dir)),
             clock,

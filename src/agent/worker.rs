@@ -1,9 +1,9 @@
 //! One pod's task: observe, plan, carry steps out, and again, until the pod is gone.
 //!
 //! The worker owns everything there is to know about one pod while the agent lives. What is wanted comes in over a `watch`
-//! from the roster, hints that the runtime has news over a `Notify`, what probes find over another `watch`; status and events
-//! go out to the roster. It waits for one of them, for a step to end, or for the moment its plan names. It decides nothing:
-//! `plan` does.
+//! from the roster, hints that the runtime has news over a `Notify` from the observer, what probes find over another `watch`;
+//! status and events go out to the roster. It waits for one of them, for a step to end, or for the moment its plan names. It
+//! decides nothing: `plan` does.
 //!
 //! ```text
 //! Wait ─▶ Run ─▶ finished: all containers are final, it ran for too long, or it was sent away ─▶ Stop ─▶ gone
@@ -83,8 +83,6 @@ pub(super) struct WorkerHandle {
     /// What `pod` was made from.
     pub(super) record: PodRecord,
     order: watch::Sender<Order>,
-    /// Something about the pod changed in the runtime.
-    pub(super) hint: Arc<Notify>,
     /// What the worker saw last.
     pub(super) observed: watch::Receiver<ObservedPod>,
     task: JoinHandle<()>,
@@ -147,7 +145,7 @@ pub(super) fn spawn(
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
     let objects = shared.objects.subscribe();
     let seen = objects.borrow().clone();
-    let hint = Arc::new(Notify::new());
+    let hint = shared.hints.of(&pod.key.uid);
     let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
     shared.rotation.keep(pod.clone(), observed_rx.clone());
     let active_until = finish::active_until(&pod, created_at, Timestamp::now(), shared.clock.now());
@@ -160,7 +158,7 @@ pub(super) fn spawn(
         created_at,
         min_ready,
         order: order_rx,
-        hint: hint.clone(),
+        hint,
         inputs_tx,
         observed: observed_tx,
         healths: probes.healths(),
@@ -175,7 +173,7 @@ pub(super) fn spawn(
         view: None,
         ready: None,
     };
-    WorkerHandle { pod, record, order: order_tx, hint, observed: observed_rx, task: tokio::spawn(worker.run()) }
+    WorkerHandle { pod, record, order: order_tx, observed: observed_rx, task: tokio::spawn(worker.run()) }
 }
 
 /// A step that has ended, the pod it was carried out for, what came of it, and how long it took.

@@ -143,3 +143,57 @@ fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repair
         if tasks.len() == 2 && kept { Ok(()) } else { Err(format!("{tasks:?}")) }
     });
 }
+
+/// A file system that takes no write until this goes.
+struct Frozen<'a>(&'a Node, &'static str);
+
+impl<'a> Frozen<'a> {
+    fn new(node: &'a Node, folder: &'static str) -> Self {
+        on_disk(node, "fsfreeze -f \"$1\"", folder);
+        Self(node, folder)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        on_disk(self.0, "fsfreeze -u \"$1\"", self.1);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_what_is_new_and_nothing_that_runs() {
+    let node = Node::up("frozen");
+    let mut control = Process::control(&node);
+    control.start(&node);
+    on_disk(&node, "truncate -s 16M \"$1.img\" && mkfs.ext4 -q -m0 \"$1.img\" && mkdir -p \"$1\"", "agent");
+    on_disk(&node, "mount -o loop \"$1.img\" \"$1\"", "agent");
+    let mut agent = Process::agent(&node);
+    agent.start(&node);
+    node.is_ready();
+    for name in ["steady", "leaving"] {
+        node.apply(&sleeper(name, "one"));
+        runs(&node, name);
+    }
+    let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID}";
+    let id = node.kubectl(&["get", "pods", "-l", "app=steady", "-o", ids]);
+    let before = node.tasks();
+    let steady = before.iter().find(|task| id.contains(&task.container)).expect("the container's task");
+
+    let frozen = Frozen::new(&node, "agent");
+    node.kubectl(&["delete", "daemonset", "leaving"]);
+    node.sees(&["get", "events"], &["LedgerUnwritable", "the disk has not taken it for 10s"]);
+    node.kill(steady.pid);
+    node.eventually("the container that has ended was started again", |node| {
+        let tasks = node.tasks();
+        let others = before.iter().filter(|task| *task != steady).all(|task| tasks.contains(task));
+        if tasks.len() == 4 && others { Ok(()) } else { Err(format!("{before:?} {tasks:?}")) }
+    });
+
+    drop(frozen);
+    node.eventually("the deleted DaemonSet's pod is gone", |node| {
+        let tasks = node.tasks();
+        if tasks.len() == 2 { Ok(()) } else { Err(format!("{tasks:?}")) }
+    });
+    node.sees(&["get", "events"], &["LedgerWritable"]);
+    node.sees(&["get", "pods", "-l", "app=steady", "--no-headers"], &["1/1", "Running", "1 ("]);
+}

@@ -62,11 +62,6 @@ impl Roster {
                 self.views.insert(uid, *view);
             }
             Input::Pod(FromPod::Gone(uid)) => self.pod_is_gone(&uid),
-            Input::Changed(uid) => {
-                if let Some(worker) = self.workers.get(&uid) {
-                    worker.hint.notify_one();
-                }
-            }
             Input::Listed { found, over } => {
                 if self.found.is_none() {
                     let unknown = found.iter().filter(|uid| !self.contents.pods.contains_key(*uid));
@@ -77,7 +72,6 @@ impl Roster {
                     self.found = Some(found);
                 }
                 self.restaff |= !Arc::ptr_eq(&self.host, &self.shared.host());
-                self.workers.values().for_each(|worker| worker.hint.notify_one());
                 self.clear_away(over);
             }
             Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),

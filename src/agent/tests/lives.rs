@@ -363,7 +363,7 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
         ephemeral_containers: vec![],
     };
     let charge = Charge { pod: Arc::new(pod.clone()), record: record.clone(), min_ready: Duration::ZERO };
-    let mut worker = worker::spawn(shared, charge, Assignment::Run, inputs_tx);
+    let mut worker = worker::spawn(shared.clone(), charge, Assignment::Run, inputs_tx);
     let running = |count: usize| {
         move |observed: &ObservedPod| {
             let runs = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Running { .. });
@@ -385,7 +385,7 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
     assert_eq!((&namespaces["pid"], &namespaces["target_id"]), (&json!(target), &json!(main.as_str())));
 
     host.cri.end_container(&worker.pod.key.uid, "debug", 1);
-    worker.hint.notify_one();
+    shared.hints.changed(&worker.pod.key.uid);
     until(&mut worker.observed, "its end", running(1)).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(host.deeds(), ["sandbox", "start main", "start debug"]);
