@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::Node;
+use crate::harness::{Node, shell_daemonset};
 use crate::nodes::{Fleet, NODES, Rollout, Traffic};
 
 /// How long what a user asks for may take to be true on a node of a busy machine, where no image has to be pulled.
@@ -342,4 +342,34 @@ fn a_rollout_outlives_control_and_nodes_that_are_cut_off() {
         if node.tasks().is_empty() && !credentials { Ok(()) } else { Err(format!("{:?} {credentials}", node.tasks())) }
     });
     assert_eq!(fleet.control.kubectl(&["get", "nodes", "--no-headers"]).lines().count(), NODES - 1);
+}
+
+#[test]
+fn a_rollout_goes_through_a_network_that_loses_every_fifth_packet_and_nothing_else_is_touched() {
+    let fleet = Fleet::up("loss");
+    fleet.nodes.iter().for_each(|node| ["two", "three"].iter().for_each(|stage| allow(node, stage)));
+    apply_web(&fleet);
+    fleet.control.apply(&shell_daemonset("steady", "true", "", ""));
+    fleet.control.kubectl(&["rollout", "status", "daemonset/steady", "--timeout=90s"]);
+    let steady = |fleet: &Fleet| {
+        let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID}";
+        let ids = fleet.control.kubectl(&["get", "pods", "-l", "app=steady", "-o", ids]);
+        let of =
+            |node: &Node| node.tasks().into_iter().filter(|task| ids.contains(&task.container)).collect::<Vec<_>>();
+        fleet.nodes.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    let before = steady(&fleet);
+    assert_eq!(before.len(), NODES);
+
+    fleet.lose_packets();
+    for name in ["two", "three"] {
+        stage(&fleet, name);
+        is_rolled_out(&fleet);
+    }
+    nodes_have_had(&fleet, &["one", "two", "three"]);
+    assert_eq!(steady(&fleet), before);
+    let status = fleet.control.kubectl(&["get", "nodes", "--no-headers"]);
+    assert_eq!(status.matches(" Ready ").count(), NODES, "{status}");
+    let lost = fleet.lost_packets();
+    assert!(lost > 20, "only {lost} packets were lost");
 }

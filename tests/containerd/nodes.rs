@@ -65,6 +65,21 @@ impl Fleet {
         self.set_link(place, "up");
     }
 
+    /// Loses every fifth packet between control and its nodes, at random, in each direction.
+    pub fn lose_packets(&self) {
+        for (chain, device) in [("INPUT", "-i"), ("OUTPUT", "-o")] {
+            let loss = "-m statistic --mode random --probability 0.2 -j DROP";
+            self.control.shell(&format!("iptables -w -A {chain} {device} eth0 {loss}"));
+        }
+    }
+
+    /// How many packets were lost since.
+    pub fn lost_packets(&self) -> u64 {
+        let rules =
+            self.control.shell("iptables -w -nvxL | awk '$3 == \"DROP\" { lost += $1 } END { print lost + 0 }'");
+        rules.trim().parse().expect("a number")
+    }
+
     fn set_link(&self, place: usize, to: &str) {
         let port = format!("port-{}", FIRST + place);
         let set = self.control.inside("ip").args(["link", "set", &port, to]).status().expect("ip can be run");
