@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::harness::{Node, daemonset};
+use crate::processes::{Process, path};
 
 fn manifest(name: &str, seconds: u32) -> String {
     let spec = format!(
@@ -60,6 +61,11 @@ fn files_added_changed_and_removed_take_effect() {
     runs(&node, &["sleep 1002", "sleep 3001"]);
 }
 
+/// The uids of the pods that have a folder.
+fn pods(node: &Node) -> String {
+    node.shell("ls /var/lib/kubelet/pods")
+}
+
 #[test]
 fn after_a_power_cut_every_daemon_is_back_without_network() {
     let mut node = Node::up("power");
@@ -69,10 +75,6 @@ fn after_a_power_cut_every_daemon_is_back_without_network() {
     let commands = ["sleep 1001", "sleep 2001", "sleep 3001"];
     node.garrison_alone(&node.path("manifests"));
     runs(&node, &commands);
-    let pods = |node: &Node| {
-        let output = node.inside("ls").arg("/var/lib/kubelet/pods").output().expect("ls can be run");
-        String::from_utf8(output.stdout).expect("uids are text")
-    };
     let before = pods(&node);
 
     node.cut_power();
@@ -83,4 +85,53 @@ fn after_a_power_cut_every_daemon_is_back_without_network() {
     node.start_containerd();
     runs(&node, &commands);
     assert_eq!(pods(&node), before, "they are the same pods");
+}
+
+#[test]
+fn folders_that_have_moved_to_another_file_system_between_two_starts_are_the_same_folders() {
+    let mut node = Node::up("moved");
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: word}\nstringData: {word: hidden}\n---\n";
+    node.write("manifests/secret.yaml", secret);
+    for number in [1001, 2001] {
+        let daemon = manifest(&format!("daemon-{number}"), number);
+        let volume = "      volumes: [{name: word, secret: {secretName: word}}]\n      containers:\n";
+        let daemon = daemon.replace("      containers:\n", volume);
+        let mount = "          volumeMounts: [{name: word, mountPath: /word}]\n---\n";
+        node.write(&format!("manifests/{number}.yaml"), &daemon.replace("---\n", mount));
+    }
+    let commands = ["sleep 1001", "sleep 2001"];
+    let mut agent = Process::alone(&node);
+    agent.start(&node);
+    runs(&node, &commands);
+    let (before, state) = (pods(&node), path(&node, "agent"));
+
+    // While the host was off; what was mounted is so no more. One is a link now, the other another mount.
+    node.cut_power();
+    node.shell(&format!(
+        "for mount in $(cut -d' ' -f5 /proc/self/mountinfo | grep '^/var/lib/kubelet/' | sort -r); do umount $mount; done
+         set -e
+         mkdir /run/other && mount -t tmpfs tmpfs /run/other && mv /var/lib/kubelet {state} /run/other/
+         ln -s /run/other/kubelet /var/lib/kubelet && mkdir {state} && mount --bind /run/other/agent {state}"
+    ));
+    let mut agent = Process::alone(&node);
+    agent.start(&node);
+    node.start_containerd();
+    runs(&node, &commands);
+    assert_eq!(pods(&node), before, "they are the same pods");
+
+    // While the agent was away, and pods ran.
+    let tasks = node.tasks();
+    agent.kill(&node);
+    node.shell(&format!("umount {state} && cp -a /run/other/agent/. {state}/ && rm -r /run/other/agent"));
+    agent.start(&node);
+    fs::remove_file(node.path("manifests/2001.yaml")).unwrap();
+    runs(&node, &["sleep 1001"]);
+    let now = node.tasks();
+    assert!(now.iter().all(|task| tasks.contains(task)), "nothing was restarted: {tasks:?} {now:?}");
+    fs::remove_file(node.path("manifests/1001.yaml")).unwrap();
+    node.eventually("nothing is left of the pods", |node| {
+        let mounted = node.shell("grep -c /run/other/kubelet/ /proc/self/mountinfo || true");
+        let left = (pods(node), mounted.trim().to_owned(), node.tasks());
+        if left == (String::new(), "0".to_owned(), vec![]) { Ok(()) } else { Err(format!("{left:?}")) }
+    });
 }

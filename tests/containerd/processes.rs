@@ -35,6 +35,14 @@ impl Process {
         Self { role: "agent", args, starter: None }
     }
 
+    /// An agent without control, of the folder `manifests`.
+    pub fn alone(node: &Node) -> Self {
+        let args = ["agent", "--node-name", "alone", "--eviction-hard", "memory.available<100Mi", "--manifests"];
+        let mut args: Vec<_> = args.map(str::to_owned).into();
+        args.extend([path(node, "manifests"), "--state-dir".to_owned(), path(node, "agent")]);
+        Self { role: "agent", args, starter: None }
+    }
+
     /// Starts it.
     pub fn start(&mut self, node: &Node) {
         let log = File::options().create(true).append(true).open(node.path("garrison.log")).expect("a log file");
