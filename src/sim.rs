@@ -20,7 +20,7 @@
 mod chance;
 mod fuse;
 mod schedule;
-mod seeded;
+pub(crate) mod seeded;
 mod tests;
 mod wire;
 mod witness;

@@ -26,6 +26,7 @@ use crate::testing::life::Life;
 use crate::testing::pods;
 use crate::testing::wait::{LIMIT, eventually};
 
+mod clocks;
 mod configuration;
 mod crash;
 mod disk;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::chance::Chance;
 
 /// Where every simulation begins: 2026-01-01T00:00:00Z.
-const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
+pub(crate) const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
 
 thread_local! {
     static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
@@ -50,12 +50,12 @@ pub(super) fn seed(seed: u64) {
 }
 
 /// Lets this thread's wall clock go with tokio's, from within a runtime.
-pub(super) fn start_clock() {
+pub(crate) fn start_clock() {
     WALL.set(Some(Wall { set: Instant::now(), at: BEGINNING }));
 }
 
 /// Sets the wall clock of all machines forward, or back.
-pub(super) fn jump(by_secs: i64) {
+pub(crate) fn jump(by_secs: i64) {
     let wall = WALL.get().expect("the clock was started");
     let by = Duration::from_secs(by_secs.unsigned_abs());
     WALL.set(Some(Wall { at: if by_secs < 0 { wall.at - by } else { wall.at + by }, ..wall }));
