@@ -440,7 +440,8 @@ impl Ledger {
     /// Blocks for one flush of the disk. A blob that is already there is not written again.
     ///
     /// # Errors
-    /// On any error the previous contents are what the next [`Ledger::open`] finds.
+    /// On any error the previous contents are what the next [`Ledger::open`] finds; where the disk failed at the flush, it may find
+    /// these. Whoever opens it writes what was found once more before anything is said or acknowledged.
     pub fn commit(&mut self, contents: &Snapshot, new_blobs: &[Bytes]) -> Result<(), LedgerError> {
         let index = usize::from(self.generations[1] < self.generations[0]);
         let generation = self.generations[0].max(self.generations[1]) + 1;
