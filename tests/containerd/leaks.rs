@@ -21,6 +21,7 @@ pub struct Traces {
     pub namespaces: usize,
     /// Addresses that CNI's host-local has given out.
     pub addresses: usize,
+    /// Mounts of pods, their namespaces and containerd.
     mounts: usize,
     cgroups: usize,
 }
@@ -32,13 +33,16 @@ impl Traces {
             let output = node.inside("sh").args(["-c", script]).output().expect("sh can be run");
             String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
         };
+        // Of the machine's other mounts a copy was made, and what is removed on the machine goes from that, too.
+        let own = path(node, "");
+        let own = own.trim_end_matches('/');
         Self {
             tasks: node.tasks().len(),
             pods: count("ls /var/lib/kubelet/pods 2>/dev/null | wc -l"),
             logs: count("ls /var/log/pods 2>/dev/null | wc -l"),
             namespaces: count("ls /run/netns 2>/dev/null | wc -l"),
             addresses: count(&format!("ls {} 2>/dev/null | grep -c '^10' || true", path(node, "ipam/pods"))),
-            mounts: count("wc -l </proc/self/mountinfo"),
+            mounts: count(&format!("grep -cE ' ({own}|/run/netns|/var/lib/kubelet)/' /proc/self/mountinfo || true")),
             cgroups: count("find /sys/fs/cgroup -type d -path '*kubepods*' | wc -l"),
         }
     }
