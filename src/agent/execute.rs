@@ -67,7 +67,7 @@ pub(super) async fn execute(shared: &Shared, pod: &Arc<Pod>, step: &Step, observ
             }
             outcome
         }
-        Step::Release => release(shared, pod).await,
+        Step::Release => release(shared, pod, observed).await,
         Step::CleanUp => clean_up(shared, pod, observed).await,
     }
 }
@@ -279,23 +279,26 @@ async fn remove_log(pod: &Arc<Pod>, id: &ContainerId, observed: &ObservedPod) {
     }
 }
 
-async fn release(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
-    remove_cgroup(shared, pod, |pod| dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string())).await
+async fn release(shared: &Shared, pod: &Arc<Pod>, observed: &ObservedPod) -> Outcome {
+    remove_cgroup(shared, pod, observed, |pod| dirs::remove_volumes(pod).map_err(|leftovers| leftovers.to_string()))
+        .await
 }
 
 async fn clean_up(shared: &Shared, pod: &Arc<Pod>, observed: &ObservedPod) -> Outcome {
-    if let Err(why) = strays::end(shared, pod, observed).await {
-        return Outcome::Failed(why);
-    }
-    remove_cgroup(shared, pod, |pod| dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())).await
+    remove_cgroup(shared, pod, observed, |pod| dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())).await
 }
 
-/// Removes the pod's cgroup, and what `others` removes then. A slice is stopped last: systemd would wait for processes.
+/// Removes the pod's cgroup, with what the runtime has lost in it, and what `others` removes then. A slice is stopped last: systemd
+/// would wait for processes.
 async fn remove_cgroup(
     shared: &Shared,
     pod: &Arc<Pod>,
+    observed: &ObservedPod,
     others: impl FnOnce(&Pod) -> Result<(), String> + Send + 'static,
 ) -> Outcome {
+    if let Err(why) = strays::end(shared, pod, observed).await {
+        return Outcome::Failed(why);
+    }
     let cgroups = shared.cgroups.clone();
     let outcome = on_host(pod, move |pod| {
         cgroups.remove_pod(pod).map_err(|error| Chain(&error).to_string())?;
