@@ -320,6 +320,18 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
     ..EFFECTLESS
 };
 
+/// A wish for a certificate. Nobody here signs any.
+pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
+    group: "certificates.k8s.io",
+    kind: "CertificateSigningRequest",
+    plural: "certificatesigningrequests",
+    singular: "certificatesigningrequest",
+    short_names: &["csr"],
+    namespaced: false,
+    subresources: STATUS_ONLY,
+    ..EFFECTLESS
+};
+
 const EFFECTLESS: Kind = Kind { without_effect: true, ..BASE };
 
 /// Who of several leads. Renewed every few seconds, so it never waits for the disk; after a restart it is taken anew.
@@ -432,6 +444,7 @@ pub static KINDS: &[&Kind] = &[
     &SELF_SUBJECT_ACCESS_REVIEW,
     &SELF_SUBJECT_RULES_REVIEW,
     &SUBJECT_ACCESS_REVIEW,
+    &CERTIFICATE_SIGNING_REQUEST,
     &CLUSTER_ROLE,
     &CLUSTER_ROLE_BINDING,
     &ROLE,

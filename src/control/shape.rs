@@ -84,6 +84,7 @@ impl Shape {
 /// The shape of a kind. Kinds without rules of their own still have those of `metadata`.
 pub fn shape_of(kind: &Kind) -> &'static Shape {
     match kind.kind {
+        "CertificateSigningRequest" => &CERTIFICATE_SIGNING_REQUEST,
         "ClusterRoleBinding" => &CLUSTER_ROLE_BINDING,
         "DaemonSet" => &DAEMON_SET,
         "Event" if *kind == NEW_EVENT => &NEW_EVENT_SHAPE,
@@ -167,6 +168,21 @@ static SERVICE_SPEC: Shape = Shape {
 
 static SERVICE_STATUS: Shape =
     Shape { definition: "io.k8s.api.core.v1.ServiceStatus", fields: &[("conditions", by("type"))] };
+
+static CERTIFICATE_SIGNING_REQUEST: Shape = Shape {
+    definition: "io.k8s.api.certificates.v1.CertificateSigningRequest",
+    fields: &[METADATA, ("spec", Rule::Object(&CERTIFICATE_SPEC)), ("status", Rule::Object(&CERTIFICATE_STATUS))],
+};
+
+static CERTIFICATE_SPEC: Shape = Shape {
+    definition: "io.k8s.api.certificates.v1.CertificateSigningRequestSpec",
+    fields: &[("groups", Rule::Atomic), ("usages", Rule::Atomic)],
+};
+
+static CERTIFICATE_STATUS: Shape = Shape {
+    definition: "io.k8s.api.certificates.v1.CertificateSigningRequestStatus",
+    fields: &[("conditions", by("type"))],
+};
 
 static NETWORK_POLICY: Shape = Shape {
     definition: "io.k8s.api.networking.v1.NetworkPolicy",

@@ -35,6 +35,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
 /// Everything wrong with a new object.
 pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match kind.kind {
+        "CertificateSigningRequest" => check(object, charts::validate_certificate_request),
         "ClusterRole" => check(object, rbac::validate_cluster_role),
         "ClusterRoleBinding" => check(object, rbac::validate_cluster_role_binding),
         "ConfigMap" => check(object, core::validate_config_map),
@@ -66,6 +67,7 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
 /// Everything wrong with a change.
 pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value) -> Vec<FieldError> {
     match (kind.kind, part) {
+        ("CertificateSigningRequest", _) => compare(new, old, charts::validate_certificate_request_update),
         ("ClusterRole", _) => compare(new, old, rbac::validate_cluster_role_update),
         ("ClusterRoleBinding", _) => compare(new, old, rbac::validate_cluster_role_binding_update),
         ("ConfigMap", _) => compare(new, old, core::validate_config_map_update),

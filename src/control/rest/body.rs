@@ -12,6 +12,7 @@ use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -218,6 +219,7 @@ fn decode(kind: &'static Kind, written: &Written, validation: FieldValidation) -
 
 fn as_kind(kind: &Kind, written: &Written) -> Result<Decoded<Value>, DecodeError> {
     match kind.kind {
+        "CertificateSigningRequest" => through::<CertificateSigningRequest>(written),
         "ClusterRole" => through::<ClusterRole>(written),
         "ClusterRoleBinding" => through::<ClusterRoleBinding>(written),
         "ConfigMap" => through::<ConfigMap>(written),

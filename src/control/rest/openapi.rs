@@ -19,6 +19,7 @@ use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
     LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
 };
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -117,6 +118,7 @@ fn content(kinds: &[&Kind]) -> Value {
 
 fn add_kind(components: Components, kind: &Kind) -> Components {
     match kind.kind {
+        "CertificateSigningRequest" => components.kind::<CertificateSigningRequest>(),
         "ClusterRole" => components.kind::<ClusterRole>(),
         "ClusterRoleBinding" => components.kind::<ClusterRoleBinding>(),
         "ConfigMap" => components.kind::<ConfigMap>(),

@@ -147,6 +147,7 @@ pub fn table<'a>(
 
 fn layout(kind: &Kind) -> &'static Layout {
     match kind.kind {
+        "CertificateSigningRequest" => &charts::CERTIFICATE_SIGNING_REQUEST,
         "ClusterRole" | "Role" => &kinds::ROLE,
         "ClusterRoleBinding" | "RoleBinding" => &kinds::BINDING,
         "ConfigMap" => &kinds::CONFIG_MAP,

@@ -111,6 +111,7 @@ pub(super) fn message_of(api_version: &str, kind: &str) -> Option<&'static Messa
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => &groups::SELF_SUBJECT_ACCESS_REVIEW,
         ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => &groups::SELF_SUBJECT_RULES_REVIEW,
         ("authorization.k8s.io/v1", "SubjectAccessReview") => &groups::SUBJECT_ACCESS_REVIEW,
+        ("certificates.k8s.io/v1", "CertificateSigningRequest") => &groups::CERTIFICATE_SIGNING_REQUEST,
         ("coordination.k8s.io/v1", "Lease") => &groups::LEASE,
         ("discovery.k8s.io/v1", "EndpointSlice") => &groups::ENDPOINT_SLICE,
         ("events.k8s.io/v1", "Event") => &groups::NEW_EVENT,

@@ -2,10 +2,12 @@
 //!
 //! Source: kubernetes v1.36, `pkg/printers/internalversion/printers.go`, the functions `print<Kind>`.
 
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::age::human_duration;
 use super::kinds::{age, labels, name};
 use super::{Column, Layout, integer, list, or, or_none, text};
 use crate::api::selector::Selector;
@@ -96,6 +98,39 @@ pub(super) static NETWORK_POLICY: Layout = Layout {
         let selector = LabelSelector::deserialize(&object["spec"]["podSelector"]).unwrap_or_default();
         let selector = Selector::from_object(&selector).map_or("<error>".to_owned(), |selector| selector.to_string());
         vec![name(object), or_none(&selector).into(), age(object, now)]
+    },
+};
+
+pub(super) static CERTIFICATE_SIGNING_REQUEST: Layout = Layout {
+    columns: &[
+        Column::name(),
+        Column::age(),
+        Column::text("SignerName", "Who is to sign it."),
+        Column::text("Requestor", "Who asked."),
+        Column::text("RequestedDuration", "How long it is to be good."),
+        Column::text("Condition", "What became of it."),
+    ],
+    cells: |object, now| {
+        let wanted = match integer(object, "/spec/expirationSeconds") {
+            0 => String::new(),
+            seconds => human_duration(SignedDuration::from_secs(seconds)),
+        };
+        let conditions = list(object, "/status/conditions").iter();
+        let mut became: Vec<&str> = conditions.map(|condition| text(condition, "/type")).collect();
+        if became.is_empty() {
+            became.push("Pending");
+        }
+        if !text(object, "/status/certificate").is_empty() {
+            became.push("Issued");
+        }
+        vec![
+            name(object),
+            age(object, now),
+            text(object, "/spec/signerName").into(),
+            text(object, "/spec/username").into(),
+            or_none(&wanted).into(),
+            became.join(",").into(),
+        ]
     },
 };
 

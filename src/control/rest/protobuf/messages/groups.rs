@@ -72,6 +72,21 @@ messages! {
         4 evaluationError text,
     }
 
+    // === certificates ===
+    CERTIFICATE_SIGNING_REQUEST {
+        1 metadata OBJECT_META, 2 spec CERTIFICATE_SIGNING_REQUEST_SPEC, 3 status CERTIFICATE_SIGNING_REQUEST_STATUS,
+    }
+    CERTIFICATE_SIGNING_REQUEST_CONDITION {
+        1 type text, 2 reason text, 3 message text, 4 lastUpdateTime time, 5 lastTransitionTime time, 6 status text,
+    }
+    CERTIFICATE_SIGNING_REQUEST_SPEC {
+        1 request bytes, 2 username text, 3 uid text, 4 groups [text], 5 usages [text], 6 extra {strings},
+        7 signerName text, 8 expirationSeconds (int),
+    }
+    CERTIFICATE_SIGNING_REQUEST_STATUS {
+        1 conditions [CERTIFICATE_SIGNING_REQUEST_CONDITION], 2 certificate bytes,
+    }
+
     // === coordination ===
     LEASE { 1 metadata OBJECT_META, 2 spec LEASE_SPEC }
     LEASE_SPEC {
