@@ -199,3 +199,13 @@ fn nobody_else_may_read_the_ledger() {
     assert_eq!(mode(dir.path().join("ledger/manifest.a")), 0o600);
     assert_eq!(mode(ledger.blob_path(&blob_hash(b"secret"))), 0o600);
 }
+
+#[test]
+fn more_than_a_ledger_may_hold_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("slot");
+    let file = File::create(&path).unwrap();
+    let refused = reserve(&file, &path, SLOT_BYTES_MAX + 1);
+    assert!(matches!(refused, Err(LedgerError::TooLarge { bytes }) if bytes == SLOT_BYTES_MAX + 1), "{refused:?}");
+    assert_eq!(file.metadata().unwrap().len(), 0);
+}
