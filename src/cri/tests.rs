@@ -108,6 +108,25 @@ async fn after_a_lost_connection_the_listener_is_told_to_compare_everything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_runtime_that_was_away_for_long_and_now_loads_is_asked_again_soon() {
+    let fake = FakeCri::new();
+    let mut events = fake.runtime().events();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Missed));
+    fake.go_away();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Missed), "the runtime is gone");
+    tokio::time::sleep(RETRY_AFTER).await;
+    for _ in 0..5 {
+        fake.fail_next("Version", tonic::Code::Unknown, "server is not initialized yet");
+    }
+    fake.come_back();
+    let answered = async || fake.calls().iter().filter(|call| call.method == "Version").nth(2).map(drop);
+    crate::testing::wait::eventually("it answers that it still loads", answered).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Missed), "it is back");
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_follows_events_once_nobody_listens() {
     let fake = FakeCri::new();
     let mut events = fake.runtime().events();
