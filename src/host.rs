@@ -17,6 +17,7 @@ pub mod cni;
 pub mod credentials;
 pub mod dirs;
 pub mod facts;
+pub mod footprint;
 pub mod ledger;
 pub mod load;
 pub mod lock;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use garrison::agent::{self, Finding, Grade};
@@ -21,7 +22,7 @@ use garrison::control::rest::holds::{Decision, PATH as HOLDS};
 use garrison::control::rest::recovery as recovery_path;
 use garrison::control::tokens::Allowance;
 use garrison::control::updates::{self, Rollout};
-use garrison::host::service;
+use garrison::host::{footprint, service};
 use garrison::kube::{self, Kubeconfig};
 use garrison::link::tls::{self, ADMINISTRATOR_KUBECONFIG, Authority, Credential};
 use garrison::model::{NodeName, Uid};
@@ -38,6 +39,9 @@ mod join;
 const OWN_TOKEN: SignedDuration = SignedDuration::from_mins(10);
 /// How long the token is good for that `control` leaves for the hosts of its fleet.
 const FLEET_TOKEN: SignedDuration = SignedDuration::from_hours(24);
+
+/// How often a role with an agent gives back what it does not use of its memory: no burst of work is in the way for long.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The name of the service's credential that holds the join token.
 const TOKEN_CREDENTIAL: &str = "garrison.token";
@@ -76,7 +80,7 @@ fn run_agent(flags: AgentFlags) -> anyhow::Result<()> {
         None => service::credential(TOKEN_CREDENTIAL)?,
         token => token,
     };
-    block_on(async { Ok(agent::run(settings, stop_signal()?).await?) })
+    block_on(run_small(async { Ok(agent::run(settings, stop_signal()?).await?) }))
 }
 
 /// A token as given with `--token`, where `-` is standard input.
@@ -107,7 +111,7 @@ fn run_up(flags: UpFlags) -> anyhow::Result<()> {
     // Trying it out shall not begin with network plugins.
     let install_cni = Some(file.install_cni.unwrap_or(true));
     let agent = config::agent(flags.node, control.state_dir.clone(), install_cni, None, file, &hostname()?)?;
-    block_on(up(control, agent))
+    block_on(run_small(up(control, agent)))
 }
 
 /// Control and agent in one process. The agent enrols itself with a token made for it alone.
@@ -448,6 +452,17 @@ fn hostname() -> anyhow::Result<String> {
 fn block_on<T>(role: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(role)
+}
+
+/// Runs a role that takes no more memory than it uses.
+async fn run_small<T>(role: impl Future<Output = T>) -> T {
+    tokio::spawn(async {
+        loop {
+            tokio::time::sleep(GIVE_BACK_INTERVAL).await;
+            footprint::give_back();
+        }
+    });
+    role.await
 }
 
 /// Becomes true with SIGTERM or SIGINT.
