@@ -182,6 +182,8 @@ struct Shared {
     clock: Clock,
     /// ConfigMaps, Secrets and tokens as the ledger has them; the roster publishes.
     objects: watch::Sender<Arc<Objects>>,
+    /// Held once more by each step that is being carried out on the way of a container to run.
+    bringing_up: Arc<()>,
     /// Why the ledger cannot be written, as long as it cannot; the roster publishes.
     unwritable: watch::Sender<Option<String>>,
     /// Pods, by name, of which processes live that the runtime has no record of; their workers publish.
@@ -447,6 +449,7 @@ fn share(
         users: Arc::new(Users::new(&settings.root_dir)),
         clock,
         objects: watch::channel(Arc::default()).0,
+        bringing_up: Arc::default(),
         unwritable: watch::Sender::default(),
         lost: watch::Sender::default(),
         settings,

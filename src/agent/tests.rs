@@ -186,6 +186,7 @@ impl Host {
             users: Arc::new(Users::new(&settings.root_dir)),
             clock,
             objects: watch::channel(Arc::default()).0,
+            bringing_up: Arc::default(),
             unwritable: watch::Sender::default(),
             lost: watch::Sender::default(),
             settings,

@@ -354,6 +354,7 @@ impl Worker {
         let observed = self.observed.borrow();
         self.memory.observe(&self.pod, &observed, now);
         self.memory.hear(self.seen.is_complete(&self.pod), now);
+        self.memory.yield_to(Arc::strong_count(&self.shared.bringing_up) > 1, now);
         let healths = self.healths.borrow_and_update();
         let mut plan = plan(&self.pod, wanted, &observed, &self.memory, &healths, now);
         if wanted == Wanted::Run {
@@ -472,6 +473,7 @@ impl Worker {
 }
 
 async fn carry_out(shared: Arc<Shared>, pod: Arc<Pod>, step: Step, observed: ObservedPod) -> Ended {
+    let _held = step.brings_up().then(|| shared.bringing_up.clone());
     let begun = shared.clock.now();
     let outcome = execute(&shared, &pod, &step, &observed).await;
     (step, pod, outcome, shared.clock.now().since(begun))

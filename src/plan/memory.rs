@@ -33,6 +33,9 @@ const RETRY: Limits = Limits { first: Duration::from_millis(500), max: Duration:
 /// For so long control's answer about ConfigMaps, Secrets and tokens is waited for. What still lacks then fails by its name.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// For so long at most what is left of earlier instances stays because other pods of the node are on their way to run.
+const YIELD_MAX: Duration = Duration::from_secs(10);
+
 /// The reason of a container whose configuration cannot be had.
 const MISCONFIGURED: &str = "CreateContainerConfigError";
 
@@ -47,6 +50,8 @@ pub struct PodMemory {
     pub(super) stale: bool,
     /// Until then nothing is done for want of an answer about what the pod asks of objects; none once all has come.
     answer_by: Option<Moment>,
+    /// Until then others go before clearing up; none while none is on its way.
+    pub(super) yields_until: Option<Moment>,
     /// Everything on disk is removed.
     pub(super) cleaned: bool,
     /// When the newest sandbox was first seen unusable, while it is.
@@ -181,6 +186,7 @@ impl PodMemory {
             released: false,
             stale: false,
             answer_by: None,
+            yields_until: None,
             cleaned: false,
             sandbox_lost: None,
             stopped: BTreeSet::new(),
@@ -253,6 +259,12 @@ impl PodMemory {
     /// until it is, so that nothing fails which only comes too soon.
     pub fn hear(&mut self, all: bool, now: Moment) {
         self.answer_by = if all { None } else { self.answer_by.or(Some(now + ANSWER_TIMEOUT)) };
+    }
+
+    /// Takes in whether other pods of the node are on their way to run. Clearing up after this one can wait for a while: it
+    /// would take the processors from them.
+    pub fn yield_to(&mut self, others: bool, now: Moment) {
+        self.yields_until = if others { self.yields_until.or(Some(now + YIELD_MAX)) } else { None };
     }
 
     /// Notes that a step is being carried out.
@@ -342,6 +354,11 @@ impl PodMemory {
         self.under_way.iter().all(changes_nothing)
     }
 
+    /// Whether something is being done to have containers running.
+    pub(super) fn is_bringing_up(&self) -> bool {
+        self.under_way.iter().any(Step::brings_up)
+    }
+
     /// Whether the step, or another one for the same end, is being carried out.
     pub(super) fn is_under_way(&self, step: &Step) -> bool {
         self.under_way.iter().any(|begun| match (begun, step) {
@@ -357,6 +374,11 @@ impl PodMemory {
         let attempts = self.attempts.get(&step.subject());
         let retry = attempts.map(|attempts| attempts.backoff.since + attempts.backoff.delay);
         retry.max(self.answer_by.filter(|_| step.uses_objects()))
+    }
+
+    /// Whether this worker has made an attempt at it that counts.
+    pub(super) fn has_tried(&self, subject: &Subject) -> bool {
+        self.attempts.contains_key(subject)
     }
 
     /// How the last attempt failed, and when; none if there was none or it went well.
@@ -392,6 +414,12 @@ impl Step {
     /// Whether it may need ConfigMaps, Secrets or tokens: in a volume, to show a registry, or in the environment.
     fn uses_objects(&self) -> bool {
         matches!(self, Self::PrepareVolumes | Self::PullImage { .. } | Self::CreateContainer { .. })
+    }
+
+    /// Whether it is on the way of a container to run, and nobody but this host is waited for.
+    pub fn brings_up(&self) -> bool {
+        let is_first = matches!(self, Self::PrepareVolumes | Self::InspectImage { .. } | Self::CreateSandbox { .. });
+        is_first || matches!(self, Self::CreateContainer { .. } | Self::StartContainer { .. })
     }
 
     /// Whether the step, begun for the pod as it was before, is about an image that the pod does not name any more.

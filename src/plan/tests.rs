@@ -247,10 +247,28 @@ fn a_sandbox_that_cannot_be_used_is_replaced_after_all_in_it_has_ended() {
         },
         &[inspect()],
     );
+    let tried = |case: &mut Case| case.done(&Step::CreateSandbox { attempt: 0 }, &Outcome::Done);
+    check(
+        "found dead, as after a reboot",
+        |case| {
+            broken(case);
+            ended(case);
+        },
+        &[Step::CreateSandbox { attempt: 1 }, inspect()],
+    );
     check(
         "not stopped itself",
         |case| {
+            tried(case);
             broken(case);
+            ended(case);
+        },
+        &[stop_sandbox("s0"), inspect()],
+    );
+    check(
+        "found without an address",
+        |case| {
+            case.observed.sandboxes[0].ips.clear();
             ended(case);
         },
         &[stop_sandbox("s0"), inspect()],
@@ -258,9 +276,11 @@ fn a_sandbox_that_cannot_be_used_is_replaced_after_all_in_it_has_ended() {
     check(
         "wholly stopped",
         |case| {
+            tried(case);
             broken(case);
             ended(case);
             stopped(case);
+            case.now = at(1001);
         },
         &[Step::CreateSandbox { attempt: 1 }, inspect()],
     );
@@ -322,7 +342,7 @@ fn a_container_is_decided_by_its_newest_instance() {
             case.observed.containers[0].spec_hash.clear();
             case.has_image();
         },
-        &[create(1, "s0"), remove("c0")],
+        &[create(1, "s0")],
     );
     check(
         "lost by the runtime, known from its log",
@@ -386,6 +406,25 @@ fn of_what_has_ended_the_last_instance_stays() {
         &[stop_sandbox("s0")],
     );
     check(
+        "while the next is on its way nothing goes",
+        |case| {
+            old_sandbox(case);
+            case.observed.containers[0].phase = ContainerPhase::Created;
+            older(case, "c1", "s0", 1, exited());
+            older(case, "c0", "s0", 0, exited());
+        },
+        &[Step::StartContainer { container: WEB, id: "c2".into() }],
+    );
+    check(
+        "nor while it is being started",
+        |case| {
+            old_sandbox(case);
+            older(case, "c0", "s0", 0, exited());
+            case.memory.begin(&Step::StartContainer { container: WEB, id: "c2".into() });
+        },
+        &[],
+    );
+    check(
         "an old sandbox without any goes",
         |case| {
             old_sandbox(case);
@@ -401,6 +440,25 @@ fn of_what_has_ended_the_last_instance_stays() {
         },
         &[remove("c1"), stop_sandbox("s0")],
     );
+}
+
+#[test]
+fn clearing_up_makes_way_for_other_pods_for_a_while() {
+    let mut case = running();
+    case.observed.sandboxes.push(sandbox("s-1", 0, false));
+    let mut plan_at = |second, others| {
+        case.now = at(second);
+        case.memory.yield_to(others, case.now);
+        let plan = case.plan();
+        (plan.steps, plan.wake_at)
+    };
+    let stops = (vec![stop_sandbox("s-1")], None);
+    assert_eq!(plan_at(1000, false), stops);
+    assert_eq!(plan_at(1000, true), (vec![], Some(at(1001))));
+    assert_eq!(plan_at(1009, true), (vec![], Some(at(1010))));
+    assert_eq!(plan_at(1010, true), stops, "not for ever");
+    assert_eq!(plan_at(1011, false), stops);
+    assert_eq!(plan_at(1011, true), (vec![], Some(at(1012))), "the while begins anew");
 }
 
 #[test]
