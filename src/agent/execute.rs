@@ -173,21 +173,18 @@ async fn create(
         Err(error) => return Outcome::Failed(error),
     };
     let pod_ips = pod_ips(shared, pod, sandbox);
-    let ips = pod_ips.clone();
-    let prepared = on_host(pod, move |pod| {
-        dirs::write_etc_hosts(pod, &ips).map_err(|error| Chain(&error).to_string())?;
-        dirs::make_container(pod, &pod.containers[container], attempt).map_err(|error| Chain(&error).to_string())
-    })
-    .await;
-    if prepared != Outcome::Done {
-        return prepared;
-    }
-    let bound = match configure::bind_container(shared, pod, container, &pod_ips, volume_images).await {
+    let bound = async {
+        make_container(pod, container, attempt, &pod_ips).await?;
+        configure::bind_container(shared, pod, container, &pod_ips, volume_images).await
+    };
+    // The disk and the runtime have nothing to do with each other.
+    let (bound, image) = tokio::join!(bound, shared.runtime.image_status(image_ref));
+    let bound = match bound {
         Ok(bound) => bound,
         Err(outcome) => return outcome,
     };
     let container = &pod.containers[container];
-    let image_user = match shared.runtime.image_status(image_ref).await {
+    let image_user = match image {
         Err(error) => return failed(&error),
         // Of an image that has gone since, creating will complain.
         Ok(image) => image.map_or(ImageUser::Uid(0), |image| image.user),
@@ -235,6 +232,17 @@ async fn discard(
         Err(error) => format!("the image is damaged here, and cannot be removed: {}", Chain(&error)),
     };
     format!("{damage}; {what_next}")
+}
+
+/// What one instance of a container needs on disk.
+async fn make_container(pod: &Arc<Pod>, container: usize, attempt: u32, pod_ips: &[IpAddr]) -> Result<(), Outcome> {
+    let pod_ips = pod_ips.to_vec();
+    let made = on_host(pod, move |pod| {
+        dirs::write_etc_hosts(pod, &pod_ips).map_err(|error| Chain(&error).to_string())?;
+        dirs::make_container(pod, &pod.containers[container], attempt).map_err(|error| Chain(&error).to_string())
+    })
+    .await;
+    if made == Outcome::Done { Ok(()) } else { Err(made) }
 }
 
 /// The instance whose processes the container is to see.

@@ -27,6 +27,7 @@ use super::prober::{PodProbes, Running};
 use super::roster::Input;
 use super::strays;
 use super::words::{self, Words};
+use crate::cri::CriError;
 use crate::error::Chain;
 use crate::fit::Rejection;
 use crate::host::ledger::{Ending, PodRecord};
@@ -216,9 +217,10 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let mut steps: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
-        let next_attempts = self.next_attempts().await;
+        let (next_attempts, observed) =
+            tokio::join!(self.next_attempts(), self.shared.runtime.observe(&self.pod.key.uid));
         self.memory.extend(&next_attempts);
-        self.observe().await;
+        self.take_in(observed).await;
         if self.current {
             self.look_for_strays().await;
         }
@@ -298,10 +300,15 @@ impl Worker {
         self.probes.update(running.collect(), ips.unwrap_or_default(), ending);
     }
 
-    /// Looks at the runtime. When it cannot be reached nothing is planned until it can: on what is not seen, the same step
-    /// might be taken twice. The observer hints when the runtime is back.
     async fn observe(&mut self) {
-        match self.shared.runtime.observe(&self.pod.key.uid).await {
+        let observed = self.shared.runtime.observe(&self.pod.key.uid).await;
+        self.take_in(observed).await;
+    }
+
+    /// Takes in what the runtime has. When it cannot be reached nothing is planned until it can: on what is not seen, the same
+    /// step might be taken twice. The observer hints when the runtime is back.
+    async fn take_in(&mut self, observed: Result<ObservedPod, CriError>) {
+        match observed {
             Ok(mut observed) => {
                 words::add(&self.pod, &mut observed, &mut self.words).await;
                 drop(self.observed.send_replace(observed));
