@@ -21,8 +21,11 @@ use crate::harness::{PATIENCE, daemonset};
 
 const IMAGE: &str = "docker.io/library/busybox:1.35";
 const CONTAINER: &str = "main";
-/// How often it is looked whether something is so. The times measured are the runtime's own.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How often it is looked whether the runtime answers.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+/// How often it is looked whether something is so. The times measured are the runtime's own, and who looks takes processors
+/// from what is measured.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub type Error = Box<dyn std::error::Error>;
 
@@ -58,7 +61,7 @@ impl Cri {
 
     /// Connects as soon as the runtime answers; when that was.
     pub async fn until_ready(socket: &Path) -> Result<(Self, Timestamp), Error> {
-        until("containerd answers", async || {
+        until("containerd answers", READY_INTERVAL, async || {
             let Ok(cri) = Self::connect(socket).await else { return Ok(None) };
             let answers = cri.runtime.clone().version(VersionRequest::default()).await.is_ok();
             Ok(answers.then(|| (cri, Timestamp::now())))
@@ -129,7 +132,7 @@ impl Cri {
 
     /// Waits until `count` of them have; when the last did.
     pub async fn until_started(&self, prefix: &str, count: usize, since: Timestamp) -> Result<Timestamp, Error> {
-        until("containers have started", async || {
+        until("containers have started", LOOK_INTERVAL, async || {
             let started = self.started(prefix, since).await?;
             Ok((started.len() >= count).then(|| started.into_iter().max().unwrap_or(since)))
         })
@@ -138,7 +141,8 @@ impl Cri {
 
     /// Waits until no container of theirs is left.
     pub async fn until_gone(&self, prefix: &str) -> Result<(), Error> {
-        until("no container is left", async || Ok(self.containers(prefix).await?.is_empty().then_some(()))).await
+        let is_gone = async || Ok(self.containers(prefix).await?.is_empty().then_some(()));
+        until("no container is left", LOOK_INTERVAL, is_gone).await
     }
 
     /// The containers of pods of DaemonSets with this prefix.
@@ -170,13 +174,17 @@ impl Cri {
 }
 
 /// Looks again and again until there is an answer.
-async fn until<T>(what: &str, look: impl AsyncFn() -> Result<Option<T>, Error>) -> Result<T, Error> {
+async fn until<T>(
+    what: &str,
+    interval: Duration,
+    look: impl AsyncFn() -> Result<Option<T>, Error>,
+) -> Result<T, Error> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Some(answer) = look().await? {
             return Ok(answer);
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(interval).await;
     }
     Err(format!("waited in vain until {what}").into())
 }
