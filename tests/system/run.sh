@@ -211,7 +211,7 @@ joining_again_changes_nothing() {
   said=$(on n2 garrison agent join --control elsewhere:6443 2>&1) && die "it was to fail"
   contains "$said" "this host is node n2 of the fleet at $(node_ip n1):6443 already"
   said=$(on n2 garrison agent join --node-name other 2>&1) && die "it was to fail"
-  contains "$said" "of node n2, this host is to be other"
+  contains "$said" "is of node n2, and nodeName is other"
   equals "$(printf '%s\n' '# Written by garrison agent join.' "control: \"$(node_ip n1):6443\"" 'installCni: true')" \
     "$(on n2 cat /etc/garrison/agent.d/50-join.yaml)" "the settings"
 }
