@@ -11,6 +11,7 @@ mod events;
 pub mod holds;
 pub mod kinds;
 pub mod meta;
+mod nodes;
 pub mod objects;
 pub mod ownership;
 pub mod rbac;

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! - `admit` decides how a node is received, `desired` what all nodes are told, `user_pods` what one node is told of single
-//!   pods, `claims` which DaemonSet has them, `entitled` which objects a node may have, `nodes` and `pods` what reports make of
-//!   objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining`,
+//!   pods, `claims` which DaemonSet has them, `entitled` which objects a node may have, [`nodes`](super::nodes) and `pods` what
+//!   reports make of objects; all pure. `admission`, `session`, `assigned`, `shelf`, `tokens`, `reports`, `recovery`, `life`, `joining`,
 //!   `tunnels` and `measures` carry it out.
 //! - Nothing is ended for want of a word: a node is told of deletions by records, and a pod leaves the API on its
 //!   node's word, by force, or with its Node.
@@ -29,7 +29,6 @@ mod holds;
 mod joining;
 mod life;
 mod measures;
-mod nodes;
 mod pods;
 mod recovery;
 mod reports;
@@ -48,9 +47,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
-
-pub(in crate::control) use self::entitled::has_place;
-pub(in crate::control) use self::nodes::HOST_LABELS;
 
 use self::admit::Known;
 use self::desired::Desired;

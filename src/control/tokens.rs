@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::control::sessions::HOST_LABELS;
+use crate::control::nodes::HOST_LABELS;
 use crate::link::tls::KeyPin;
 use crate::link::{EnrollRequest, JoinToken};
 use crate::model::NodeName;

@@ -14,7 +14,7 @@ use crate::api::field::{FieldError, Path};
 use crate::api::revision::{self, REVISION_LABEL};
 use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
 use crate::control::registry::Part;
-use crate::control::{meta, sessions};
+use crate::control::{meta, nodes};
 use crate::model::{NodeName, ObjectKey, Uid};
 
 /// What there is to tell a node of one pod. Part of the store's format.
@@ -156,7 +156,7 @@ impl Objects {
         let Some(found) = found else { return Ok(false) };
         let admitted = self.admitted_revision(set, &revision::of(&found)).await?.map(|admitted| admitted.template);
         let template = admitted.or_else(|| found.spec.map(|spec| spec.template)).unwrap_or_default();
-        Ok(sessions::has_place(&node, &template))
+        Ok(nodes::has_place(&node, &template))
     }
 
     /// The runtime handler of a pod that its node made for a DaemonSet. If that is not on record any more, it is the name of the

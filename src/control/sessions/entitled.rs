@@ -7,41 +7,11 @@
 //! Source: kubernetes v1.36 `plugin/pkg/auth/authorizer/node/node_authorizer.go`, which follows the pods bound to a node.
 //! We differ in that a DaemonSet counts before its pod is reported, since nodes make these pods themselves.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_json::Value;
-
-use super::nodes;
 use crate::api::bundle::Bundle;
-use crate::control::meta;
-use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
+use crate::control::nodes::{Vouched, has_pods};
+use crate::eligibility::Verdict;
 use crate::link::Reason;
-use crate::model::{NodeName, Taint};
-
-/// What of a Node can be relied upon: nothing its host could have made up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Vouched {
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) taints: Vec<Taint>,
-}
-
-impl Vouched {
-    /// The verdict about pods of a template on the node of this name.
-    fn judge(&self, name: &NodeName, template: &PodTemplateSpec) -> Result<Verdict, BadSelector> {
-        eligibility::judge(&NodeFacts { name, labels: &self.labels, taints: &self.taints }, template)
-    }
-}
-
-/// Whether a Node is one for pods of a template, by what can be relied upon.
-pub(in crate::control) fn has_place(node: &Value, template: &PodTemplateSpec) -> bool {
-    nodes::vouched(node).judge(&meta::name(node).into(), template).is_ok_and(|verdict| has_pods(&verdict))
-}
-
-/// A pod is made there, or stays.
-fn has_pods(verdict: &Verdict) -> bool {
-    verdict.runs || verdict.stays
-}
+use crate::model::NodeName;
 
 /// Says whether a node may have something that `sets` name, or users did for it: in a pod `posted` to it, or in a container that
 /// they added to one there.
@@ -90,7 +60,7 @@ fn refusal(node: &NodeName, against: &[String]) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -8,10 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::desired::Desired;
-use super::{Sessions, Shared, nodes};
+use super::{Sessions, Shared};
 use crate::control::holds::{
     ConfirmError, Difference, DifferenceKind, EndError, Fleet, HeldNode, Holds, UnknownDaemonSet,
 };
+use crate::control::nodes;
 use crate::control::objects::ObjectError;
 use crate::control::recovery::{Choice, Recovery, RecoveryError};
 use crate::link::{Answer, HeldDaemonSet, Hello};

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Shared, nodes};
+use super::Shared;
 use crate::api::names;
 use crate::control::kinds::NODE;
 use crate::control::meta;
+use crate::control::nodes;
 use crate::control::objects::{Member, MemberRecord, ObjectError};
 use crate::control::tokens::{self, TokenRecord, TokenRefusal};
 use crate::error::Chain;

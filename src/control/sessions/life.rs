@@ -11,10 +11,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::roster::{KnownPod, Lost};
 use super::session::change;
-use super::{Shared, nodes, pods};
+use super::{Shared, pods};
 use crate::control::events;
 use crate::control::kinds::{DAEMON_SET, NODE, POD};
 use crate::control::meta;
+use crate::control::nodes;
 use crate::control::objects::{Event, ListOptions, ObjectError, Watcher};
 use crate::control::updates::{FromNode, Grant};
 use crate::error::Chain;

@@ -14,12 +14,13 @@ use serde_json::Value;
 use super::admission::as_admitted;
 use super::roster::{Footing, KnownPod};
 use super::session::{Session, SessionEnd, footing};
-use super::{Shared, nodes, pods};
+use super::{Shared, pods};
 use crate::api::bundle::Bundle;
 use crate::api::revision::REVISION_LABEL;
 use crate::control::events;
 use crate::control::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD};
 use crate::control::meta;
+use crate::control::nodes;
 use crate::control::objects::ObjectError;
 use crate::control::updates::FromNode;
 use crate::link::{

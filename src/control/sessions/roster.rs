@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::admit::Other;
 use super::desired::named;
-use super::entitled::Vouched;
 use super::holds::Ahead;
 use crate::control::meta;
+use crate::control::nodes::Vouched;
 use crate::link::{Digest, Down, HeldDaemonSet, ObjectRef, SILENCE};
 use crate::model::{NodeName, ObjectKey, Position, Uid};
 

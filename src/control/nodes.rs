@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::entitled::Vouched;
-use crate::control::meta;
+use super::meta;
+use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
 use crate::link::NodeReport;
 use crate::model::{NodeName, Taint, Uid};
 
@@ -47,7 +48,7 @@ const BY_CONDITION: [(&str, &str, &str, &str); 8] = [
 /// Labels that follow from the machine. All others are for users, and for the token a host joins with, to say.
 ///
 /// Source: kubernetes v1.36 `pkg/kubelet/kubelet_node_status.go`, `initialNode`.
-pub(in crate::control) const HOST_LABELS: [&str; 5] = [
+pub(super) const HOST_LABELS: [&str; 5] = [
     "kubernetes.io/hostname",
     "kubernetes.io/os",
     "kubernetes.io/arch",
@@ -67,6 +68,20 @@ pub(super) struct Intent {
     /// Without those that follow from conditions: the node judges by its live ones.
     pub(super) taints: Vec<Taint>,
     pub(super) unschedulable: bool,
+}
+
+/// What of a Node can be relied upon: nothing its host could have made up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Vouched {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) taints: Vec<Taint>,
+}
+
+impl Vouched {
+    /// The verdict about pods of a template on the node of this name.
+    pub(super) fn judge(&self, name: &NodeName, template: &PodTemplateSpec) -> Result<Verdict, BadSelector> {
+        eligibility::judge(&NodeFacts { name, labels: &self.labels, taints: &self.taints }, template)
+    }
 }
 
 /// A new Node, as a host asks for it. It is not ready until its agent says so.
@@ -200,6 +215,16 @@ pub(super) fn vouched(node: &Value) -> Vouched {
     }
     labels.retain(|key, value| key != HOST_LABELS[0] || value == meta::name(node));
     Vouched { labels, taints }
+}
+
+/// Whether a Node is one for pods of a template, by what can be relied upon.
+pub(super) fn has_place(node: &Value, template: &PodTemplateSpec) -> bool {
+    vouched(node).judge(&meta::name(node).into(), template).is_ok_and(|verdict| has_pods(&verdict))
+}
+
+/// A pod is made there, or stays.
+pub(super) fn has_pods(verdict: &Verdict) -> bool {
+    verdict.runs || verdict.stays
 }
 
 /// Whether control has to suspect itself rather than the nodes, of which so many are not heard of any more. Neither number
