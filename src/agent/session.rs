@@ -39,6 +39,8 @@ pub(super) struct Session {
     stage: Stage,
     /// A manifest of this session was taken over wholly.
     in_step: bool,
+    /// Control has said which reports it lacks of those that the hello was short about.
+    knows_wanted: bool,
     queue: VecDeque<Up>,
     /// Pods whose report control has not got.
     unreported: BTreeSet<Uid>,
@@ -58,6 +60,7 @@ impl Session {
             up_tx,
             stage: Stage::Closed,
             in_step: false,
+            knows_wanted: false,
             queue: VecDeque::new(),
             unreported: BTreeSet::new(),
             verdicts: HashMap::new(),
@@ -76,13 +79,21 @@ impl Session {
 
     /// Control said welcome.
     pub(super) fn opened(&mut self, reception: Reception) {
+        // A node on hold is not asked for reports.
+        self.knows_wanted = matches!(reception, Reception::Hold { .. });
         self.stage = Stage::Open(reception);
+    }
+
+    /// The first manifest comes after what control asks for at the beginning.
+    pub(super) fn manifest_came(&mut self) {
+        self.knows_wanted = true;
     }
 
     /// Everything that held within the session is void.
     pub(super) fn closed(&mut self) {
         self.stage = Stage::Closed;
         self.in_step = false;
+        self.knows_wanted = false;
         self.queue.clear();
         self.unreported.clear();
         self.verdicts.clear();
@@ -140,15 +151,16 @@ impl Session {
 
     /// Whether control was told all there is of a pod.
     pub(super) fn has_reported(&self, pod: &Uid) -> bool {
-        !self.unreported.contains(pod)
+        self.knows_wanted && !self.unreported.contains(pod)
     }
 
-    /// Takes the pods whose reports are to be said now, `most` of them; none while they would only wait in the queue.
-    pub(super) fn take_unreported(&mut self, most: usize) -> Vec<Uid> {
+    /// Takes the pods whose reports are to be said now, `most` of them; none while they would only wait in the queue. Those that
+    /// cannot be told yet wait.
+    pub(super) fn take_unreported(&mut self, most: usize, can_be_told: impl Fn(&Uid) -> bool) -> Vec<Uid> {
         if !self.is_open() || self.queue.len() >= QUEUE_MAX / 2 {
             return Vec::new();
         }
-        std::iter::from_fn(|| self.unreported.pop_first()).take(most).collect()
+        self.unreported.extract_if(.., |pod| can_be_told(pod)).take(most).collect()
     }
 
     /// Tells a verdict unless control knows it already.
@@ -378,13 +390,16 @@ mod tests {
         assert_eq!(session.queue.len(), QUEUE_MAX);
         session.verdict(verdict(1));
         assert_eq!(session.queue.len(), QUEUE_MAX + 1);
-        assert_eq!(session.take_unreported(9), Vec::<Uid>::new());
+        assert_eq!(session.take_unreported(9, |_| true), Vec::<Uid>::new());
         while !session.queue.is_empty() {
             session.flush();
             assert_eq!(got(&mut up_rx).len(), 1);
         }
-        assert_eq!(session.take_unreported(1), ["a".into()]);
-        assert_eq!(session.take_unreported(9), ["b".into()]);
+        session.pod_changed(&"unseen".into());
+        let is_seen = |pod: &Uid| pod.as_str() != "unseen";
+        assert_eq!(session.take_unreported(1, is_seen), ["a".into()]);
+        assert_eq!(session.take_unreported(9, is_seen), ["b".into()]);
+        assert_eq!(session.take_unreported(9, |_| true), ["unseen".into()]);
     }
 
     #[test]

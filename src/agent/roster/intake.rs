@@ -134,6 +134,7 @@ impl Roster {
         match down {
             Down::Welcome(welcome) => self.welcome(welcome),
             Down::Manifest(manifest) => {
+                self.session.manifest_came();
                 self.desired.manifest(manifest);
                 self.take_over();
                 self.say_needs();

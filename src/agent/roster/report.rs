@@ -118,12 +118,11 @@ impl Roster {
     /// Queues the reports that changed, while there is room.
     pub(super) fn report(&mut self) {
         loop {
-            let pods = self.session.take_unreported(REPORTS_PER_MESSAGE);
+            let pods = self.session.take_unreported(REPORTS_PER_MESSAGE, |pod| !self.unseen.contains(pod));
             if pods.is_empty() {
                 return;
             }
-            let records =
-                pods.iter().filter(|uid| !self.unseen.contains(uid)).filter_map(|uid| self.contents.pods.get(uid));
+            let records = pods.iter().filter_map(|uid| self.contents.pods.get(uid));
             let records = records.filter(|record| self.is_linked(record));
             let reports: Vec<_> = records.map(|record| pod_report(record, self.views.get(&record.key.uid))).collect();
             if !reports.is_empty() {

@@ -14,6 +14,15 @@ fn configured(name: &str, image: &str) -> Bundle {
     set
 }
 
+/// A DaemonSet whose pod has a token for `vault` in a volume.
+fn with_token(name: &str) -> Bundle {
+    let token = json!({ "path": "token", "audience": "vault", "expirationSeconds": 600 });
+    let volume =
+        json!({ "name": "v", "projected": { "sources": [{ "serviceAccountToken": token }], "defaultMode": 420 } });
+    let account = json!({ "volumes": [volume], "serviceAccountName": "reader", "automountServiceAccountToken": false });
+    set_with(name, "one", &account)
+}
+
 fn app(level: &str) -> Bytes {
     json!({ "metadata": { "name": "app" }, "data": { "level": level } }).to_string().into()
 }
@@ -49,6 +58,14 @@ impl Agent {
         })
         .await;
         self.down(chunk(content, 0..)).await;
+    }
+
+    async fn asks_for_token(&mut self) -> TokenRequest {
+        self.hears("a request for a token", |up| match up {
+            Up::TokenRequest(request) => Some(request.clone()),
+            _ => None,
+        })
+        .await
     }
 
     /// The reasons of the events told so far and not asked for yet.
@@ -263,24 +280,13 @@ async fn tokens_are_asked_for_renewed_and_on_disk_for_the_next_agent() {
     host.cri.hold("ListPodSandbox");
     let mut agent = host.start();
     agent.connect().await;
-    let token = json!({ "path": "token", "audience": "vault", "expirationSeconds": 600 });
-    let volume =
-        json!({ "name": "v", "projected": { "sources": [{ "serviceAccountToken": token }], "defaultMode": 420 } });
-    let account = json!({ "volumes": [volume], "serviceAccountName": "reader", "automountServiceAccountToken": false });
-    agent.apply(1, &[set_with("web", "one", &account)]).await;
-    let asked = async |agent: &mut Agent| -> TokenRequest {
-        let request = agent.hears("a request for a token", |up| match up {
-            Up::TokenRequest(request) => Some(request.clone()),
-            _ => None,
-        });
-        request.await
-    };
-    let request = asked(&mut agent).await;
+    agent.apply(1, &[with_token("web")]).await;
+    let request = agent.asks_for_token().await;
     assert_eq!((request.service_account.as_str(), request.audiences.as_slice()), ("reader", &["vault".to_owned()][..]));
     let why = Reason { reason: "NotFound".into(), message: "no such account".into(), field: String::new() };
     agent.down(Down::Token { id: request.id, outcome: Err(why) }).await;
     let gives = async |agent: &mut Agent, text: &str| {
-        let request = asked(agent).await;
+        let request = agent.asks_for_token().await;
         let token = Token { text: text.to_owned(), expires_at: Timestamp::now() + Duration::from_secs(600) };
         agent.down(Down::Token { id: request.id, outcome: Ok(token) }).await;
         let blob = blob_hash(text.as_bytes());
@@ -299,6 +305,42 @@ async fn tokens_are_asked_for_renewed_and_on_disk_for_the_next_agent() {
     agent.connect().await;
     agent.settle().await;
     assert!(!agent.heard.iter().any(|up| matches!(up, Up::TokenRequest(_))), "{:?}", agent.heard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_asked_for_when_control_has_the_report_of_the_pod() {
+    let host = Host::new();
+    host.cri.hold("ListPodSandbox");
+    let mut agent = host.start();
+    agent.connect().await;
+    let web = with_token("web");
+    agent.apply(1, std::slice::from_ref(&web)).await;
+    let pod = agent.asks_for_token().await.pod.uid;
+    let is_about = |up: &Up| match up {
+        Up::Pods(reports) => reports.iter().any(|report| report.key.uid == pod).then_some("report"),
+        Up::TokenRequest(_) => Some("request"),
+        _ => None,
+    };
+
+    // Control lost the report with the connection, or was put back to before it.
+    agent.disconnect().await;
+    agent.connect().await;
+    agent.settle().await;
+    assert_eq!(agent.heard.iter().find_map(is_about), None, "nobody knows yet what control has");
+    agent.down(Down::Wanted(vec![pod.clone()])).await;
+    agent.down(manifest(1, std::slice::from_ref(&web))).await;
+    for expected in ["report", "request"] {
+        assert_eq!(agent.hears("a report and a request", is_about).await, expected);
+    }
+
+    // What the pod is like, the next agent does not know before it has seen it.
+    agent.stop().await;
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.down(Down::Wanted(vec![pod.clone()])).await;
+    agent.down(manifest(1, std::slice::from_ref(&web))).await;
+    agent.settle().await;
+    assert_eq!(agent.heard.iter().find_map(is_about), None);
 }
 
 #[test]
