@@ -550,7 +550,7 @@ impl Roster {
             if !matches!(assignment, Assignment::Wait(_)) && record.finished.is_none() {
                 admitted.push(pod.clone());
             }
-            self.assign(&record, pod, assignment);
+            self.assign(record, pod, assignment);
         }
         self.weigh(&admitted);
         admitted.retain(|pod| self.saved.get(&pod.key.uid).is_some_and(|record| record.ending.is_none()));
@@ -633,18 +633,23 @@ impl Roster {
         }
     }
 
-    fn assign(&mut self, record: &PodRecord, pod: Arc<Pod>, assignment: Assignment) {
+    fn assign(&mut self, record: PodRecord, pod: Arc<Pod>, assignment: Assignment) {
         let uid = pod.key.uid.clone();
+        let charge = Charge { pod, min_ready: self.min_ready(&record), record };
         if let Some(worker) = self.workers.get_mut(&uid) {
-            worker.assign(pod, record, assignment);
+            worker.assign(charge, assignment);
             return;
         }
-        tracing::info!(pod = %pod.key, uid = %uid, ?assignment, "pod taken on");
-        let bundle = self.desired.bundle(&record.revision.bundle);
-        let min_ready = bundle.map(|bundle| bundle.min_ready()).unwrap_or_default();
-        let charge = Charge { pod, record: record.clone(), min_ready };
+        tracing::info!(pod = %charge.pod.key, uid = %uid, ?assignment, "pod taken on");
         let worker = worker::spawn(self.shared.clone(), charge, assignment, self.inputs_tx.clone());
         self.workers.insert(uid, worker);
+    }
+
+    /// How long a pod has to be ready: as its DaemonSet says now, whatever it was made from.
+    fn min_ready(&self, record: &PodRecord) -> Duration {
+        let set = record.daemonset.as_ref().and_then(|set| self.contents.daemonsets.get(set));
+        let revision = set.map_or(&record.revision, |set| &set.newest);
+        self.desired.bundle(&revision.bundle).map(|bundle| bundle.min_ready()).unwrap_or_default()
     }
 }
 

@@ -65,10 +65,11 @@ pub(super) enum Assignment {
 struct Order {
     /// Containers may have been added since the last one.
     pod: Arc<Pod>,
+    min_ready: Duration,
     assignment: Assignment,
 }
 
-/// A pod to be taken on.
+/// A pod as it is now.
 pub(super) struct Charge {
     pub(super) pod: Arc<Pod>,
     /// What it was made from.
@@ -96,12 +97,14 @@ impl WorkerHandle {
     }
 
     /// Tells the worker what is wanted now, and of what pod.
-    pub(super) fn assign(&mut self, pod: Arc<Pod>, record: &PodRecord, assignment: Assignment) {
+    pub(super) fn assign(&mut self, charge: Charge, assignment: Assignment) {
+        let Charge { pod, record, min_ready } = charge;
         self.pod = pod.clone();
-        self.record.clone_from(record);
+        self.record = record;
         self.order.send_if_modified(|order| {
-            let changes = order.assignment != assignment || !Arc::ptr_eq(&order.pod, &pod);
-            *order = Order { pod, assignment };
+            let is_same = order.assignment == assignment && order.min_ready == min_ready;
+            let changes = !is_same || !Arc::ptr_eq(&order.pod, &pod);
+            *order = Order { pod, min_ready, assignment };
             changes
         });
     }
@@ -142,7 +145,7 @@ pub(super) fn spawn(
 ) -> WorkerHandle {
     let Charge { pod, record, min_ready } = charge;
     let (created_at, finished) = (record.created_at, record.finished.clone());
-    let (order_tx, order_rx) = watch::channel(Order { pod: pod.clone(), assignment });
+    let (order_tx, order_rx) = watch::channel(Order { pod: pod.clone(), min_ready, assignment });
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
     let objects = shared.objects.subscribe();
     let seen = objects.borrow().clone();
@@ -157,7 +160,6 @@ pub(super) fn spawn(
         shared,
         pod: pod.clone(),
         created_at,
-        min_ready,
         order: order_rx,
         hint,
         inputs_tx,
@@ -184,7 +186,6 @@ struct Worker {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
     created_at: Timestamp,
-    min_ready: Duration,
     order: watch::Receiver<Order>,
     /// ConfigMaps, Secrets and tokens.
     objects: watch::Receiver<Arc<Objects>>,
@@ -442,6 +443,7 @@ impl Worker {
 
     fn look(&mut self, plan: &Plan) -> (PodView, Option<Moment>) {
         let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+        let min_ready = self.order.borrow().min_ready;
         let (assignment, host) = (&self.order.borrow().assignment, self.shared.host());
         let situation = Situation {
             pod: &self.pod,
@@ -464,7 +466,7 @@ impl Worker {
         let finished = finish::finished(&status).filter(|_| !ending);
         self.finished = self.finished.take().or_else(|| finished.clone());
         self.ready = ReadySince::track(self.ready, &status, wall, now);
-        let available_at = self.ready.map(|ready| ready.available_at(self.min_ready));
+        let available_at = self.ready.map(|ready| ready.available_at(min_ready));
         let available = available_at.is_some_and(|at| at <= now);
         (PodView { status, available, finished }, available_at.filter(|at| *at > now))
     }

@@ -5,7 +5,7 @@ use crate::agent::worker::{self, Assignment, Charge, FromPod};
 use crate::host::ledger::RevisionRecord;
 use crate::link::{CommandId, PodAction, PodCommand};
 use crate::model::Finished;
-use crate::podspec::Role;
+use crate::podspec::{Pod, Role};
 use crate::testing::pods;
 use crate::testing::wait::until;
 
@@ -362,8 +362,8 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
         amended: None,
         ephemeral_containers: vec![],
     };
-    let charge = Charge { pod: Arc::new(pod.clone()), record: record.clone(), min_ready: Duration::ZERO };
-    let mut worker = worker::spawn(shared.clone(), charge, Assignment::Run, inputs_tx);
+    let charge = |pod: &Pod| Charge { pod: Arc::new(pod.clone()), record: record.clone(), min_ready: Duration::ZERO };
+    let mut worker = worker::spawn(shared.clone(), charge(&pod), Assignment::Run, inputs_tx);
     let running = |count: usize| {
         move |observed: &ObservedPod| {
             let runs = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Running { .. });
@@ -376,7 +376,7 @@ async fn a_container_added_to_a_running_pod_sees_its_target_and_is_started_once(
     let mut debug = pods::container("debug", "image", &[]);
     (debug.role, debug.target) = (Role::Ephemeral, Some("main".to_owned()));
     pod.containers.push(debug);
-    worker.assign(Arc::new(pod), &record, Assignment::Run);
+    worker.assign(charge(&pod), Assignment::Run);
     until(&mut worker.observed, "the other to run beside it", running(2)).await;
     let calls = host.cri.calls();
     let made: Vec<_> = calls.iter().filter(|call| call.method == "CreateContainer").collect();

@@ -140,3 +140,17 @@ async fn a_pod_that_is_let_go_runs_beside_the_one_in_its_place() {
     assert_eq!(host.runs("log", "one").await, pod);
     assert_eq!(owner(&host, &pod), Some(uid("log")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_adopted_pod_has_to_be_ready_for_as_long_as_its_daemonset_says() {
+    let (host, mut agent, pod) = running().await;
+    agent.answer(2, "log", orphaned(&pod)).await;
+    agent.assign(&[single(&host, &pod, Some("web"))]).await;
+    let web = |seconds| Bundle { revision: "one".into(), min_ready_seconds: seconds, ..set("web", "one") };
+    agent.apply(3, &[web(3600)]).await;
+    agent.reports("it to be too young", "web", |report, _| !report.available).await;
+    // The user thinks again.
+    agent.apply(4, &[web(1)]).await;
+    agent.reports("it to be available", "web", |report, _| report.available).await;
+    assert_eq!(host.runs("log", "one").await, pod);
+}
