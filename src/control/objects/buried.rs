@@ -1,18 +1,20 @@
-//! Deletions of DaemonSets that every node has confirmed, remembered for a node whose disk is put back to before.
+//! Deletions that nodes have carried out, remembered for a node whose disk is put back to before: of DaemonSets, when every node
+//! has confirmed them, and of single pods.
 //!
 //! Without a record such a node would keep what it runs: a stop needs one.
 
 use super::records::{Intent, Tombstone, parse, record};
 use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
-use crate::control::kinds::DAEMON_SET;
+use crate::control::kinds::{DAEMON_SET, POD};
 use crate::model::{ObjectKey, Uid};
 use crate::store::{Entry, Range, Write};
 
-/// How many are kept, the latest: some hundred bytes each. A disk older than so many deletions is a case for a person.
+/// How many are kept, of DaemonSets and of pods, the latest: some hundred bytes each. A disk older than so many deletions is a case
+/// for a person.
 const KEPT: usize = 4096;
 
 impl Objects {
-    /// Every node has confirmed these deletions: nobody has to be told any more, but by asking. Those that are buried
+    /// Every node has confirmed these deletions of DaemonSets: nobody has to be told any more, but by asking. Those that are buried
     /// already stay so.
     ///
     /// # Errors
@@ -24,17 +26,14 @@ impl Objects {
     async fn bury_keeping(&self, confirmed: &[&Tombstone], kept: usize) -> Result<(), ObjectError> {
         let mut unburied = Vec::new();
         for deletion in confirmed {
-            if self.without_tombstone(&deletion.uid).await?.is_some() {
+            if self.tombstone(&deletion.uid).await?.is_some() {
                 unburied.push(deletion);
             }
         }
         if unburied.is_empty() {
             return Ok(());
         }
-        let Range { entries, .. } =
-            self.inner.store.range(keys::BURIED, None, 0, None).await.map_err(ObjectError::Store)?;
-        let mut writes: Vec<_> =
-            outdated(entries, unburied.len(), kept).map(|entry| Write::Delete { key: entry.key }).collect();
+        let mut writes = self.outdated(keys::BURIED, unburied.len(), kept).await?;
         for deletion in unburied {
             writes.push(Write::Delete { key: keys::tombstone(deletion.uid.as_str()) });
             writes.push(record(keys::buried(deletion.uid.as_str()), deletion));
@@ -42,13 +41,52 @@ impl Objects {
         self.inner.store.commit(Vec::new(), writes).await.map(drop).map_err(ObjectError::Store)
     }
 
+    /// The writes that drop a tombstone which was acted on, if there is one. A pod's is remembered.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub(super) async fn without_tombstone(&self, uid: &Uid) -> Result<Vec<Write>, ObjectError> {
+        let Some(deletion) = self.tombstone(uid).await? else { return Ok(Vec::new()) };
+        let mut writes = vec![Write::Delete { key: keys::tombstone(uid.as_str()) }];
+        if deletion.kind == POD.kind {
+            writes.extend(self.outdated(keys::BURIED_PODS, 1, KEPT).await?);
+            writes.push(record(keys::buried_pod(uid.as_str()), &deletion));
+        }
+        Ok(writes)
+    }
+
+    async fn tombstone(&self, uid: &Uid) -> Result<Option<Tombstone>, ObjectError> {
+        self.deletion(keys::tombstone(uid.as_str())).await
+    }
+
+    async fn deletion(&self, key: String) -> Result<Option<Tombstone>, ObjectError> {
+        let entry = self.inner.store.get(&key).await.map_err(ObjectError::Store)?;
+        entry.map(|entry| parse(&entry.key, &entry.value)).transpose()
+    }
+
+    /// What makes room below `prefix` for `added` records: those written first go. An entry is written once.
+    async fn outdated(&self, prefix: &str, added: usize, kept: usize) -> Result<Vec<Write>, ObjectError> {
+        let Range { mut entries, .. } =
+            self.inner.store.range(prefix, None, 0, None).await.map_err(ObjectError::Store)?;
+        entries.sort_by_key(|entry| entry.modified);
+        let surplus = (entries.len() + added).saturating_sub(kept);
+        Ok(entries.into_iter().take(surplus).map(|Entry { key, .. }| Write::Delete { key }).collect())
+    }
+
     /// The deletion of a DaemonSet that every node there was had confirmed, if it is remembered.
     ///
     /// # Errors
     /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
     pub async fn buried(&self, uid: &Uid) -> Result<Option<Tombstone>, ObjectError> {
-        let entry = self.inner.store.get(&keys::buried(uid.as_str())).await.map_err(ObjectError::Store)?;
-        entry.map(|entry| parse(&entry.key, &entry.value)).transpose()
+        self.deletion(keys::buried(uid.as_str())).await
+    }
+
+    /// The deletion of a pod that its node had carried out, if it is remembered.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub async fn buried_pod(&self, uid: &Uid) -> Result<Option<Tombstone>, ObjectError> {
+        self.deletion(keys::buried_pod(uid.as_str())).await
     }
 
     /// Puts the deletion of a DaemonSet on record that is not in the API: a person says that what nodes hold of it is to
@@ -73,13 +111,6 @@ impl Objects {
         }
         Err(contended(&DAEMON_SET, &key.name))
     }
-}
-
-/// What makes room for `added` records: those written first. An entry is written once.
-fn outdated(mut entries: Vec<Entry>, added: usize, kept: usize) -> impl Iterator<Item = Entry> {
-    entries.sort_by_key(|entry| entry.modified);
-    let surplus = (entries.len() + added).saturating_sub(kept);
-    entries.into_iter().take(surplus)
 }
 
 #[cfg(test)]

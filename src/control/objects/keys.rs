@@ -15,6 +15,7 @@
 //! | `/v1/_meta/pods/{Pod uid}` | [`PodIntent`](super::PodIntent): what there is to tell of a pod |
 //! | `/v1/_meta/tombstones/{uid}` | [`Tombstone`](super::Tombstone): a deletion nodes have not all acknowledged |
 //! | `/v1/_meta/buried/{uid}` | [`Tombstone`](super::Tombstone): the deletion of a DaemonSet that all nodes have |
+//! | `/v1/_meta/buried-pods/{uid}` | [`Tombstone`](super::Tombstone): the deletion of a pod that its node has carried out |
 //!
 //! An object's value is its JSON with `apiVersion` and `kind` but without `metadata.resourceVersion`: that is the
 //! revision of the entry. Names contain no `/`, so keys sort by namespace and name, as lists must be.
@@ -45,6 +46,8 @@ pub const PODS: &str = "/v1/_meta/pods/";
 pub const TOMBSTONES: &str = "/v1/_meta/tombstones/";
 /// Above every deletion that all nodes have confirmed.
 pub const BURIED: &str = "/v1/_meta/buried/";
+/// Above every deletion of a pod that its node has carried out.
+pub const BURIED_PODS: &str = "/v1/_meta/buried-pods/";
 
 /// Above all objects of a kind, or of a kind in one namespace.
 pub fn prefix(kind: &Kind, namespace: Option<&str>) -> String {
@@ -98,4 +101,9 @@ pub fn tombstone(uid: &str) -> String {
 /// The key of a deletion that all nodes have confirmed.
 pub fn buried(uid: &str) -> String {
     format!("{BURIED}{uid}")
+}
+
+/// The key of a deletion of a pod that its node has carried out.
+pub fn buried_pod(uid: &str) -> String {
+    format!("{BURIED_PODS}{uid}")
 }

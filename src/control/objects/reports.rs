@@ -111,18 +111,12 @@ impl Objects {
     /// Drops a tombstone: every node it concerns has acted on it.
     ///
     /// # Errors
-    /// [`ObjectError::Store`].
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
     pub async fn acknowledge(&self, uid: &Uid) -> Result<(), ObjectError> {
-        if let Some(write) = self.without_tombstone(uid).await? {
-            self.inner.store.commit(Vec::new(), vec![write]).await.map_err(ObjectError::Store)?;
+        let writes = self.without_tombstone(uid).await?;
+        if !writes.is_empty() {
+            self.inner.store.commit(Vec::new(), writes).await.map_err(ObjectError::Store)?;
         }
         Ok(())
-    }
-
-    /// The write that drops a tombstone, if there is one.
-    pub(super) async fn without_tombstone(&self, uid: &Uid) -> Result<Option<Write>, ObjectError> {
-        let key = keys::tombstone(uid.as_str());
-        let found = self.inner.store.get(&key).await.map_err(ObjectError::Store)?;
-        Ok(found.map(|_| Write::Delete { key }))
     }
 }

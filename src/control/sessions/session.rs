@@ -20,7 +20,7 @@ use super::user_pods::Amended;
 use crate::control::events;
 use crate::control::kinds::NODE;
 use crate::control::nodes;
-use crate::control::objects::ObjectError;
+use crate::control::objects::{ObjectError, Tombstone};
 use crate::control::updates::FromNode;
 use crate::error::Chain;
 use crate::link::{
@@ -230,6 +230,11 @@ impl Session {
     ) -> Result<Vec<Frame>, SessionEnd> {
         let answers = Answers { position: desired.position, answers };
         let mut frames = vec![Frame::new(Down::Answers(answers))];
+        let known = self.shared.roster.pods(&self.node);
+        for held in hello.pods.iter().filter(|held| !known.contains_key(&held.uid)) {
+            // Its node had carried that out, and its disk was put back since.
+            frames.extend(self.shared.objects.buried_pod(&held.uid).await?.as_ref().map(deletion));
+        }
         // Read before the Node, so that what the node confirms is not more than it was told.
         let position = *self.shared.objects.position().borrow();
         match self.shared.objects.get(&NODE, "", self.name.as_str()).await {
@@ -238,7 +243,7 @@ impl Session {
             Err(ObjectError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let wanted = wanted(hello, &self.shared.roster.pods(&self.node));
+        let wanted = wanted(hello, &known);
         if !wanted.is_empty() {
             frames.push(Frame::new(Down::Wanted(wanted)));
         }
@@ -304,6 +309,14 @@ async fn obey(order: Order, down_tx: &mpsc::Sender<Frame>) -> Result<bool, Sessi
     }
 }
 
+/// The command to end a pod that was deleted.
+fn deletion(pod: &Tombstone) -> Frame {
+    let grace_period_secs = pod.grace_period_seconds.and_then(|grace| u32::try_from(grace).ok());
+    let action = PodAction::Delete { grace_period_secs: grace_period_secs.unwrap_or(0), permit: None };
+    let command = PodCommand { uid: pod.uid.clone(), needs_seq: 0, action };
+    Frame::new(Down::Pod { id: CommandId(pod.seq), command })
+}
+
 /// The pods whose report is not what control has.
 fn wanted(hello: &Hello, known: &HashMap<Uid, KnownPod>) -> Vec<Uid> {
     let differs = |uid: &Uid, digest| known.get(uid).and_then(|pod| pod.digest) != Some(digest);
@@ -354,10 +367,7 @@ impl Told {
         for pod in desired.ending.get(name).into_iter().flatten() {
             // A shorter grace period is a deletion of its own.
             if self.commands.insert(pod.seq) {
-                let grace_period_secs = pod.grace_period_seconds.and_then(|grace| u32::try_from(grace).ok());
-                let action = PodAction::Delete { grace_period_secs: grace_period_secs.unwrap_or(0), permit: None };
-                let command = PodCommand { uid: pod.uid.clone(), needs_seq: 0, action };
-                frames.push(Frame::new(Down::Pod { id: CommandId(pod.seq), command }));
+                frames.push(deletion(pod));
             }
         }
         for Amended { uid, seq, amendment, .. } in desired.pods.amended(name) {
@@ -380,7 +390,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::objects::Tombstone;
     use crate::control::sessions::desired::Read;
     use crate::link::{Digest, HeldPod, NeededBlob};
 

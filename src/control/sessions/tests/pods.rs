@@ -160,6 +160,15 @@ async fn a_posted_pod_goes_to_its_node_and_lives_as_long_as_users_want() {
     .await
     .unwrap();
     assert_eq!(harness.objects.pod_intents().await.unwrap(), []);
+    drop(node);
+
+    // Its node's disk is put back to before.
+    let held = vec![HeldPod { uid: pods[0].uid.clone(), digest: report(&pod, "Running").digest() }];
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, pods: held, ..hello() }).await;
+    assert_eq!(
+        node.pick(|down| if let Down::Pod { command, .. } = down { Some(command) } else { None }).await,
+        command
+    );
 }
 
 #[tokio::test]
