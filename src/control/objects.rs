@@ -12,6 +12,7 @@
 
 mod admission;
 mod buried;
+mod collisions;
 mod error;
 mod fleet;
 mod keys;

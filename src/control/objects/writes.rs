@@ -120,6 +120,9 @@ impl Objects {
             valid(kind, name, registry::validate_update(kind, part, &object, &current))?;
             if part == Part::Main {
                 self.check_references(kind, &object, Some(&current)).await?;
+                if *kind == DAEMON_SET {
+                    self.avoid_collision(&mut object).await?;
+                }
             }
             let intent = self.intent_of(kind, part, &object, &current).await?;
             if options.dry_run {
@@ -176,7 +179,7 @@ impl Objects {
         &self,
         kind: &'static Kind,
         namespace: &str,
-        object: Value,
+        mut object: Value,
         posted: Option<PostedPod>,
         options: WriteOptions<'_>,
     ) -> Result<Value, ObjectError> {
@@ -192,6 +195,9 @@ impl Objects {
             }
             valid(kind, &name, registry::validate_create(kind, &object))?;
             self.check_references(kind, &object, None).await?;
+            if *kind == DAEMON_SET {
+                self.avoid_collision(&mut object).await?;
+            }
             if self.find(&key).await?.is_some() {
                 return Err(ObjectError::AlreadyExists { kind, name });
             }
