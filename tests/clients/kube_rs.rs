@@ -255,7 +255,7 @@ fn objects_are_made_applied_fought_over_and_deleted_with_kube_rs() {
         let conflict = config_maps.replace(&name, &PostParams::default(), &made).await;
         assert!(matches!(&conflict, Err(kube::Error::Api(status)) if status.code == 409), "{conflict:?}");
         let listed = config_maps.list(&ListParams::default().labels("app=made")).await?;
-        assert_eq!(listed.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), [name.clone()]);
+        assert_eq!(listed.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), std::slice::from_ref(&name));
         assert_eq!(config_maps.get_metadata(&name).await?.uid(), made.uid());
 
         let daemonsets = Api::<DaemonSet>::namespaced(client, "default");

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::harness::{Control, PATIENCE};
 
@@ -188,12 +189,17 @@ impl Client {
         Ok(Self { config: Arc::new(config), tls: Arc::new(tls), address })
     }
 
+    /// A connection to say anything on.
+    pub async fn open(&self) -> anyhow::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        let (host, _port) = self.address.rsplit_once(':').context("a port")?;
+        let connector = TlsConnector::from(self.tls.clone());
+        Ok(connector.connect(host.to_owned().try_into()?, stream).await?)
+    }
+
     pub async fn connect(&self) -> anyhow::Result<Sender> {
         let connecting = async {
-            let stream = TcpStream::connect(&self.address).await?;
-            let (host, _port) = self.address.rsplit_once(':').context("a port")?;
-            let connector = TlsConnector::from(self.tls.clone());
-            let stream = connector.connect(host.to_owned().try_into()?, stream).await?;
+            let stream = self.open().await?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             Ok(sender)

@@ -6,6 +6,7 @@ mod access;
 mod charts;
 mod churn;
 mod harness;
+mod hostile;
 mod informer;
 mod kube_rs;
 mod kubectl;
