@@ -104,6 +104,7 @@ fn priority(level: Level) -> u8 {
 mod tests {
     use std::sync::Mutex;
 
+    use tracing_subscriber::fmt::MakeWriter;
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::{fmt as output, registry};
 
@@ -111,9 +112,9 @@ mod tests {
 
     #[test]
     fn an_entry_has_the_line_its_priority_and_each_field() {
-        let entries = Arc::new(Mutex::new(Vec::new()));
+        let entries: &'static Mutex<Vec<u8>> = Box::leak(Box::default());
         let format = AsEntry(output::format().without_time());
-        let layer = output::layer().with_ansi(false).event_format(format).with_writer(entries.clone());
+        let layer = output::layer().with_ansi(false).event_format(format).with_writer(|| entries.make_writer());
         tracing::subscriber::with_default(registry().with(layer), || {
             tracing::warn!(pod = %"default/a", error = "line\nbreak", tries = 3, "it failed");
         });
