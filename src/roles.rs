@@ -40,7 +40,7 @@ const OWN_TOKEN: SignedDuration = SignedDuration::from_mins(10);
 /// How long the token is good for that `control` leaves for the hosts of its fleet.
 const FLEET_TOKEN: SignedDuration = SignedDuration::from_hours(24);
 
-/// How often a role with an agent gives back what it does not use of its memory: no burst of work is in the way for long.
+/// How often a role with an agent gives back the memory that it does not use.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The name of the service's credential that holds the join token.
@@ -454,7 +454,7 @@ fn block_on<T>(role: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     runtime.block_on(role)
 }
 
-/// Runs a role that takes no more memory than it uses.
+/// Runs a role that keeps no more memory than it uses.
 async fn run_small<T>(role: impl Future<Output = T>) -> T {
     tokio::spawn(async {
         loop {

@@ -35,8 +35,8 @@ use crate::model::Uid;
 const QUEUE: usize = 256;
 /// How many changes are waited for at the same time.
 const SETTLING_MAX: usize = 256;
-/// The pause before subscribing again is such a part of the time since the subscription was lost, or since the runtime fails
-/// in another way than before: one that comes up is noticed at once, as measured by how long it takes.
+/// The pause before subscribing again is this part of how long there has been no subscription for the same kind of reason: a
+/// runtime that comes up is noticed within that part of the time it took.
 const RETRY_PART: u32 = 20;
 /// The bounds of the pause. The upper one is the kubelet's gRPC back-off, and also how long a subscription has to last for
 /// the pauses to begin anew.
@@ -238,7 +238,7 @@ impl Follower {
     }
 }
 
-/// How long to wait before the next attempt to subscribe, after so long in the same trouble.
+/// How long to wait before the next attempt to subscribe, after so long of the same trouble.
 fn pause(trouble: Duration) -> Duration {
     (trouble / RETRY_PART).clamp(RETRY_MIN, RETRY_MAX)
 }
