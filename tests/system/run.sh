@@ -34,7 +34,7 @@ build_packages() {
   "$env_dir/packages.sh" system
   "$env_dir/images.sh"
   if [[ -z ${DEB:-} || -z ${RPM:-} ]]; then
-    rm -f "$target"/packages/*
+    rm -rf "$target/packages"
     packaging/build.sh
     DEB=$(echo "$target"/packages/*.deb)
     RPM=$(echo "$target"/packages/*.rpm)

@@ -220,7 +220,7 @@ mkdir -p "$system/machine"
 "$env_dir/packages.sh" vm
 "$env_dir/images.sh"
 if [[ -z ${DEB:-} ]]; then
-  rm -f "$target"/packages/*
+  rm -rf "$target/packages"
   packaging/build.sh
   DEB=$(echo "$target"/packages/*.deb)
 fi
