@@ -17,7 +17,7 @@ if [ -z "$root" ]; then
   apt-get install -y -qq --no-install-recommends containerd runc containernetworking-plugins iptables
 fi
 
-mkdir -p "$root/etc/containerd/registries/_default"
+mkdir -p "$root/etc/containerd"
 cat >"$root/etc/containerd/config.toml" <<TOML
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -33,6 +33,7 @@ version = 2
     config_path = "/etc/containerd/registries"
 TOML
 if [ -n "${REGISTRY:-}" ]; then
+  mkdir -p "$root/etc/containerd/registries/_default"
   cat >"$root/etc/containerd/registries/_default/hosts.toml" <<TOML
 server = "$REGISTRY"
 [host."$REGISTRY"]
