@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
+use std::panic;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -80,6 +82,7 @@ fn run_agent(flags: AgentFlags) -> anyhow::Result<()> {
         None => service::credential(TOKEN_CREDENTIAL)?,
         token => token,
     };
+    end_with_a_panic();
     block_on(run_small(async { Ok(agent::run(settings, stop_signal()?).await?) }))
 }
 
@@ -465,6 +468,16 @@ async fn run_small<T>(role: impl Future<Output = T>) -> T {
     role.await
 }
 
+/// Has the whole process end when one of its tasks panics: a pod would be left without its worker, and nobody would notice. The
+/// service manager starts the agent anew, and no container is touched.
+fn end_with_a_panic() {
+    let say = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        process::abort();
+    }));
+}
+
 /// Becomes true with SIGTERM or SIGINT.
 fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     let (stop_tx, stop_rx) = watch::channel(false);
@@ -478,4 +491,29 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
         stop_tx.send_replace(true);
     });
     Ok(stop_rx)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use nix::libc;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_ends_the_process() {
+        const PANICS: &str = "GARRISON_TEST_PANICS";
+        if env::var_os(PANICS).is_some() {
+            end_with_a_panic();
+            let outcome = block_on(async { Ok(tokio::spawn(async { panic!("this worker has a bug") }).await) });
+            assert!(outcome.unwrap().is_err());
+            return;
+        }
+        let mut this = Command::new(env::current_exe().unwrap());
+        this.args(["--exact", "roles::tests::a_task_that_panics_ends_the_process"]).env(PANICS, "1");
+        assert_eq!(this.output().unwrap().status.signal(), Some(libc::SIGABRT));
+    }
 }
