@@ -49,7 +49,7 @@ impl PostedPods {
         !self.awaited.is_empty()
     }
 
-    /// Forgets a pod that is to end: what arrives of it must not bring it back.
+    /// Forgets a pod that is to end, or has gone: what arrives of it must not bring it back.
     pub(super) fn forget(&mut self, uid: &Uid) {
         self.awaited.remove(uid);
     }

@@ -22,6 +22,8 @@ use crate::model::{PermitNumber, RevisionHash, Uid};
 const QUEUE_MAX: usize = 256;
 /// How many different events are counted up instead of being told as new ones.
 const EVENTS_KEPT: usize = 128;
+/// How many pods are known to be gone; control has the last report of one long before as many others have gone.
+const GONE_KEPT: usize = 1024;
 
 /// How far the session has come.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(super) struct Session {
     queue: VecDeque<Up>,
     /// Pods whose report control has not got.
     unreported: BTreeSet<Uid>,
+    /// Pods that have gone in this session, the latest last.
+    gone: VecDeque<Uid>,
     verdicts: HashMap<Uid, Verdict>,
     /// The objects that control was asked for.
     needed: BTreeSet<ObjectRef>,
@@ -63,6 +67,7 @@ impl Session {
             knows_wanted: false,
             queue: VecDeque::new(),
             unreported: BTreeSet::new(),
+            gone: VecDeque::new(),
             verdicts: HashMap::new(),
             needed: BTreeSet::new(),
             asked: HashMap::new(),
@@ -96,6 +101,7 @@ impl Session {
         self.knows_wanted = false;
         self.queue.clear();
         self.unreported.clear();
+        self.gone.clear();
         self.verdicts.clear();
         self.needed.clear();
         self.asked.clear();
@@ -147,6 +153,19 @@ impl Session {
         if self.stage != Stage::Closed {
             self.unreported.insert(pod.clone());
         }
+    }
+
+    /// Nothing is left of a pod, which control is about to be told.
+    pub(super) fn pod_gone(&mut self, pod: &Uid) {
+        if self.stage != Stage::Closed {
+            self.gone.drain(..(self.gone.len() + 1).saturating_sub(GONE_KEPT));
+            self.gone.push_back(pod.clone());
+        }
+    }
+
+    /// Whether a pod has gone in this session: what control says of it, it said before it had heard.
+    pub(super) fn is_gone(&self, pod: &Uid) -> bool {
+        self.gone.contains(pod)
     }
 
     /// Whether control was told all there is of a pod.
@@ -400,6 +419,17 @@ mod tests {
         assert_eq!(session.take_unreported(1, is_seen), ["a".into()]);
         assert_eq!(session.take_unreported(9, is_seen), ["b".into()]);
         assert_eq!(session.take_unreported(9, |_| true), ["unseen".into()]);
+    }
+
+    #[test]
+    fn the_last_pods_that_are_gone_are_known_in_their_session() {
+        let (mut session, _up_rx) = open(8);
+        (0..=GONE_KEPT).for_each(|number| session.pod_gone(&Uid(number.to_string())));
+        let is_known = |session: &Session, number: usize| session.is_gone(&Uid(number.to_string()));
+        assert_eq!([0, 1, GONE_KEPT].map(|number| is_known(&session, number)), [false, true, true]);
+        session.closed();
+        session.pod_gone(&Uid(0.to_string()));
+        assert_eq!([0, 1, GONE_KEPT].map(|number| is_known(&session, number)), [false; 3]);
     }
 
     #[test]

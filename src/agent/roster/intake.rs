@@ -18,7 +18,7 @@ use crate::cri::labels::Owner;
 use crate::error::Chain;
 use crate::host::ledger::{AmendedMetadata, DaemonSetRecord, Ending, NodeIntent, PodRecord};
 use crate::link::{
-    Ack, Amendment, Ask, CommandId, Down, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
+    Ack, Amendment, Ask, CommandId, Down, Entry, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
 use crate::model::{Finished, Measure, ObjectKey, RevisionHash, SandboxId, Source, Uid, Usage};
@@ -148,7 +148,8 @@ impl Roster {
                 self.take_over_objects(|_| {});
             }
             Down::Assigned(assigned) => {
-                self.posted.assigned(assigned.pods);
+                let is_there = |pod: &Entry| !self.session.is_gone(&pod.uid);
+                self.posted.assigned(assigned.pods.into_iter().filter(is_there).collect());
                 self.take_over_posted();
                 self.take_over();
                 self.take_over_objects(|roster| {
@@ -412,6 +413,8 @@ impl Roster {
         let view = self.views.remove(uid);
         if let Some(record) = self.contents.pods.remove(uid) {
             tracing::info!(pod = %record.key, "pod is gone");
+            self.posted.forget(uid);
+            self.session.pod_gone(uid);
             let report = PodReport { gone: true, ..super::report::pod_report(&record, view.as_ref()) };
             self.after_commit.push(Up::Pods(vec![report]));
             self.dirty = true;

@@ -141,6 +141,32 @@ async fn a_pod_that_is_let_go_runs_beside_the_one_in_its_place() {
     assert_eq!(owner(&host, &pod), Some(uid("log")));
 }
 
+/// Control lets a pod go that its node is ending: it takes the pod out of the API when it hears that it is gone.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_gone_does_not_come_back_by_what_control_said_before_it_heard() {
+    let (host, mut agent, pod) = running().await;
+    let own = single(&host, &pod, None);
+    host.cri.hold("StopContainer");
+    agent.answer(2, "log", Answer::Deleted { seq: 2, kept: vec![] }).await;
+    host.asked_for("StopContainer").await;
+    agent.speaks_of(std::slice::from_ref(&own)).await;
+    host.cri.release("StopContainer");
+    agent.reports("its last report", "log", |report, _| report.gone).await;
+    agent.down(chunk(&content(&own), 0..)).await;
+    agent.settle().await;
+    assert_eq!(host.ledger().pods.len(), 0, "said before it was gone");
+    agent.speaks_of(std::slice::from_ref(&own)).await;
+    agent.down(chunk(&content(&own), 0..)).await;
+    agent.settle().await;
+    assert_eq!(host.ledger().pods.len(), 0, "said before control heard that it was gone");
+
+    // Its last report was lost with the session: control has it still, and says so.
+    agent.disconnect().await;
+    agent.connect().await;
+    agent.assign(std::slice::from_ref(&own)).await;
+    assert_eq!(host.runs(&own.name, POSTED_REVISION).await.uid, pod.uid);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_adopted_pod_has_to_be_ready_for_as_long_as_its_daemonset_says() {
     let (host, mut agent, pod) = running().await;
