@@ -173,7 +173,7 @@ impl Host {
         host.cgroup_driver = self.cgroup_driver;
         (host.fleet, host.node_uid) = (self.identity.fleet.clone(), self.identity.uid.clone());
         host.node_name = self.identity.name.clone();
-        host.allocatable.insert("pods".to_owned(), 10);
+        host.allocatable.insert("pods".to_owned(), 110);
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
         let cgroups = Cgroups::detect().unwrap();

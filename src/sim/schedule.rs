@@ -13,12 +13,20 @@ pub(super) enum Step {
     /// `kubectl apply`.
     UpdateSet(String, Template),
     DeleteSet(String),
+    /// `kubectl delete --cascade=orphan`.
+    OrphanSet(String),
     /// A label; none takes it away.
     SetZone(usize, Option<&'static str>),
     /// A taint that lets nothing stay.
     Clear(usize, bool),
     /// The pod of this DaemonSet on a machine, if there is one in the API.
     DeletePod(usize, String),
+    /// That pod is labelled so that its DaemonSet lets it go.
+    ReleasePod(usize, String),
+    /// A pod that was released from this DaemonSet on a machine, if there is one, is labelled as before.
+    ReadoptPod(usize, String),
+    /// A pod on a machine that no DaemonSet has, if there is one in the API.
+    DeleteSingle(usize),
     /// The agent dies at whatever it is about.
     KillAgent(usize),
     /// The agent dies at its so-many-th call from now that would change something in its runtime.
@@ -67,6 +75,8 @@ pub(super) enum Step {
 /// What a simulated user says of a DaemonSet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template {
+    /// Its pods have it, and it selects them by it. Also the name of the image.
+    pub(super) label: String,
     /// Counts the images; every one is another revision.
     pub(super) version: u64,
     /// It cannot be pulled.
@@ -98,6 +108,8 @@ impl Budget {
 pub(super) struct Outline {
     pub(super) machines: Vec<MachineOutline>,
     pub(super) sets: Vec<(String, Template)>,
+    /// DaemonSets that are gone without their pods, which no other selects.
+    pub(super) orphaned: Vec<Template>,
     pub(super) control: bool,
     /// Images made so far.
     pub(super) versions: u64,
@@ -130,7 +142,7 @@ pub(super) fn next(chance: &mut Chance, outline: &Outline) -> Step {
     if !outline.control {
         return if chance.one_in(3) { Step::StartControl } else { fault(chance, outline) };
     }
-    match chance.below(20) {
+    match chance.below(24) {
         0 if outline.sets.len() < SETS_MAX => create(chance, outline),
         0..=5 => update(chance, outline),
         6 if chance.one_in(3) => Step::DeleteSet(chance.pick(&outline.sets).0.clone()),
@@ -144,6 +156,10 @@ pub(super) fn next(chance: &mut Chance, outline: &Outline) -> Step {
         10 => Step::KillControlAt(End { after: chance.below(30), done: chance.one_in(2) }),
         11 if chance.one_in(2) => Step::FailStore(1 + chance.below(3)),
         11 => Step::JumpClock(*chance.pick(&[-3600, -5, 5, 3600])),
+        12 if chance.one_in(2) => Step::OrphanSet(chance.pick(&outline.sets).0.clone()),
+        12 | 13 => Step::ReleasePod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
+        14 => Step::ReadoptPod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
+        15 => Step::DeleteSingle(machine(chance, outline)),
         _ => fault(chance, outline),
     }
 }
@@ -157,9 +173,17 @@ pub(super) fn pause(chance: &mut Chance) -> Duration {
     }
 }
 
+/// A new DaemonSet. Now and then it is for pods that another has left, and then it may be the same but for its name.
 fn create(chance: &mut Chance, outline: &Outline) -> Step {
     let name = format!("set-{}", outline.versions);
-    Step::CreateSet(name, Template { zone: zone(chance), budget: budget(chance), ..template(chance, outline) })
+    let mut template = template(chance, outline, &name);
+    if !outline.orphaned.is_empty() && chance.one_in(2) {
+        let before = chance.pick(&outline.orphaned).clone();
+        template = if chance.one_in(2) { before } else { Template { label: before.label, ..template } };
+    } else {
+        template.zone = zone(chance);
+    }
+    Step::CreateSet(name, Template { budget: budget(chance), ..template })
 }
 
 fn update(chance: &mut Chance, outline: &Outline) -> Step {
@@ -174,14 +198,20 @@ fn update(chance: &mut Chance, outline: &Outline) -> Step {
     let (version, missing) = if chance.one_in(6) {
         (before.version, before.missing)
     } else {
-        let new = template(chance, outline);
+        let new = template(chance, outline, &before.label);
         (new.version, new.missing)
     };
-    Step::UpdateSet(name, Template { version, missing, zone, budget })
+    Step::UpdateSet(name, Template { label: before.label, version, missing, zone, budget })
 }
 
-fn template(chance: &mut Chance, outline: &Outline) -> Template {
-    Template { version: outline.versions, missing: chance.one_in(8), zone: None, budget: Budget::Nodes(1) }
+fn template(chance: &mut Chance, outline: &Outline, label: &str) -> Template {
+    Template {
+        label: label.to_owned(),
+        version: outline.versions,
+        missing: chance.one_in(8),
+        zone: None,
+        budget: Budget::Nodes(1),
+    }
 }
 
 fn budget(chance: &mut Chance) -> Budget {

@@ -250,8 +250,10 @@ impl Way {
         while let Some(frame) = down_rx.recv().await {
             self.pass().await;
             let down = frame.down();
-            if let Down::Permit(permit) = &down {
-                witness.lock().unwrap().permit(machine, permit);
+            match &down {
+                Down::Permit(permit) => witness.lock().unwrap().permit(machine, permit),
+                Down::Answers(answers) => witness.lock().unwrap().answers(machine, answers),
+                _ => {}
             }
             incoming_tx.send(Incoming::Down(down)).await.map_err(|_| ClientError::Stopping)?;
         }

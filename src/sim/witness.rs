@@ -4,16 +4,22 @@
 //! happen. Of agents and control it believes nothing; it looks at what is on a node's disk only to learn under which permit a pod
 //! was replaced.
 
+mod singles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tokio::time::Instant;
 
+use self::singles::{Single, Tenure};
 use crate::cri::labels;
 use crate::host::ledger::{Contents, Ledger};
 use crate::link::{Hello, Permit, SILENCE};
 use crate::model::{PermitNumber, RevisionHash, Uid};
 use crate::testing::fake_cri::Sandbox;
+
+/// The label by which DaemonSets select pods.
+pub(super) const LABEL: &str = "app";
 
 /// A value and every one before, with the time since when it was so.
 #[derive(Debug)]
@@ -34,8 +40,14 @@ impl<T> Past<T> {
 
     /// What it was at some time since then.
     fn since(&self, then: Instant) -> impl Iterator<Item = &T> {
+        self.between(then, Instant::now())
+    }
+
+    /// What it was at some time between the two.
+    fn between(&self, then: Instant, until: Instant) -> impl Iterator<Item = &T> {
         let first = self.0.iter().rposition(|(at, _)| *at <= then).unwrap_or(0);
-        self.0[first..].iter().map(|(_, value)| value)
+        let (before, later) = self.0[first..].split_at(1);
+        before.iter().chain(later.iter().take_while(move |(at, _)| *at <= until)).map(|(_, value)| value)
     }
 }
 
@@ -43,14 +55,26 @@ impl<T> Past<T> {
 #[derive(Debug)]
 pub(super) struct SetSeen {
     pub(super) name: String,
+    /// The label by which it selects pods.
+    label: String,
     /// The zone its pods are for; none for all.
     zone: Past<Option<String>>,
     pub(super) image: String,
     budget: Past<usize>,
     surges: bool,
-    deleted: bool,
+    deleted: Option<Deletion>,
     /// The machines that are on their way to a revision and were taken down for it.
     moving: BTreeMap<(RevisionHash, usize), Instant>,
+}
+
+/// How a DaemonSet was deleted.
+#[derive(Debug)]
+struct Deletion {
+    at: Instant,
+    /// The pods that it had in the API.
+    had: BTreeSet<Uid>,
+    /// They stay.
+    orphaning: bool,
 }
 
 /// What is known of a machine.
@@ -74,7 +98,10 @@ pub(super) struct MachineSeen {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodSeen {
+    /// The DaemonSet its sandbox was made for, if it was for one.
     pub(super) set: Uid,
+    /// The label its sandbox was made with.
+    label: String,
     pub(super) revision: RevisionHash,
     pub(super) ready: bool,
     /// The image of the container that runs.
@@ -96,33 +123,42 @@ pub(super) struct Witness {
     pub(super) sets: BTreeMap<Uid, SetSeen>,
     pub(super) machines: Vec<MachineSeen>,
     deleted_pods: BTreeSet<Uid>,
+    /// Pods that a DaemonSet has let go, or adopted.
+    singles: BTreeMap<Uid, Single>,
     /// The highest resourceVersion an answer had.
     last_version: u64,
     violations: Vec<String>,
 }
 
+/// A new DaemonSet.
+pub(super) struct SetMade<'a> {
+    pub(super) name: &'a str,
+    pub(super) label: &'a str,
+    pub(super) image: &'a str,
+    pub(super) zone: Option<String>,
+    pub(super) budget: usize,
+    pub(super) surges: bool,
+    /// There is no DaemonSet on its way out that has pods with this label.
+    pub(super) is_settled: bool,
+}
+
 // === what users ask for ===
 
 impl Witness {
-    pub(super) fn set_made(
-        &mut self,
-        uid: Uid,
-        name: &str,
-        image: &str,
-        zone: Option<String>,
-        budget: usize,
-        surges: bool,
-    ) {
+    pub(super) fn set_made(&mut self, uid: &Uid, made: SetMade<'_>) {
+        let SetMade { name, label, image, zone, budget, surges, is_settled } = made;
         let seen = SetSeen {
             name: name.to_owned(),
+            label: label.to_owned(),
             zone: Past::new(zone),
             image: image.to_owned(),
             budget: Past::new(budget),
             surges,
-            deleted: false,
+            deleted: None,
             moving: BTreeMap::new(),
         };
-        self.sets.insert(uid, seen);
+        self.sets.insert(uid.clone(), seen);
+        self.adopts(uid, is_settled);
     }
 
     pub(super) fn set_changed(&mut self, uid: &Uid, image: &str, zone: Option<String>, budget: usize) {
@@ -132,8 +168,13 @@ impl Witness {
         set.budget.becomes(budget);
     }
 
-    pub(super) fn set_deleted(&mut self, uid: &Uid) {
-        self.sets.get_mut(uid).expect("it was made").deleted = true;
+    /// `had` are its pods in the API; they stay if it is `orphaning` them.
+    pub(super) fn set_deleted(&mut self, uid: &Uid, had: &BTreeMap<Uid, usize>, orphaning: bool) {
+        if orphaning {
+            self.leaves(uid, had);
+        }
+        let deletion = Deletion { at: Instant::now(), had: had.keys().cloned().collect(), orphaning };
+        self.sets.get_mut(uid).expect("it was made").deleted = Some(deletion);
     }
 
     pub(super) fn pod_deleted(&mut self, uid: Uid) {
@@ -161,6 +202,7 @@ impl Witness {
 
     pub(super) fn cleared(&mut self, machine: usize, cleared: bool) {
         self.machines[machine].cleared.becomes(cleared);
+        self.clears(machine);
     }
 
     pub(super) fn is_cleared(&self, machine: usize) -> bool {
@@ -179,23 +221,29 @@ impl Witness {
     /// Whether a DaemonSet's pod belongs on a machine, by what users said last.
     pub(super) fn belongs(&self, set: &SetSeen, machine: usize) -> bool {
         let seen = &self.machines[machine];
-        !set.deleted && !seen.removed && !seen.cleared.now() && fits(set.zone.now(), seen.zone.now())
+        set.deleted.is_none() && !seen.removed && !seen.cleared.now() && fits(set.zone.now(), seen.zone.now())
     }
 
     /// The DaemonSets there are.
     pub(super) fn present(&self) -> impl Iterator<Item = (&Uid, &SetSeen)> {
-        self.sets.iter().filter(|(_, set)| !set.deleted)
+        self.sets.iter().filter(|(_, set)| set.deleted.is_none())
     }
 
     /// What on a machine is not as users want it by now.
     pub(super) fn unlike(&self, machine: usize) -> Option<String> {
         let seen = &self.machines[machine];
-        let is_stray = |pod: &&PodSeen| self.sets.get(&pod.set).is_none_or(|set| set.deleted);
-        if let Some(stray) = seen.pods.values().find(is_stray) {
-            return Some(format!("{} has a pod of a DaemonSet that is gone: {stray:?}", seen.name));
+        let owned: Vec<_> = seen.pods.iter().map(|(pod, found)| (self.owner(pod, found), pod, found)).collect();
+        let is_stray = |pod: &Uid, found: &PodSeen| found.image.is_none() || !self.may_stand_alone(pod, found);
+        if let Some((_, pod, stray)) = owned.iter().find(|(owner, pod, found)| owner.is_none() && is_stray(pod, found))
+        {
+            return Some(format!("{} has {pod}, which is nobody's, or does not run: {stray:?}", seen.name));
+        }
+        if let Some(pod) = self.missing(machine) {
+            return Some(format!("{pod}, which is nobody's, does not run again on {}", seen.name));
         }
         self.present().find_map(|(uid, set)| {
-            let here: Vec<_> = seen.pods.values().filter(|pod| pod.set == *uid).collect();
+            let here: Vec<_> =
+                owned.iter().filter(|(owner, ..)| *owner == Some(uid)).map(|(_, _, found)| *found).collect();
             let belongs = self.belongs(set, machine);
             let runs = |pod: &PodSeen| pod.image.as_deref().is_some_and(|image| image.ends_with(&set.image));
             let right = match &here[..] {
@@ -279,7 +327,7 @@ impl Witness {
                 continue;
             }
             let (set, revision) = (Uid(label(labels::DAEMONSET_UID)), RevisionHash(label(labels::REVISION)));
-            after.insert(uid, PodSeen { set, revision, ready: sandbox.ready, image, since });
+            after.insert(uid, PodSeen { set, label: label(LABEL), revision, ready: sandbox.ready, image, since });
         }
         self.machines[machine].pods = after;
         self.check_number(machine);
@@ -296,15 +344,14 @@ impl Witness {
     fn check_number(&mut self, machine: usize) {
         let seen = &self.machines[machine];
         let mut numbers: BTreeMap<&Uid, usize> = BTreeMap::new();
-        seen.pods.values().filter(|pod| pod.ready).for_each(|pod| *numbers.entry(&pod.set).or_default() += 1);
-        for (set, number) in numbers {
-            let surges = self.sets.get(set).is_some_and(|set| set.surges);
-            if number > 1 + usize::from(surges) {
-                let name = self.sets.get(set).map(|set| set.name.as_str()).unwrap_or_default();
-                self.violations.push(format!("{number} pods of {name} on {}: {:?}", seen.name, seen.pods));
-                return;
-            }
-        }
+        let ready = seen.pods.iter().filter(|(_, pod)| pod.ready);
+        ready.filter_map(|(uid, pod)| self.only_owner(uid, pod)).for_each(|set| *numbers.entry(set).or_default() += 1);
+        let too_many = numbers.into_iter().find_map(|(uid, number)| {
+            let set = &self.sets[uid];
+            (number > 1 + usize::from(set.surges))
+                .then(|| format!("{number} pods of {} on {}: {:?}", set.name, seen.name, seen.pods))
+        });
+        self.violations.extend(too_many);
     }
 
     /// A machine that runs the revision it was taken down for is on its way no longer.
@@ -323,40 +370,46 @@ impl Witness {
     /// A container that ran does not any more: who said so?
     fn stopped(&mut self, machine: usize, uid: &Uid, pod: &PodSeen) {
         let seen = &self.machines[machine];
-        let Some(set) = self.sets.get(&pod.set) else {
-            self.violations.push(format!("a pod of an unknown DaemonSet {} stopped on {}", pod.set, seen.name));
-            return;
-        };
         // What was so when the pod began holds until the node has heard otherwise.
         let since = pod.since.expect("it ran");
-        let unfit = || {
-            let zones: Vec<_> = seen.zone.since(since).collect();
-            seen.cleared.since(since).any(|cleared| *cleared)
-                || set.zone.since(since).any(|wanted| zones.iter().any(|zone| !fits(wanted, zone)))
-        };
-        if seen.is_struck || set.deleted || seen.removed || self.deleted_pods.contains(uid) || unfit() {
+        if seen.is_struck {
+            self.struck(machine, uid, pod);
             return;
         }
-        self.replaced(machine, uid, pod);
+        let is_left =
+            seen.removed || self.deleted_pods.contains(uid) || seen.cleared.since(since).any(|cleared| *cleared);
+        let unfit = |set: &SetSeen, tenure: &Tenure| {
+            let until = tenure.until.unwrap_or_else(Instant::now);
+            let zones: Vec<_> = seen.zone.between(since, until).collect();
+            set.zone.between(since, until).any(|wanted| zones.iter().any(|zone| !fits(wanted, zone)))
+        };
+        let tenures = self.tenures(uid, pod);
+        let ends = |tenure: &Tenure| {
+            self.sets.get(&tenure.set).is_some_and(|set| set.takes_along(uid, tenure) || unfit(set, tenure))
+        };
+        if is_left || self.was_going(uid) || tenures.iter().any(ends) || self.is_surplus(machine, uid, pod) {
+            return;
+        }
+        self.replaced(machine, (uid, pod), &tenures);
     }
 
     /// No instruction but a newer revision can have ended this pod: then it was under a permit and within the budget.
-    fn replaced(&mut self, machine: usize, uid: &Uid, pod: &PodSeen) {
-        let set = &self.sets[&pod.set];
-        // Where its pods do not belong any more, none is missing.
-        let left: Vec<_> = set.moving.keys().filter(|(_, machine)| !self.belongs(set, *machine)).cloned().collect();
-        let seen = &mut self.machines[machine];
-        let set = self.sets.get_mut(&pod.set).expect("it was looked up");
-        set.moving.retain(|moving, _| !left.contains(moving));
-        let contents = on_disk(&seen.dir);
-        let record = contents.daemonsets.get(&pod.set);
+    fn replaced(&mut self, machine: usize, (uid, pod): (&Uid, &PodSeen), tenures: &[Tenure]) {
+        let contents = on_disk(&self.machines[machine].dir);
         // It went back by itself, from what it had a permit for.
-        if record.is_some_and(|record| record.rejected.contains(&pod.revision)) {
+        let records = || tenures.iter().filter_map(|tenure| Some((&tenure.set, contents.daemonsets.get(&tenure.set)?)));
+        if records().any(|(_, record)| record.rejected.contains(&pod.revision)) {
             return;
         }
-        let what = format!("the pod {uid} of {} ({}) on {}", set.name, pod.revision, seen.name);
-        let taken = record.and_then(|record| Some((record.taken?, record.permitted.as_ref()?.hash.clone())));
-        let Some((number, revision)) = taken.filter(|(_, revision)| *revision != pod.revision) else {
+        let of_tenures = tenures.iter().filter_map(|tenure| self.sets.get(&tenure.set));
+        let names: Vec<_> = of_tenures.map(|set| set.name.as_str()).collect();
+        let name = &self.machines[machine].name;
+        let what = format!("the pod {uid} of {} ({}) on {name}", names.join(", then "), pod.revision);
+        let taken = records().find_map(|(set, record)| {
+            let (number, revision) = (record.taken?, record.permitted.as_ref()?.hash.clone());
+            (revision != pod.revision).then(|| (set.clone(), number, revision))
+        });
+        let Some((owner, number, revision)) = taken else {
             let record = contents.pods.get(uid);
             self.violations.push(format!(
                 "{what} was stopped, and nobody had said so; on disk: {record:?}, {:?}",
@@ -364,20 +417,26 @@ impl Witness {
             ));
             return;
         };
+        // Where its pods do not belong any more, none is missing.
+        let set = &self.sets[&owner];
+        let left: Vec<_> = set.moving.keys().filter(|(_, machine)| !self.belongs(set, *machine)).cloned().collect();
+        let seen = &mut self.machines[machine];
+        let set = self.sets.get_mut(&owner).expect("it was looked up");
+        set.moving.retain(|moving, _| !left.contains(moving));
         match seen.permits.get(&number) {
             None => {
                 self.violations.push(format!("{what} was replaced under permit {}, which it was not given", number.0));
             }
-            Some(permit) if (&permit.set, &permit.revision) != (&pod.set, &revision) => {
+            Some(permit) if (&permit.set, &permit.revision) != (&owner, &revision) => {
                 self.violations.push(format!("{what} was replaced under permit {}, which is for {permit:?}", number.0));
             }
             Some(_) => {}
         }
-        let before = seen.replaced.insert(pod.set.clone(), (revision.clone(), number));
+        let before = seen.replaced.insert(owner.clone(), (revision.clone(), number));
         if before.as_ref().is_some_and(|(last, under)| *last == revision && *under != number) && !seen.rolled_back {
             self.violations.push(format!("{what} was replaced by {revision} a second time: {before:?}"));
         }
-        if seen.pods.values().any(|other| other.set == pod.set && other.image.is_some()) {
+        if seen.pods.values().any(|other| other.set == owner && other.image.is_some()) {
             // It surged: the other one runs already.
             return;
         }
@@ -409,21 +468,29 @@ mod tests {
     use std::collections::HashMap;
 
     use bytes::Bytes;
+    use jiff::Timestamp;
 
     use super::*;
-    use crate::host::ledger::{DaemonSetRecord, Opened, RevisionRecord, blob_hash};
-    use crate::model::{ObjectKey, Source};
+    use crate::host::ledger::{DaemonSetRecord, Opened, PodRecord, RevisionRecord, blob_hash};
+    use crate::model::{ObjectKey, PodKey, Source};
 
     /// A machine of zone `a` and a DaemonSet for it.
     fn witness(dir: &std::path::Path, surges: bool) -> Witness {
         let mut witness = Witness::default();
         witness.machine_joined("node-0", dir.to_owned(), Some("a".into()));
-        witness.set_made("set".into(), "web", "web:1", Some("a".into()), 1, surges);
+        witness.set_made(&"set".into(), made("web", "a", surges));
         witness
     }
 
+    /// A DaemonSet that selects pods labelled `web`.
+    fn made<'a>(name: &'a str, zone: &str, surges: bool) -> SetMade<'a> {
+        let zone = Some(zone.to_owned());
+        SetMade { name, label: "web", image: "web:1", zone, budget: 1, surges, is_settled: true }
+    }
+
     fn pod(uid: &str, revision: &str, runs: bool) -> Sandbox {
-        let labels = [(labels::POD_UID, uid), (labels::DAEMONSET_UID, "set"), (labels::REVISION, revision)];
+        let labels =
+            [(labels::POD_UID, uid), (labels::DAEMONSET_UID, "set"), (labels::REVISION, revision), (LABEL, "web")];
         let labels: HashMap<_, _> = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
         let running =
             if runs { vec![(format!("container-{uid}").as_str().into(), "web:1".to_owned())] } else { vec![] };
@@ -461,6 +528,24 @@ mod tests {
         ledger.commit(&contents.snapshot(), std::slice::from_ref(&bundle)).unwrap();
     }
 
+    /// Writes to disk that no DaemonSet has pod `a`.
+    fn stand_alone(dir: &std::path::Path) {
+        let bundle = Bytes::from_static(b"one");
+        let Opened { mut ledger, mut contents, .. } = Ledger::open(dir).unwrap();
+        let record = PodRecord {
+            key: PodKey { namespace: "default".into(), name: "web-a".into(), uid: "a".into() },
+            daemonset: None,
+            revision: RevisionRecord { hash: "one".into(), bundle: blob_hash(&bundle) },
+            created_at: Timestamp::UNIX_EPOCH,
+            ending: None,
+            finished: None,
+            amended: None,
+            ephemeral_containers: Vec::new(),
+        };
+        contents.pods.insert("a".into(), record);
+        ledger.commit(&contents.snapshot(), std::slice::from_ref(&bundle)).unwrap();
+    }
+
     fn permit(number: u64, revision: &str) -> Permit {
         Permit { number: PermitNumber(number), daemonset: "set".into(), revision: revision.into(), void: false }
     }
@@ -468,7 +553,7 @@ mod tests {
     #[test]
     fn a_stop_has_to_have_a_cause() {
         assert!(stops(|_| {})[0].contains("nobody had said so"));
-        assert_eq!(stops(|witness| witness.set_deleted(&"set".into())), [""; 0]);
+        assert_eq!(stops(|witness| witness.set_deleted(&"set".into(), &BTreeMap::new(), false)), [""; 0]);
         assert_eq!(stops(|witness| witness.pod_deleted("a".into())), [""; 0]);
         assert_eq!(stops(|witness| witness.zone_changed(0, None)), [""; 0]);
         assert_eq!(stops(|witness| witness.cleared(0, true)), [""; 0]);
@@ -513,5 +598,50 @@ mod tests {
             witness.changed(0, &[pod("a", "one", true), pod("b", "two", false)]);
             assert_eq!(witness.violations.len(), wrong);
         }
+    }
+
+    #[test]
+    fn a_pod_that_was_let_go_runs_on() {
+        let had = BTreeMap::from([(Uid::from("a"), 0)]);
+        let orphaned = |witness: &mut Witness, had: &BTreeMap<Uid, usize>| {
+            witness.set_deleted(&"set".into(), had, true);
+        };
+        assert!(stops(|witness| orphaned(witness, &had))[0].contains("nobody had said so"));
+        assert_eq!(stops(|witness| orphaned(witness, &BTreeMap::new())), [""; 0], "control did not know of it");
+        let adopted = |witness: &mut Witness, zone| {
+            orphaned(witness, &had);
+            witness.set_made(&"next".into(), made("next", zone, false));
+        };
+        assert!(stops(|witness| adopted(witness, "a"))[0].contains("nobody had said so"));
+        assert_eq!(stops(|witness| adopted(witness, "b")), [""; 0]);
+
+        let released = |witness: &mut Witness| {
+            witness.labelled(&"a".into(), 0, &"set".into(), "other");
+            stand_alone(&witness.machines[0].dir);
+            witness.look_at_singles();
+        };
+        let deleted_after = |witness: &mut Witness| {
+            released(witness);
+            witness.set_deleted(&"set".into(), &BTreeMap::new(), false);
+        };
+        assert!(stops(deleted_after)[0].contains("nobody had said so"));
+        let deleted_before = |witness: &mut Witness| {
+            witness.set_deleted(&"set".into(), &had, false);
+            released(witness);
+        };
+        assert_eq!(stops(deleted_before), [""; 0]);
+    }
+
+    #[test]
+    fn an_adopted_pod_is_the_only_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut witness = witness(dir.path(), false);
+        witness.changed(0, &[pod("a", "one", true)]);
+        witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
+        witness.set_made(&"next".into(), made("next", "a", false));
+        let mut second = pod("b", "two", false);
+        second.labels.insert(labels::DAEMONSET_UID.to_owned(), "next".to_owned());
+        witness.changed(0, &[pod("a", "one", true), second]);
+        assert!(witness.violations[0].contains("2 pods of next"), "{:?}", witness.violations);
     }
 }

@@ -17,16 +17,16 @@ use super::fuse::{End, Fuse};
 use super::schedule::{self, Budget, MachineOutline, Outline, Step, Template};
 use super::seeded;
 use super::wire::{Line, Wire};
-use super::witness::Witness;
+use super::witness::{LABEL, PodSeen, SetMade, Witness};
 use crate::agent::tests::Host;
 use crate::control::bearer::Bearer;
 use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
 use crate::control::objects::{ListOptions, ObjectError, Objects, WriteOptions};
 use crate::control::registry::Part;
-use crate::control::removal::DeleteOptions;
+use crate::control::removal::{DeleteOptions, Propagation};
 use crate::control::sessions::Sessions;
 use crate::control::tokens::Allowance;
-use crate::control::{belongings, collector, updates};
+use crate::control::{belongings, collector, meta, updates};
 use crate::host::ledger::Identity;
 use crate::link::server::Control as _;
 use crate::link::tls::{self, Authority, NodeIdentity, NodeKey};
@@ -55,6 +55,8 @@ pub(super) struct World {
     door_tx: watch::Sender<Option<Sessions>>,
     machines: Vec<Machine>,
     sets: Vec<(String, Template)>,
+    /// Those that were deleted without their pods, as long as no other selects these.
+    orphaned: Vec<Template>,
     versions: u64,
     begun: Instant,
     /// Takes what happens, a line each.
@@ -94,6 +96,7 @@ impl World {
             door_tx: watch::channel(None).0,
             machines: Vec::new(),
             sets: Vec::new(),
+            orphaned: Vec::new(),
             versions: 0,
             begun: Instant::now(),
             tell,
@@ -115,6 +118,7 @@ impl World {
         sleep(schedule::pause(&mut self.chance)).await;
         self.tell(&format!("{step:?}"));
         self.carry_out(step).await;
+        self.witness().look_at_singles();
         self.verdict()
     }
 
@@ -182,6 +186,7 @@ impl World {
         Outline {
             machines: self.machines.iter().enumerate().map(machine).collect(),
             sets: self.sets.clone(),
+            orphaned: self.orphaned.clone(),
             control: self.control.is_some(),
             versions: self.versions,
         }
@@ -191,10 +196,14 @@ impl World {
         match step {
             Step::CreateSet(name, template) => self.create(name, template).await,
             Step::UpdateSet(name, template) => self.update(name, template).await,
-            Step::DeleteSet(name) => self.delete_set(&name).await,
+            Step::DeleteSet(name) => self.delete_set(&name, Propagation::Background).await,
+            Step::OrphanSet(name) => self.delete_set(&name, Propagation::Orphan).await,
             Step::SetZone(machine, zone) => self.set_zone(machine, zone).await,
             Step::Clear(machine, cleared) => self.clear(machine, cleared).await,
-            Step::DeletePod(machine, set) => self.delete_pod(machine, &set).await,
+            Step::DeletePod(machine, set) => self.delete_pod(machine, Some(&set)).await,
+            Step::DeleteSingle(machine) => self.delete_pod(machine, None).await,
+            Step::ReleasePod(machine, set) => self.release_pod(machine, &set).await,
+            Step::ReadoptPod(machine, set) => self.readopt_pod(machine, &set).await,
             Step::KillAgent(machine) => self.kill_agent(machine).await,
             Step::KillAgentAt(machine, calls) => self.kill_agent_at(machine, calls).await,
             Step::KillAgentAtPoll(machine, polls) => self.kill_agent_at_poll(machine, polls).await,
@@ -322,15 +331,24 @@ impl World {
         self.versions += 1;
         let objects = self.objects();
         let object = self.written(&name, &template);
+        let selector = &object["spec"]["selector"];
+        let is_settled = self.list(&DAEMON_SET).await.iter().all(|other| other["spec"]["selector"] != *selector);
         let made =
             trying(async || objects.create(&DAEMON_SET, NAMESPACE, object.clone(), WriteOptions::default()).await);
         // Nodes may act before the answer is here, but not before this task has gone on.
         let made = made.await;
-        let (uid, zone) = (Uid::from(text(&made, "uid")), template.zone.map(str::to_owned));
-        let surges = matches!(template.budget, Budget::Surge(_));
-        let budget = self.nodes_of(template.budget);
-        self.witness().set_made(uid, &name, image(&made), zone, budget, surges);
+        let set = SetMade {
+            name: &name,
+            label: &template.label,
+            image: image(&made),
+            zone: template.zone.map(str::to_owned),
+            budget: self.nodes_of(template.budget),
+            surges: matches!(template.budget, Budget::Surge(_)),
+            is_settled,
+        };
+        self.witness().set_made(&text(&made, "uid").into(), set);
         self.acknowledged(&name, &made);
+        self.orphaned.retain(|orphaned| orphaned.label != template.label);
         self.sets.push((name, template));
     }
 
@@ -360,12 +378,16 @@ impl World {
         known.1 = template;
     }
 
-    async fn delete_set(&mut self, name: &str) {
+    async fn delete_set(&mut self, name: &str, propagation: Propagation) {
         let objects = self.objects();
-        let object = objects.get(&DAEMON_SET, NAMESPACE, name).await.unwrap();
-        self.witness().set_deleted(&text(&object, "uid").into());
-        trying(async || objects.delete(&DAEMON_SET, NAMESPACE, name, &DeleteOptions::default()).await).await;
-        self.sets.retain(|(known, _)| known != name);
+        let set = Uid::from(text(&objects.get(&DAEMON_SET, NAMESPACE, name).await.unwrap(), "uid"));
+        let had = self.pods_of(Some(&set)).await;
+        let had = had.iter().filter_map(|pod| Some((text(pod, "uid").into(), self.machine_of(pod)?)));
+        self.witness().set_deleted(&set, &had.collect(), propagation == Propagation::Orphan);
+        let options = DeleteOptions { propagation, ..DeleteOptions::default() };
+        trying(async || objects.delete(&DAEMON_SET, NAMESPACE, name, &options).await).await;
+        let gone = self.sets.extract_if(.., |(known, _)| known == name).map(|(_, template)| template);
+        self.orphaned.extend(gone.filter(|_| propagation == Propagation::Orphan));
     }
 
     async fn set_zone(&self, machine: usize, zone: Option<&str>) {
@@ -398,15 +420,75 @@ impl World {
         trying(async || objects.update(&NODE, "", name.as_str(), Part::Main, options, change).await).await;
     }
 
-    async fn delete_pod(&self, machine: usize, set: &str) {
-        let node = self.machines[machine].node.name.as_str();
-        let pods = self.list(&POD).await;
-        let of_set = |pod: &&Value| pod["spec"]["nodeName"] == node && pod["metadata"]["labels"]["app"] == set;
-        let Some(pod) = pods.iter().find(of_set) else { return };
-        self.witness().pod_deleted(text(pod, "uid").into());
+    /// The pods that a DaemonSet has, or those that none has, and that are not being deleted.
+    async fn pods_of(&self, set: Option<&Uid>) -> Vec<Value> {
+        let is_one = |pod: &Value| meta::controller(pod).as_ref() == set && !meta::is_deleting(pod);
+        self.list(&POD).await.into_iter().filter(is_one).collect()
+    }
+
+    fn machine_of(&self, pod: &Value) -> Option<usize> {
+        let node = pod["spec"]["nodeName"].as_str()?;
+        self.machines.iter().position(|machine| machine.node.name.as_str() == node)
+    }
+
+    async fn delete_pod(&self, machine: usize, set: Option<&str>) {
         let objects = self.objects();
+        let Some(pod) = self.pod_on(machine, set, None).await else { return };
+        self.witness().pod_deleted(text(&pod, "uid").into());
         // It may go by itself meanwhile.
-        drop(objects.delete(&POD, NAMESPACE, text(pod, "name"), &DeleteOptions::default()).await);
+        drop(objects.delete(&POD, NAMESPACE, text(&pod, "name"), &DeleteOptions::default()).await);
+    }
+
+    async fn release_pod(&self, machine: usize, set: &str) {
+        let Some(pod) = self.pod_on(machine, Some(set), None).await else { return };
+        let label = apart(&self.template(set).label);
+        self.label_pod((machine, &pod), set, &label).await;
+    }
+
+    async fn readopt_pod(&self, machine: usize, set: &str) {
+        let label = &self.template(set).label;
+        let Some(pod) = self.pod_on(machine, None, Some(&apart(label))).await else { return };
+        self.label_pod((machine, &pod), set, label).await;
+    }
+
+    /// A pod on a machine that a DaemonSet has, or one that none has, and of this label.
+    async fn pod_on(&self, machine: usize, set: Option<&str>, label: Option<&str>) -> Option<Value> {
+        let set = match set {
+            Some(set) => Some(self.set_uid(set).await),
+            None => None,
+        };
+        let is_one = |pod: &Value| {
+            let is_labelled = label.is_none_or(|label| pod["metadata"]["labels"][LABEL] == label);
+            self.machine_of(pod) == Some(machine) && is_labelled
+        };
+        self.pods_of(set.as_ref()).await.into_iter().find(is_one)
+    }
+
+    async fn label_pod(&self, (machine, pod): (usize, &Value), set: &str, label: &str) {
+        let set = self.set_uid(set).await;
+        self.witness().labelled(&text(pod, "uid").into(), machine, &set, label);
+        let objects = self.objects();
+        let change = |current: &Value| {
+            let mut changed = current.clone();
+            changed["metadata"]["labels"][LABEL] = label.into();
+            Ok::<_, ObjectError>(changed)
+        };
+        let options = WriteOptions::default();
+        let update =
+            async || match objects.update(&POD, NAMESPACE, text(pod, "name"), Part::Main, options, change).await {
+                // It may go by itself meanwhile.
+                Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error),
+            };
+        trying(update).await;
+    }
+
+    async fn set_uid(&self, name: &str) -> Uid {
+        text(&self.objects().get(&DAEMON_SET, NAMESPACE, name).await.unwrap(), "uid").into()
+    }
+
+    fn template(&self, set: &str) -> &Template {
+        &self.sets.iter().find(|(name, _)| name == set).expect("the schedule names one that is there").1
     }
 
     fn acknowledged(&self, name: &str, object: &Value) {
@@ -416,7 +498,7 @@ impl World {
 
     /// The object as its user writes it. Its image is where nodes find it, unless it is missing.
     fn written(&self, name: &str, template: &Template) -> Value {
-        let image = format!("registry.example/{name}:{}", template.version);
+        let image = format!("registry.example/{}:{}", template.label, template.version);
         if !template.missing {
             self.machines.iter().for_each(|machine| machine.host.cri.serve_image(&image));
         }
@@ -433,12 +515,13 @@ impl World {
         if let Some(zone) = template.zone {
             spec["nodeSelector"] = json!({ "zone": zone });
         }
+        let labels = json!({ LABEL: template.label });
         json!({
             "metadata": { "name": name },
             "spec": {
-                "selector": { "matchLabels": { "app": name } },
+                "selector": { "matchLabels": labels },
                 "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": rolling },
-                "template": { "metadata": { "labels": { "app": name } }, "spec": spec },
+                "template": { "metadata": { "labels": labels }, "spec": spec },
             },
         })
     }
@@ -557,9 +640,10 @@ impl World {
     fn end_container(&self, number: usize, set: &str) {
         let found = {
             let witness = self.witness();
-            let of_set = |uid: &Uid| witness.sets.get(uid).is_some_and(|seen| seen.name == set);
-            let mut pods = witness.pods(number).iter();
-            pods.find(|(_, pod)| pod.image.is_some() && of_set(&pod.set)).map(|(uid, _)| uid.clone())
+            let of_set = |(uid, pod): &(&Uid, &PodSeen)| {
+                pod.image.is_some() && witness.owner(uid, pod).is_some_and(|owner| witness.sets[owner].name == set)
+            };
+            witness.pods(number).iter().find(of_set).map(|(uid, _)| uid.clone())
         };
         if let Some(pod) = found {
             self.struck(number, |machine| drop(machine.host.cri.end_container(&pod, "main", 1)));
@@ -605,12 +689,18 @@ impl World {
             self.start_runtime(number);
             self.start_agent(number);
         }
+        // No user gives a single pod another image than one that was missing.
+        for pod in self.list(&POD).await {
+            let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+            self.machines.iter().for_each(|machine| machine.host.cri.serve_image(image));
+        }
     }
 
     /// What is not as users want it; none if all is. The machine that is `absent` may be as it likes.
     async fn lacking(&self, absent: Option<usize>) -> Option<String> {
         let (sets, pods, nodes) = (self.list(&DAEMON_SET).await, self.list(&POD).await, self.list(&NODE).await);
-        let witness = self.witness();
+        let mut witness = self.witness();
+        witness.look_at_singles();
         let unlike = (0..self.machines.len()).filter(|number| Some(*number) != absent).find_map(|number| {
             let node = nodes.iter().find(|node| text(node, "name") == self.machines[number].node.name.as_str())?;
             unready(node).or_else(|| witness.unlike(number))
@@ -623,12 +713,28 @@ impl World {
             let names: Vec<_> = pods.iter().map(|pod| text(pod, "name")).collect();
             return Some(format!("{in_runtimes} pods are there, the API has {names:?}"));
         }
+        if let Some(pod) = pods.iter().find(|pod| !self.is_owned_rightly(&witness, pod)) {
+            return Some(format!("{} has the wrong owner, {}", text(pod, "name"), pod["metadata"]));
+        }
         witness.present().find_map(|(uid, set)| {
             let wanted = (0..self.machines.len()).filter(|number| witness.belongs(set, *number)).count();
             let object = sets.iter().find(|set| text(set, "uid") == uid.as_str());
             object.map_or_else(|| Some(format!("{} is not in the API", set.name)), |object| miscounted(object, wanted))
         })
     }
+
+    /// Whether a pod has the one owner that selects it, or none.
+    fn is_owned_rightly(&self, witness: &Witness, pod: &Value) -> bool {
+        let uid = Uid::from(text(pod, "uid"));
+        let found = self.machine_of(pod).and_then(|machine| witness.pods(machine).get(&uid));
+        let owners: Vec<_> = meta::owner_uids(pod).collect();
+        found.is_some_and(|found| owners == witness.owner(&uid, found).into_iter().map(Uid::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// The label of a pod that was released from what selects this one.
+fn apart(label: &str) -> String {
+    format!("{label}-apart")
 }
 
 /// What is wrong with a Node that should be ready.
