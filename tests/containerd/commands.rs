@@ -1,5 +1,5 @@
-//! The commands that people type, with the kubectl of this machine, on three real nodes: each with the part of its answer that
-//! matters. What a command may do in detail is tested where its subject is.
+//! The commands that people type, with the kubectl of this machine, on three real nodes that nobody can dial: each with the part of
+//! its answer that matters. What a command may do in detail is tested where its subject is.
 
 use std::collections::HashSet;
 use std::fs;
@@ -61,6 +61,7 @@ fn told(output: &Output) -> (bool, String) {
 #[test]
 fn every_command_works_on_three_nodes() {
     let fleet = Fleet::up("typed");
+    (0..NODES).for_each(|place| fleet.close_ports(place));
     let kubectl = Typed(&fleet.control);
     let [first, second, third] = [0, 1, 2].map(|place| fleet.name(place));
     let all_pods = "get pods -l app=web --no-headers";
@@ -189,6 +190,10 @@ fn every_command_works_on_three_nodes() {
     kubectl.says("rollout status daemonset/web --timeout=90s", "successfully rolled out");
     kubectl.says("rollout restart daemonset/web", "restarted");
     kubectl.says("rollout status daemonset/web --timeout=90s", "successfully rolled out");
+    kubectl.refuses("rollout undo daemonset/web --to-revision=99", "unable to find specified revision 99 in history");
+    kubectl.says("rollout undo daemonset/web --to-revision=2", "rolled back");
+    kubectl.says("set env daemonset/web --list", "STAGE=two");
+    kubectl.says("rollout status daemonset/web --timeout=90s", "successfully rolled out");
     kubectl.says("wait pod -l app=web --for=condition=Ready --timeout=60s", "condition met");
 
     // What happened before the end.
@@ -206,7 +211,17 @@ fn every_command_works_on_three_nodes() {
     assert!(watched.any(|line| line.starts_with("DELETED")), "the watch went on to the end");
     fleet.control.end_child(watching, "kubectl");
 
-    // To delete.
+    // To delete, and to make again at once: that is another one.
+    let names = |shown: &str| shown.lines().map(str::to_owned).collect::<HashSet<_>>();
+    let before = names(&kubectl.says("get pods -l app=web -o name", "pod/web-"));
+    kubectl.says("delete daemonset web --wait=false", "deleted");
+    kubectl.says(&format!("create -f {web}"), "daemonset.apps/web created");
+    kubectl.says("rollout status daemonset/web --timeout=90s", "successfully rolled out");
+    fleet.control.eventually("all pods are the new one's", |control| {
+        let shown = control.try_kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?;
+        let now = names(&shown);
+        if now.len() == NODES && now.is_disjoint(&before) { Ok(()) } else { Err(shown) }
+    });
     kubectl.says("delete daemonset web --cascade=foreground", "deleted");
     kubectl.says(all_pods, "No resources found");
     kubectl.says("delete namespace other --timeout=60s", "deleted");
