@@ -442,7 +442,16 @@ impl<'a> Updates<'a> {
         let changes = history::changes(&set.object, &set.revision, &records, &self.view.revisions_in_use(uid));
         if let Some(record) = changes.create {
             let name = meta::name(&record).to_owned();
-            self.objects.report(&CONTROLLER_REVISION, namespace, &name, |_| Some(record.clone())).await?;
+            // A DaemonSet of this name was deleted, and its records are not collected yet.
+            match self.objects.get(&CONTROLLER_REVISION, namespace, &name).await {
+                Ok(former) => {
+                    self.objects.remove(&CONTROLLER_REVISION, namespace, &name, &meta::uid(&former).into()).await?;
+                }
+                Err(ObjectError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let create = |there: Option<&Value>| there.is_none().then(|| record.clone());
+            self.objects.report(&CONTROLLER_REVISION, namespace, &name, create).await?;
         }
         if let Some((name, number)) = changes.raise {
             let raise = |record: Option<&Value>| {

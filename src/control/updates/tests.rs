@@ -332,3 +332,24 @@ async fn a_history_that_nobody_has_is_adopted_and_one_that_is_let_go_is_left_alo
     eventually("the record to be adopted", async || (owners(&record).await == adopted).then_some(())).await;
     assert_eq!(owners(&format!("next-{first}")).await, None, "the template has its record");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_daemonset_made_again_under_its_name_has_a_history_of_its_own() {
+    let harness = Harness::new(&["a"]).await;
+    let objects = &harness.objects;
+    let record = format!("web-{}", harness.rollout().await.revision);
+    let former = objects.get(&CONTROLLER_REVISION, "n", &record).await.unwrap();
+    let set = objects.get(&DAEMON_SET, "n", "web").await.unwrap();
+    objects.delete(&DAEMON_SET, "n", "web", &DeleteOptions::default()).await.unwrap();
+    let again = json!({"metadata": {"name": "web"}, "spec": set["spec"]});
+    let again = objects.create(&DAEMON_SET, "n", again, WriteOptions::default()).await.unwrap();
+    // The record of the first is there still, as nobody collects here.
+    let new = eventually("a record of the second", async || {
+        let record = objects.get(&CONTROLLER_REVISION, "n", &record).await.ok()?;
+        (meta::controller(&record).as_ref().map(Uid::as_str) == Some(meta::uid(&again))).then_some(record)
+    });
+    let new = new.await;
+    assert!(!meta::uid(&new).is_empty() && meta::uid(&new) != meta::uid(&former), "{new}");
+    assert_eq!(meta::namespace(&new), "n");
+    assert_ne!(new["metadata"]["creationTimestamp"], Value::Null);
+}
