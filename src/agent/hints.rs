@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 
 use crate::model::Uid;
 
-/// A cheap handle on who is to be told.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Hints(Arc<Mutex<HashMap<Uid, Weak<Notify>>>>);
+/// Who is to be told.
+#[derive(Debug, Default)]
+pub(super) struct Hints(Mutex<HashMap<Uid, Weak<Notify>>>);
 
 impl Hints {
     /// Where the pod's worker hears of it, for as long as it keeps this.
