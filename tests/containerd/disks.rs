@@ -1,7 +1,7 @@
 //! Disks that take nothing any more: what runs goes on, deletions still count, and all heals when the disk does.
 
 use crate::harness::Node;
-use crate::processes::{Process, path, sleeper};
+use crate::processes::{Process, control_and_agent, path, sleeper};
 
 /// Runs a script inside the node with the path of one of its folders as `$1`.
 fn on_disk(node: &Node, script: &str, folder: &str) {
@@ -10,6 +10,8 @@ fn on_disk(node: &Node, script: &str, folder: &str) {
 }
 
 const MOUNT_SMALL: &str = "mkdir -p \"$1\" && mount -t tmpfs -o size=8m,mode=700 tmpfs \"$1\"";
+const MAKE_EXT4: &str = "truncate -s 16M \"$1.img\" && mkfs.ext4 -q -m0 \"$1.img\" && mkdir -p \"$1\"";
+const MOUNT_EXT4: &str = "mount -o loop \"$1.img\" \"$1\"";
 /// Takes all that is left, to the last block.
 const FILL: &str = "! cat /dev/zero >\"$1/filler\" 2>/dev/null";
 const EMPTY: &str = "rm \"$1/filler\"";
@@ -17,6 +19,17 @@ const EMPTY: &str = "rm \"$1/filler\"";
 /// Waits until a DaemonSet has one pod that runs.
 fn runs(node: &Node, name: &str) {
     node.sees(&["get", "pods", "-l", &format!("app={name}"), "--no-headers"], &["1/1", "Running"]);
+}
+
+/// Has the DaemonSets `steady` and `leaving` run on an agent whose folder lies on a disk that `scripts` make; the agent.
+fn two_daemons(node: &Node, scripts: &[&str]) -> Process {
+    scripts.iter().for_each(|script| on_disk(node, script, "agent"));
+    let (_control, agent) = control_and_agent(node);
+    for name in ["steady", "leaving"] {
+        node.apply(&sleeper(name, "one"));
+        runs(node, name);
+    }
+    agent
 }
 
 fn agent_says(node: &Node, part: &str) {
@@ -32,16 +45,7 @@ fn agent_says(node: &Node, part: &str) {
 #[test]
 fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() {
     let node = Node::up("full");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    on_disk(&node, MOUNT_SMALL, "agent");
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
-    for name in ["steady", "leaving"] {
-        node.apply(&sleeper(name, "one"));
-        runs(&node, name);
-    }
+    let mut agent = two_daemons(&node, &[MOUNT_SMALL]);
     let before = node.tasks();
 
     on_disk(&node, FILL, "agent");
@@ -113,17 +117,7 @@ fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() 
 #[test]
 fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repaired() {
     let node = Node::up("readonly");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    on_disk(&node, "truncate -s 16M \"$1.img\" && mkfs.ext4 -q -m0 \"$1.img\" && mkdir -p \"$1\"", "agent");
-    on_disk(&node, "mount -o loop,errors=remount-ro \"$1.img\" \"$1\"", "agent");
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
-    for name in ["steady", "leaving"] {
-        node.apply(&sleeper(name, "one"));
-        runs(&node, name);
-    }
+    let mut agent = two_daemons(&node, &[MAKE_EXT4, "mount -o loop,errors=remount-ro \"$1.img\" \"$1\""]);
     let before = node.tasks();
 
     // What the kernel does by itself when it finds the file system damaged.
@@ -135,7 +129,7 @@ fn a_disk_that_turns_read_only_stops_nothing_and_costs_nothing_once_it_is_repair
 
     agent.kill(&node);
     on_disk(&node, "umount \"$1\" && { e2fsck -p \"$1.img\" >/dev/null || [ $? = 1 ]; }", "agent");
-    on_disk(&node, "mount -o loop \"$1.img\" \"$1\"", "agent");
+    on_disk(&node, MOUNT_EXT4, "agent");
     agent.start(&node);
     node.eventually("the deleted DaemonSet's pod is gone", |node| {
         let tasks = node.tasks();
@@ -163,17 +157,7 @@ impl Drop for Frozen<'_> {
 #[test]
 fn a_disk_that_hangs_holds_up_what_is_new_and_nothing_that_runs() {
     let node = Node::up("frozen");
-    let mut control = Process::control(&node);
-    control.start(&node);
-    on_disk(&node, "truncate -s 16M \"$1.img\" && mkfs.ext4 -q -m0 \"$1.img\" && mkdir -p \"$1\"", "agent");
-    on_disk(&node, "mount -o loop \"$1.img\" \"$1\"", "agent");
-    let mut agent = Process::agent(&node);
-    agent.start(&node);
-    node.is_ready();
-    for name in ["steady", "leaving"] {
-        node.apply(&sleeper(name, "one"));
-        runs(&node, name);
-    }
+    two_daemons(&node, &[MAKE_EXT4, MOUNT_EXT4]);
     let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID}";
     let id = node.kubectl(&["get", "pods", "-l", "app=steady", "-o", ids]);
     let before = node.tasks();
