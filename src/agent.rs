@@ -72,6 +72,7 @@ mod posted;
 mod prepare;
 mod prober;
 mod purge;
+mod reclaim;
 mod relay;
 mod roster;
 mod rotation;

@@ -196,6 +196,12 @@ pub struct NodeFlags {
     /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
     #[arg(long, value_name = "SIGNAL<AMOUNT,...")]
     pub eviction_hard: Option<String>,
+    /// How full, in percent, the disk of images may be until those that nothing on this node needs are removed; 100 keeps all [default: 85]
+    #[arg(long, value_name = "PERCENT")]
+    pub image_gc_high_threshold: Option<u8>,
+    /// How full, in percent, the disk of images may stay when they are [default: 80]
+    #[arg(long, value_name = "PERCENT")]
+    pub image_gc_low_threshold: Option<u8>,
     /// Folder where the runtime looks for CNI configuration [default: as the runtime says]
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::cli::{ControlFlags, NodeFlags, RegistrationFlags};
 use crate::fit::sysctls;
 use crate::model::{BadTaint, NodeName, Taint};
+use crate::plan::images::{BadImageLimits, ImageLimits};
 use crate::plan::pressure::{BadThreshold, Thresholds};
 
 mod joining;
@@ -79,6 +80,10 @@ pub struct File {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// What has to be left of memory, disks and PIDs, by signal; takes the place of all defaults.
     pub eviction_hard: Option<BTreeMap<String, String>>,
+    /// How full the disk of images may be, in percent.
+    pub image_gc_high_threshold: Option<u8>,
+    /// How full it may stay when images are removed.
+    pub image_gc_low_threshold: Option<u8>,
     /// Folder where the runtime looks for CNI configuration.
     pub cni_conf_dir: Option<PathBuf>,
     /// Give the runtime a bridge network when it has none.
@@ -119,6 +124,8 @@ impl File {
             cluster_domain: over.cluster_domain.or(self.cluster_domain),
             allowed_unsafe_sysctls: list(over.allowed_unsafe_sysctls, self.allowed_unsafe_sysctls),
             eviction_hard: over.eviction_hard.or(self.eviction_hard),
+            image_gc_high_threshold: over.image_gc_high_threshold.or(self.image_gc_high_threshold),
+            image_gc_low_threshold: over.image_gc_low_threshold.or(self.image_gc_low_threshold),
             cni_conf_dir: over.cni_conf_dir.or(self.cni_conf_dir),
             install_cni: over.install_cni.or(self.install_cni),
             control: over.control.or(self.control),
@@ -164,6 +171,8 @@ pub struct AgentSettings {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// When the node is under pressure, and pods have to go.
     pub eviction_hard: Thresholds,
+    /// When images that nothing needs are removed.
+    pub image_limits: ImageLimits,
     /// The runtime's CNI configuration; none is where the runtime says it looks.
     pub cni_conf_dir: Option<PathBuf>,
     /// Whether to install a bridge network where there is none.
@@ -222,6 +231,9 @@ pub enum ConfigError {
     /// A threshold means nothing.
     #[error("--eviction-hard")]
     Eviction(#[source] BadThreshold),
+    /// Limits on the disk of images mean nothing.
+    #[error("--image-gc-high-threshold and --image-gc-low-threshold")]
+    Images(#[source] BadImageLimits),
     /// The runtime endpoint is no unix socket.
     #[error("--container-runtime-endpoint: {text:?} is not a socket; write unix:///run/containerd/containerd.sock")]
     Endpoint {
@@ -296,6 +308,7 @@ pub fn defaults(hostname: &str) -> AgentSettings {
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         allowed_unsafe_sysctls: Vec::new(),
         eviction_hard: Thresholds::default(),
+        image_limits: ImageLimits::default(),
         cni_conf_dir: None,
         install_cni: false,
         control: None,
@@ -347,6 +360,9 @@ pub fn agent(
     }
     let cni_conf_dir = flags.cni_conf_dir.or(file.cni_conf_dir);
     let eviction_hard = eviction_hard(flags.eviction_hard, file.eviction_hard).map_err(ConfigError::Eviction)?;
+    let high = flags.image_gc_high_threshold.or(file.image_gc_high_threshold);
+    let low = flags.image_gc_low_threshold.or(file.image_gc_low_threshold);
+    let image_limits = ImageLimits::new(high, low).map_err(ConfigError::Images)?;
     let asked =
         taints.iter().map(|text| text.parse()).collect::<Result<Vec<Taint>, _>>().map_err(ConfigError::Taint)?;
     // A node has one taint of a key and effect, as the API has it.
@@ -370,6 +386,7 @@ pub fn agent(
         cluster_domain: flags.cluster_domain.or(file.cluster_domain).unwrap_or_else(|| CLUSTER_DOMAIN.to_owned()),
         allowed_unsafe_sysctls,
         eviction_hard,
+        image_limits,
         cni_conf_dir: cni_conf_dir.map(|dir| absolute("--cni-conf-dir", dir)).transpose()?,
         install_cni: install_cni.or(file.install_cni).unwrap_or(false),
         control: control.or(file.control),

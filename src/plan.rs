@@ -46,6 +46,7 @@ pub mod availability;
 mod container;
 pub mod events;
 pub mod finish;
+pub mod images;
 mod init;
 pub mod last_words;
 pub mod load;

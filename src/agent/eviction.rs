@@ -4,10 +4,10 @@
 //! One task looks every ten seconds, and at once when the kernel says that memory is short. On a host where all is well that
 //! costs a read of `/proc/meminfo` and a look at two filesystems, and nothing at all where nothing has a bound. It publishes
 //! the node's conditions; whom to send away is decided by `plan::storage` and `plan::pressure`, and done by the roster, whose
-//! record says that a pod has failed.
+//! record says that a pod has failed. Before a pod goes for want of disk, images go that nothing needs.
 //!
-//! Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `synchronize`. We differ on purpose: no images are
-//! removed before pods go, and the next pod goes with the next look, not at once when the last one has gone.
+//! Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `synchronize`. We differ on purpose: the next pod goes
+//! with the next look, not at once when the last one has gone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::blocking::blocking;
+use super::reclaim::{Extent, Reclaimer};
 use super::roster::Input;
 use super::storage::{Meter, containers, files, is_split, processes};
+use crate::config::AgentSettings;
 use crate::error::Chain;
 use crate::host::pressure::{self, Memory, MemoryAlarm, Tasks};
 use crate::host::usage;
 use crate::model::{Moment, Uid};
-use crate::plan::pressure::{Candidate, Conditions, Pressure, Reading, Readings, Signal, Thresholds, victim};
+use crate::plan::pressure::{Candidate, Conditions, Pressure, Reading, Readings, Signal, victim};
 use crate::plan::storage::PodUsage;
 use crate::podspec::Pod;
 
@@ -59,7 +61,7 @@ pub(super) async fn run(
         let pods = pods_rx.borrow_and_update().clone();
         let has_bounds = evictor.has_bounds(&pods);
         if has_bounds {
-            let (conditions, evictions) = evictor.look(&pods, by_time).await;
+            let (conditions, evictions) = evictor.look(&pods, by_time, &inputs_tx).await;
             conditions_tx.send_if_modified(|known| std::mem::replace(known, conditions) != conditions);
             for eviction in evictions {
                 if inputs_tx.send(Input::Evict(eviction)).await.is_err() {
@@ -93,6 +95,7 @@ pub(super) struct Evictor {
     images: Option<PathBuf>,
     meter: Meter,
     pressure: Pressure,
+    reclaimer: Reclaimer,
     /// Pods that were sent away and are still there.
     leaving: BTreeSet<Uid>,
     /// Until then they are waited for.
@@ -102,23 +105,43 @@ pub(super) struct Evictor {
 impl Evictor {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let pressure = Pressure::new(shared.settings.eviction_hard.clone());
-        let (images, leaving, rests_until) = (None, BTreeSet::new(), Moment::default());
-        Self { shared, images, meter: Meter::default(), pressure, leaving, rests_until }
+        let (meter, reclaimer) = (Meter::default(), Reclaimer::default());
+        Self {
+            shared,
+            images: None,
+            meter,
+            pressure,
+            reclaimer,
+            leaving: BTreeSet::new(),
+            rests_until: Moment::default(),
+        }
     }
 
     /// Whether there is anything to look at.
     fn has_bounds(&self, pods: &[Arc<Pod>]) -> bool {
-        !self.shared.settings.eviction_hard.is_empty() || pods.iter().any(|pod| pod.budget.bounds_storage())
+        let settings = &self.shared.settings;
+        !settings.eviction_hard.is_empty()
+            || settings.image_limits.bound()
+            || pods.iter().any(|pod| pod.budget.bounds_storage())
     }
 
     /// The node's conditions, and the pods that have to go. Between two looks of the timer pods are not measured for their
     /// own limits' sake.
-    async fn look(&mut self, pods: &[Arc<Pod>], by_time: bool) -> (Conditions, Vec<Eviction>) {
+    async fn look(
+        &mut self,
+        pods: &[Arc<Pod>],
+        by_time: bool,
+        inputs_tx: &mpsc::Sender<Input>,
+    ) -> (Conditions, Vec<Eviction>) {
         self.find_images().await;
         let staying = self.staying(pods);
         let excess = if by_time { self.find_excess(&staying).await } else { Vec::new() };
         let readings = self.read().await;
-        let (conditions, short_of) = self.take_in(&readings);
+        let (mut conditions, mut short_of) = self.take_in(&readings);
+        if self.reclaim(&readings, short_of, inputs_tx).await {
+            let readings = self.read().await;
+            (conditions, short_of) = self.take_in(&readings);
+        }
         let evictions = match short_of {
             // Who takes more than his own limits goes before others suffer for it.
             Some((signal, reading)) if excess.is_empty() => {
@@ -144,6 +167,30 @@ impl Evictor {
         }
     }
 
+    /// Has images removed that nothing needs, if the disk they lie on is too full. True if some were.
+    async fn reclaim(
+        &mut self,
+        readings: &Readings,
+        short_of: Option<(Signal, Reading)>,
+        inputs_tx: &mpsc::Sender<Input>,
+    ) -> bool {
+        let (shared, Some(images)) = (&self.shared, &self.images) else { return false };
+        let helps = |signal| match signal {
+            Signal::ImageFs | Signal::ImageFsInodes => true,
+            Signal::NodeFs | Signal::NodeFsInodes => !is_split(&shared.settings.root_dir, Some(images)),
+            Signal::Memory | Signal::Pids => false,
+        };
+        let is_full = |disk: &Reading| shared.settings.image_limits.is_exceeded(*disk);
+        let extent = if short_of.is_some_and(|(signal, _)| helps(signal)) {
+            Extent::All
+        } else if readings.get(&Signal::ImageFs).is_some_and(is_full) {
+            Extent::ToLimit
+        } else {
+            return false;
+        };
+        self.reclaimer.reclaim(shared, images, extent, inputs_tx).await
+    }
+
     /// The pods that wrote more than they may.
     pub(super) async fn find_excess(&mut self, pods: &[Arc<Pod>]) -> Vec<Eviction> {
         let found = self.meter.find_excess(&self.shared, pods, self.images.as_deref()).await;
@@ -152,7 +199,7 @@ impl Evictor {
 
     async fn read(&self) -> Readings {
         let (settings, images) = (self.shared.settings.clone(), self.images.clone());
-        blocking(move || read(&settings.root_dir, images.as_deref(), &settings.eviction_hard)).await
+        blocking(move || read(&settings, images.as_deref())).await
     }
 
     /// The node's conditions, and what it is short of so that a pod has to go.
@@ -201,7 +248,8 @@ impl Evictor {
 }
 
 /// What is left of what has a bound. What cannot be read is left out.
-fn read(root_dir: &Path, images: Option<&Path>, thresholds: &Thresholds) -> Readings {
+fn read(settings: &AgentSettings, images: Option<&Path>) -> Readings {
+    let AgentSettings { root_dir, eviction_hard: thresholds, image_limits, .. } = settings;
     let mut readings = Readings::new();
     let mut put = |signal, available, capacity| {
         readings.insert(signal, Reading { available, capacity });
@@ -219,9 +267,10 @@ fn read(root_dir: &Path, images: Option<&Path>, thresholds: &Thresholds) -> Read
         }
     }
     let disks =
-        [(Some(root_dir), Signal::NodeFs, Signal::NodeFsInodes), (images, Signal::ImageFs, Signal::ImageFsInodes)];
+        [(Some(&**root_dir), Signal::NodeFs, Signal::NodeFsInodes), (images, Signal::ImageFs, Signal::ImageFsInodes)];
     for (path, bytes, inodes) in disks {
-        let Some(path) = path.filter(|_| thresholds.bound(&[bytes, inodes])) else { continue };
+        let has_bound = thresholds.bound(&[bytes, inodes]) || bytes == Signal::ImageFs && image_limits.bound();
+        let Some(path) = path.filter(|_| has_bound) else { continue };
         match usage::space(path) {
             Ok(space) => {
                 put(bytes, space.available_bytes, space.capacity_bytes);

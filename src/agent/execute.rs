@@ -220,7 +220,7 @@ async fn discard(
         for instance in observed.containers.iter().filter(|instance| instance.name == container.name) {
             shared.runtime.remove_container(&instance.id).await?;
         }
-        if shared.runtime.is_in_use(image_ref).await? {
+        if shared.runtime.images_in_use().await?.contains(image_ref) {
             return Ok(false);
         }
         let reference = container.image_reference.as_deref().unwrap_or(image_ref);

@@ -93,6 +93,8 @@ pub(super) enum Input {
     Node(NodeState),
     /// A pod has to go.
     Evict(Eviction),
+    /// Which images are needed here? The answer is references as the runtime is asked for them.
+    NeededImages(oneshot::Sender<BTreeSet<String>>),
     /// What was to be measured, or why that cannot be told.
     Measured(Measure, Result<Usage, String>),
     /// Something to tell the users.

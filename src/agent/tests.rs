@@ -20,6 +20,7 @@ use crate::link::{
     Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
 };
 use crate::model::{BlobHash, ContainerId, ContainerPhase, ObservedPod, Position, Taint};
+use crate::plan::images::ImageLimits;
 use crate::plan::pressure::Thresholds;
 use crate::testing::fake_cri::FakeCri;
 use crate::testing::life::Life;
@@ -149,6 +150,7 @@ impl Host {
             cluster_domain: "cluster.local".to_owned(),
             allowed_unsafe_sysctls: Vec::new(),
             eviction_hard: Thresholds::default(),
+            image_limits: ImageLimits::default(),
             cni_conf_dir: None,
             install_cni: false,
             control: Some("control:6443".to_owned()),

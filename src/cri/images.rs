@@ -1,5 +1,6 @@
 //! The runtime's image service: is an image here, pull it, how full is its disk.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use containerd_client::services::v1 as containerd;
@@ -25,6 +26,15 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// Who the image's process runs as, where the pod does not say.
     pub user: ImageUser,
+    /// The runtime needs it itself.
+    pub is_pinned: bool,
+}
+
+impl Image {
+    /// Its names for people; without any, nothing.
+    pub fn names(&self) -> String {
+        if self.repo_tags.is_empty() { self.repo_digests.join(", ") } else { self.repo_tags.join(", ") }
+    }
 }
 
 /// How much a filesystem holds for the runtime.
@@ -67,14 +77,33 @@ impl Runtime {
         Ok(reply.image_ref)
     }
 
-    /// Whether any container, of whomever, running or not, was made from the image with this id.
+    /// The images the runtime holds.
     ///
     /// # Errors
     /// As every call: [`CriError`].
-    pub async fn is_in_use(&self, image_id: &str) -> Result<bool, CriError> {
+    pub async fn list_images(&self) -> Result<Vec<Image>, CriError> {
+        let request = v1::ListImagesRequest::default();
+        let reply = self.call("ListImages", DEADLINE, self.images().list_images(request)).await?;
+        Ok(reply.images.into_iter().map(image).collect())
+    }
+
+    /// The ids of the images that any container, of whomever, running or not, was made from.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn images_in_use(&self) -> Result<BTreeSet<String>, CriError> {
         let request = v1::ListContainersRequest::default();
         let reply = self.call("ListContainers", DEADLINE, self.pods().list_containers(request)).await?;
-        Ok(reply.containers.iter().any(|container| container.image_ref == image_id))
+        Ok(reply.containers.into_iter().map(|container| container.image_ref).collect())
+    }
+
+    /// Removes the image that `reference` names (tag, digest or id), under all its names. No such image is success.
+    ///
+    /// # Errors
+    /// As every call: [`CriError`].
+    pub async fn remove_image(&self, reference: &str) -> Result<(), CriError> {
+        let request = v1::RemoveImageRequest { image: Some(image_spec(reference)) };
+        self.call("RemoveImage", DEADLINE, self.images().remove_image(request)).await.map(drop)
     }
 
     /// Forgets an image under all its names, so that the next pull brings every part of it anew. What containers hold of it stays.
@@ -85,8 +114,7 @@ impl Runtime {
     /// # Errors
     /// As every call: [`CriError`].
     pub async fn discard_image(&self, reference: &str) -> Result<(), CriError> {
-        let request = v1::RemoveImageRequest { image: Some(image_spec(reference)) };
-        self.call("RemoveImage", DEADLINE, self.images().remove_image(request)).await?;
+        self.remove_image(reference).await?;
         match self.discard_from_containerd(&full_reference(reference)).await {
             Err(error) if error.is_unimplemented() => Ok(()),
             result => result,
@@ -139,7 +167,14 @@ fn image(image: v1::Image) -> Image {
         (None, name) if name.is_empty() => ImageUser::Uid(0),
         (None, name) => ImageUser::Name(name),
     };
-    Image { id: image.id, size_bytes: image.size, repo_tags: image.repo_tags, repo_digests: image.repo_digests, user }
+    Image {
+        id: image.id,
+        size_bytes: image.size,
+        repo_tags: image.repo_tags,
+        repo_digests: image.repo_digests,
+        user,
+        is_pinned: image.pinned,
+    }
 }
 
 fn image_fs(usage: v1::FilesystemUsage) -> ImageFs {

@@ -89,6 +89,8 @@ pub struct RuntimeSettings {
     pub cni_conf_dir: Option<PathBuf>,
     /// Where it finds CNI plugins.
     pub cni_bin_dir: Option<PathBuf>,
+    /// The image every pod's sandbox is made from. Containerd pins it since 2.0, and then need not name it.
+    pub sandbox_image: Option<String>,
 }
 
 impl RuntimeStatus {
@@ -180,7 +182,8 @@ fn shown_settings(config: &Value) -> RuntimeSettings {
     let containerd = &config["containerd"];
     let runtime = containerd["defaultRuntimeName"].as_str().unwrap_or_default();
     let systemd = containerd["runtimes"][runtime]["options"]["SystemdCgroup"].as_bool();
-    let path = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from);
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let path = |value: &Value| text(value).map(PathBuf::from);
     RuntimeSettings {
         // containerd leaves the option out where it is false.
         cgroup_driver: containerd["runtimes"][runtime].is_object().then_some(match systemd {
@@ -190,6 +193,7 @@ fn shown_settings(config: &Value) -> RuntimeSettings {
         cni_conf_dir: path(&config["cni"]["confDir"]),
         // A list since containerd 2.1; the first is where packages put their plugins.
         cni_bin_dir: path(&config["cni"]["binDir"]).or_else(|| path(&config["cni"]["binDirs"][0])),
+        sandbox_image: text(&config["sandboxImage"]),
     }
 }
 
@@ -207,16 +211,18 @@ mod tests {
             cgroup_driver: driver,
             cni_conf_dir: conf.map(PathBuf::from),
             cni_bin_dir: bin.map(PathBuf::from),
+            sandbox_image: conf.map(|_| "pause:3".to_owned()),
         };
         let (cgroupfs, systemd) = (Some(CgroupDriver::Cgroupfs), Some(CgroupDriver::Systemd));
         for (shown, expected) in [
             (
-                json!({ "containerd": containerd(&json!({})), "cni": { "confDir": "/etc/cni/net.d", "binDir": "/opt/cni/bin" } }),
+                json!({ "containerd": containerd(&json!({})), "cni": { "confDir": "/etc/cni/net.d", "binDir": "/opt/cni/bin" },
+                        "sandboxImage": "pause:3" }),
                 settings(cgroupfs, Some("/etc/cni/net.d"), Some("/opt/cni/bin")),
             ),
             (
                 json!({ "containerd": containerd(&json!({ "SystemdCgroup": true })),
-                        "cni": { "confDir": "/c", "binDir": "", "binDirs": ["/a", "/b"] } }),
+                        "cni": { "confDir": "/c", "binDir": "", "binDirs": ["/a", "/b"] }, "sandboxImage": "pause:3" }),
                 settings(systemd, Some("/c"), Some("/a")),
             ),
             (json!({ "containerd": containerd(&Value::Null) }), settings(cgroupfs, None, None)),

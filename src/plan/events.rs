@@ -7,8 +7,11 @@
 
 use std::time::Duration;
 
+use crate::api::quantity::Quantity;
 use crate::model::{Finished, NodeName, PodKey};
+use crate::plan::images::used_percent;
 use crate::plan::memory::Outcome;
+use crate::plan::pressure::Reading;
 use crate::plan::{Step, StopReason, Waiting, go_duration};
 use crate::podspec::{Container, ImageUse, Pod, Role};
 
@@ -118,6 +121,19 @@ pub fn tainted_out(pod: &PodKey) -> PodEvent {
 /// Source: kubernetes v1.36 `pkg/kubelet/eviction/eviction_manager.go`, `synchronize`.
 pub fn short_of(resource: &str) -> PodEvent {
     PodEvent::of_pod(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"))
+}
+
+/// What is told on a node whose disk of images stays too full.
+///
+/// Source: kubernetes v1.36 `pkg/kubelet/images/image_gc_manager.go`, `GarbageCollect`.
+pub fn disk_stays_full(disk: Reading, freed: u64, left: u64) -> PodEvent {
+    let [freed, left] = [freed, left].map(|bytes| Quantity::from_bytes(i64::try_from(bytes).unwrap_or(i64::MAX)));
+    let message = format!(
+        "The disk of images is {}% full; removing unused images freed {freed}, and {left} more should be free. Images that revisions of \
+         this node need stay; look for what else fills the disk",
+        used_percent(disk)
+    );
+    PodEvent::of_pod(true, "FreeDiskSpaceFailed", message)
 }
 
 /// What is told on a node whose ledger cannot be written, and when it can again.

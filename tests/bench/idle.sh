@@ -46,7 +46,7 @@ start_garrison() { # ROLE
   [[ $1 == up ]] || role=("$1" --manifests "$dir/manifests")
   # With the label all three examples run here.
   in_node "$garrison" "${role[@]}" --state-dir "$dir/state" --node-name "$name" --node-labels gpu=true \
-    --eviction-hard 'memory.available<100Mi,nodefs.available<1%,imagefs.available<1%' </dev/null >"$dir/garrison.log" 2>&1 &
+    --image-gc-high-threshold 100 --eviction-hard 'memory.available<100Mi,nodefs.available<1%,imagefs.available<1%' </dev/null >"$dir/garrison.log" 2>&1 &
   starter=$!
   wait_until 10 "garrison to run" find_garrison
   if [[ $1 == up ]]; then

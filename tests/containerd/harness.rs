@@ -147,6 +147,9 @@ impl Node {
             // The disk of the machine that runs the tests may be fuller than a node's should be.
             arguments.extend(["--eviction-hard", "memory.available<100Mi"]);
         }
+        if !role.contains(&"--image-gc-high-threshold") {
+            arguments.extend(["--image-gc-high-threshold", "100"]);
+        }
         self.start(&arguments);
     }
 

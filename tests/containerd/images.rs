@@ -1,9 +1,9 @@
-//! Images of a registry that wants to know who asks.
+//! Images: of a registry that wants to know who asks, and those that nothing needs any more.
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Node, daemonset};
+use crate::harness::{Node, daemonset, shell_daemonset};
 
 /// `user` with the password `secret`, as htpasswd(1) writes it.
 const HTPASSWD: &str = "user:$2b$05$fKG3jAzR5tlOplHDlGIkYu8wYko4EQ.W4kEXVLOTHnPHMPDcJ28lm\n";
@@ -111,4 +111,45 @@ fn pull_secrets_open_a_private_registry_and_without_them_it_stays_closed() {
     for hidden in [AUTH, "secret\""] {
         assert!(!log.contains(hidden), "{hidden} is in:\n{log}");
     }
+}
+
+/// The names of the images that containerd has.
+fn image_names(node: &Node) -> String {
+    let socket = node.path("containerd.sock");
+    let output = Command::new("ctr").arg("-a").arg(socket).args(["-n", "k8s.io", "images", "list", "-q"]).output();
+    String::from_utf8(output.expect("ctr is installed").stdout).expect("names are UTF-8")
+}
+
+#[test]
+fn a_full_disk_costs_images_that_nothing_needs_and_none_that_a_revision_would_need_without_a_registry() {
+    let mut node = Node::up("imagegc");
+    node.garrison_up();
+    let runs = |node: &Node, name| node.sees(&["get", "pods", "-l", &format!("app={name}")], &["1/1", "Running"]);
+    node.kubectl(&["label", "node", "--all", "here=yes"]);
+    node.apply(&shell_daemonset("needed", "true", "", "      nodeSelector: {here: 'yes'}\n"));
+    let spec = "      terminationGracePeriodSeconds: 0
+      containers: [{name: main, image: prom/node-exporter}]
+";
+    node.apply(&daemonset("idle", spec));
+    runs(&node, "needed");
+    runs(&node, "idle");
+    node.kubectl(&["delete", "daemonset", "idle"]);
+    node.kubectl(&["label", "node", "--all", "here-"]);
+    node.eventually("no container is left", |node| match node.tasks() {
+        tasks if tasks.is_empty() => Ok(()),
+        tasks => Err(format!("{tasks:?}")),
+    });
+
+    // Every disk is fuller than that. The registry is gone with all else.
+    node.cut_power();
+    node.start_containerd();
+    node.garrison_up_with(&["--image-gc-high-threshold", "1", "--image-gc-low-threshold", "0"]);
+    let left = node.eventually("the idle image is removed", |node| match image_names(node) {
+        names if names.contains("node-exporter") => Err(names),
+        names => Ok(names),
+    });
+    assert!(left.contains("library/busybox:1.35") && left.contains("pause"), "{left}");
+    node.sees(&["describe", "node"], &["FreeDiskSpaceFailed"]);
+    node.kubectl(&["label", "node", "--all", "here=yes"]);
+    runs(&node, "needed");
 }

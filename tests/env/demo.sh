@@ -81,7 +81,7 @@ start_garrison() { # DIR
   start_daemon "$dir" garrison "$garrison" up --state-dir "$dir/garrison" --listen "127.0.0.1:$(<"$dir/port")" \
     --node-name "$node" --container-runtime-endpoint "unix://$dir/containerd.sock" \
     --root-dir "$dir/kubelet" --cni-conf-dir "$dir/cni" --cgroup-root "/$network" \
-    --eviction-hard 'memory.available<100Mi' # whoever tries it may have a disk that is fuller than a node's should be
+    --image-gc-high-threshold 100 --eviction-hard 'memory.available<100Mi' # whoever tries it may have a disk that is fuller than a node's should be
   wait_until 30 "garrison's kubeconfig" test -s "$dir/garrison/admin.kubeconfig"
   # Whoever called sudo is the one who will use it.
   install -m 600 -o "${SUDO_UID:-0}" -g "${SUDO_GID:-0}" "$dir/garrison/admin.kubeconfig" "$dir/admin.kubeconfig"

@@ -85,9 +85,10 @@ impl Roster {
                 self.node = Some(node);
             }
             Input::Evict(eviction) => self.evict(eviction),
+            // Whoever asked may have gone.
+            Input::NeededImages(needed_tx) => drop(needed_tx.send(self.needed_images())),
             Input::Measured(what, measured) => self.measured(what, &measured),
             Input::Event(event) => self.session.event(event),
-            // Whoever asked may have gone.
             Input::Status(status_tx) => drop(status_tx.send(self.status())),
         }
     }
@@ -382,6 +383,19 @@ impl Roster {
             let node = ObjectKey::new("", self.identity.name.as_str());
             self.session.event(event_report("Node", &node, &self.identity.uid, events::short_of(resource)));
         }
+    }
+
+    /// The images of the pods here and of every revision this node may have a pod of.
+    fn needed_images(&self) -> BTreeSet<String> {
+        let bundles = self.contents.bundles();
+        let revisions = bundles.iter().filter_map(|hash| self.shared.sample(self.desired.bundle(hash)?).ok());
+        let pods = self.workers.values().map(|worker| worker.pod.clone());
+        let mut needed = BTreeSet::new();
+        for pod in revisions.map(Arc::new).chain(pods) {
+            let uses = (0..pod.containers.len()).flat_map(|container| pod.images(container));
+            needed.extend(uses.filter_map(|image| pod.image(image).reference.ok().map(str::to_owned)));
+        }
+        needed
     }
 
     /// A pod makes way for another, which may take its whole grace period.

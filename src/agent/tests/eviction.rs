@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::agent::eviction::{self, Eviction, Evictor};
+use crate::agent::reclaim::{Extent, Reclaimer};
+use crate::cri::Image;
 use crate::plan::pressure::{Reading, Readings, Signal};
 use crate::podspec::{Budget, ContainerBudget, Limit, Volume, VolumeSource};
 use crate::testing::pods;
@@ -110,10 +112,69 @@ async fn a_node_short_of_memory_sends_away_who_takes_most_and_waits_for_its_end(
 }
 
 #[tokio::test(start_paused = true)]
+async fn images_that_nothing_needs_go_when_their_disk_is_full() {
+    let host = Host::new();
+    let mut agent = host.start();
+    agent.connect().await;
+    agent.apply(1, &[set("web", "one")]).await;
+    host.runs("web", "one").await;
+    host.instance(&pod(&host, "foreign"), 0).await;
+    let pull = async |reference: &str| {
+        host.cri.serve_image(reference);
+        host.cri.runtime().pull_image(reference, None).await.unwrap();
+    };
+    let names = async || {
+        let images = host.cri.runtime().list_images().await.unwrap();
+        images.iter().map(Image::names).collect::<Vec<_>>()
+    };
+    let before = names().await;
+    pull("idle").await;
+    let mut shared = host.shared();
+    let path = host.dir.path().to_owned();
+    let mut reclaimer = Reclaimer::default();
+    assert!(!shared.settings.image_limits.is_exceeded(Reading { available: 1, capacity: 2 }));
+
+    // Every disk is fuller than that.
+    shared.settings.image_limits = ImageLimits::new(Some(1), Some(0)).unwrap();
+    for method in ["Status", "ImageStatus", "ListImages", "ListContainers"] {
+        host.cri.fail_next(method, tonic::Code::Unavailable, "busy");
+        assert!(!Reclaimer::default().reclaim(&shared, &path, Extent::All, &agent.inputs_tx).await, "{method}");
+    }
+    assert!(names().await.contains(&"idle".to_owned()), "without knowing what is needed nothing is removed");
+    assert!(reclaimer.reclaim(&shared, &path, Extent::ToLimit, &agent.inputs_tx).await);
+    assert_eq!(names().await, before, "what containers and revisions need stays");
+    let event = agent.hears("the event", |up| {
+        let Up::Events(events) = up else { return None };
+        events.iter().find(|event| event.reason == "FreeDiskSpaceFailed").cloned()
+    });
+    let event = event.await;
+    assert_eq!(
+        (event.kind.as_str(), event.name.as_str(), event.warning),
+        ("Node", "node-1", true),
+        "{}",
+        event.message
+    );
+
+    // A while later it looks again; what came since may be about to be used.
+    pull("new").await;
+    assert!(!reclaimer.reclaim(&shared, &path, Extent::All, &agent.inputs_tx).await, "it rests");
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert!(!reclaimer.reclaim(&shared, &path, Extent::All, &agent.inputs_tx).await, "it is new");
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    // Where there is room pods do not have to go for, images do not go either.
+    shared.settings.image_limits = ImageLimits::new(Some(99), Some(98)).unwrap();
+    assert!(!reclaimer.reclaim(&shared, &path, Extent::ToLimit, &agent.inputs_tx).await);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert!(reclaimer.reclaim(&shared, &path, Extent::All, &agent.inputs_tx).await);
+    assert_eq!(names().await, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_nothing_has_a_bound_nothing_is_looked_at() {
     let host = Host::new();
     let mut shared = host.shared();
     shared.settings.eviction_hard = "".parse().unwrap();
+    shared.settings.image_limits = ImageLimits::new(Some(100), None).unwrap();
     let (pods_tx, pods_rx) = watch::channel(Vec::new());
     let (conditions_tx, conditions_rx) = watch::channel(Conditions::default());
     let (inputs_tx, mut inputs_rx) = mpsc::channel(1);

@@ -67,6 +67,10 @@ impl Model {
         id
     }
 
+    pub(super) fn images(&self) -> Vec<v1::Image> {
+        self.images.values().cloned().collect()
+    }
+
     /// By id or by reference.
     pub(super) fn image(&self, name: &str) -> Option<v1::Image> {
         self.images.values().find(|image| image.id == name || image.repo_tags.iter().any(|tag| tag == name)).cloned()

@@ -275,10 +275,15 @@ with_unused! { ImageService {
         Ok(Response::new(v1::RemoveImageResponse {}))
     }
 
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Reply<v1::ListImagesResponse> {
+        self.begin("ListImages", request.get_ref()).await?;
+        let images = self.state().model.images();
+        Ok(Response::new(v1::ListImagesResponse { images }))
+    }
+
     async fn image_fs_info(&self, request: Request<v1::ImageFsInfoRequest>) -> Reply<v1::ImageFsInfoResponse> {
         self.begin("ImageFsInfo", request.get_ref()).await?;
         Ok(Response::new(v1::ImageFsInfoResponse::default()))
     }
 }
-    list_images: ListImagesRequest => ListImagesResponse;
 }
