@@ -10,10 +10,10 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, ContainerStatusRequest,
-    CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig, ListContainersRequest, PodSandboxConfig,
-    PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    VersionRequest,
+    CreateContainerRequest, ImageSpec, ListContainersRequest, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, VersionRequest,
 };
+use serde_json::Value;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -21,6 +21,8 @@ use crate::harness::{PATIENCE, daemonset};
 
 const IMAGE: &str = "docker.io/library/busybox:1.35";
 const CONTAINER: &str = "main";
+/// What the agent asks of CRI for such a pod.
+const REQUESTS: &str = include_str!("../data/cri/defaults.json");
 /// How often it is looked whether the runtime answers.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 /// How often it is looked whether something is so. The times measured are the runtime's own, and who looks takes processors
@@ -76,34 +78,12 @@ impl Cri {
         Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
     }
 
-    /// Makes a pod. `logs` is the folder of its logs.
-    pub async fn start(&self, name: &str, logs: &Path, image: &str) -> Result<Bare, Error> {
-        fs::create_dir_all(logs.join(CONTAINER))?;
+    /// Makes a pod by the requests that the agent makes for it. `folder` is for its files and logs.
+    pub async fn start(&self, name: &str, folder: &Path, image: &str) -> Result<Bare, Error> {
+        let (sandbox, config) = configs(name, folder, image)?;
         let mut runtime = self.runtime.clone();
-        let sandbox = PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: name.to_owned(),
-                uid: name.to_owned(),
-                namespace: "bench".to_owned(),
-                attempt: 0,
-            }),
-            hostname: name.to_owned(),
-            log_directory: logs.display().to_string(),
-            linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: format!("/kubepods/besteffort/pod{name}"),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
         let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
         let sandbox_id = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
-        let config = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: CONTAINER.to_owned(), attempt: 0 }),
-            image: Some(ImageSpec { image: image.to_owned(), ..Default::default() }),
-            command: ["sleep", "2147483647"].map(str::to_owned).into(),
-            log_path: format!("{CONTAINER}/0.log"),
-            ..Default::default()
-        };
         let request = CreateContainerRequest {
             pod_sandbox_id: sandbox_id.clone(),
             config: Some(config),
@@ -171,6 +151,32 @@ impl Cri {
         let runs = status.state() == ContainerState::ContainerRunning;
         Ok(if runs { Some(Timestamp::from_nanosecond(status.started_at.into())?) } else { None })
     }
+}
+
+/// What the agent asks for a pod of nothing but an image and a command, with this pod's names and paths in it; the files are there.
+fn configs(name: &str, folder: &Path, image: &str) -> Result<(PodSandboxConfig, ContainerConfig), Error> {
+    let mut requests: Value = serde_json::from_str(REQUESTS)?;
+    let mut sandbox: PodSandboxConfig = serde_json::from_value(requests["sandbox"].take())?;
+    let mut container: ContainerConfig = serde_json::from_value(requests["containers"]["main"].take())?;
+    fs::create_dir_all(folder.join(CONTAINER))?;
+    let uid = name.to_owned();
+    sandbox.metadata = Some(PodSandboxMetadata { name: uid.clone(), uid, namespace: "bench".to_owned(), attempt: 0 });
+    name.clone_into(&mut sandbox.hostname);
+    sandbox.log_directory = folder.display().to_string();
+    sandbox.linux.get_or_insert_default().cgroup_parent = format!("/kubepods/besteffort/pod{name}");
+    container.metadata = Some(ContainerMetadata { name: CONTAINER.to_owned(), attempt: 0 });
+    container.image = Some(ImageSpec { image: image.to_owned(), ..Default::default() });
+    container.command = ["sleep", "2147483647"].map(str::to_owned).into();
+    container.log_path = format!("{CONTAINER}/0.log");
+    for (number, mount) in container.mounts.iter_mut().enumerate() {
+        let file = folder.join(number.to_string());
+        fs::write(&file, "")?;
+        mount.host_path = file.display().to_string();
+    }
+    // The agent looks for its own pods by labels.
+    sandbox.labels.clear();
+    container.labels.clear();
+    Ok((sandbox, container))
 }
 
 /// Looks again and again until there is an answer.

@@ -1,9 +1,9 @@
 //! What the agent adds to starting a pod: from the manifest in its folder to the container's start, beside the bare CRI calls for
-//! the same pod, in turn, on the same containerd. Prints Markdown; asserts nothing. `make bench-start`, with `RUNS=50` for more.
+//! the same pod (the requests that the agent would make), in turn, on the same containerd. Prints Markdown; asserts nothing. `make bench-start`, with `RUNS=50` for more.
 //!
 //! Both times end with the start that the runtime itself notes. The agent's state lies on a tmpfs, since the disk's flush is
-//! a matter of the disk; what is left is inotify, reading the manifest, judging, the ledger, and what a kubelet's pod has besides:
-//! volumes, cgroups, `/etc/hosts`, the image's presence.
+//! a matter of the disk; what is left is inotify, reading the manifest, judging, the ledger, and what is done between the calls:
+//! volumes, cgroups, `/etc/hosts`, the image's presence, looking at what came of each.
 
 use std::fs;
 use std::path::Path;
