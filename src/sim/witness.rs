@@ -632,6 +632,24 @@ mod tests {
         assert_eq!(stops(deleted_before), [""; 0]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_goes_with_a_daemonset_that_adopted_it_while_its_node_was_away() {
+        let had = BTreeMap::from([(Uid::from("a"), 0)]);
+        for (adopted, wrong) in [(had.clone(), 0), (BTreeMap::new(), 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            witness.set_deleted(&"set".into(), &had, true);
+            stand_alone(dir.path());
+            witness.set_made(&"next".into(), made("next", "a", false));
+            witness.set_deleted(&"next".into(), &adopted, false);
+            witness.look_at_singles();
+            tokio::time::advance(singles::LATE * 2).await;
+            witness.changed(0, &[pod("a", "one", false)]);
+            assert_eq!(witness.violations.len(), wrong, "{:?}", witness.violations);
+        }
+    }
+
     #[test]
     fn an_adopted_pod_is_the_only_one() {
         let dir = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use crate::link::{Answer, Answers};
 use crate::model::Uid;
 
 /// How long it may take to end a pod that was on its way out when it was let go.
-const LATE: Duration = Duration::from_secs(600);
+pub(super) const LATE: Duration = Duration::from_secs(600);
 
 /// A pod that a DaemonSet has let go, or adopted.
 #[derive(Debug)]
@@ -63,6 +63,11 @@ impl SetSeen {
             let is_in_api = deletion.had.contains(pod);
             if deletion.orphaning { is_its && !is_in_api } else { is_its || is_in_api }
         })
+    }
+
+    /// Whether control deleted a pod with it.
+    fn deletes(&self, pod: &Uid) -> bool {
+        self.deleted.as_ref().is_some_and(|deletion| !deletion.orphaning && deletion.had.contains(pod))
     }
 }
 
@@ -170,12 +175,16 @@ impl Witness {
         self.owner(pod, found).filter(|owner| **owner == last.set)
     }
 
-    /// The times in which DaemonSets had a pod, but for those that are long over.
+    /// The times in which DaemonSets had a pod, but for those that are long over. A node that was away may hear at any time that
+    /// its pod went with a DaemonSet that it never heard of.
     pub(super) fn tenures(&self, pod: &Uid, found: &PodSeen) -> Vec<Tenure> {
-        let is_recent = |tenure: &&Tenure| tenure.until.is_none_or(|until| until.elapsed() < LATE);
+        let matters = |tenure: &&Tenure| {
+            tenure.until.is_none_or(|until| until.elapsed() < LATE)
+                || self.sets.get(&tenure.set).is_some_and(|set| set.deletes(pod))
+        };
         match self.singles.get(pod) {
             None => vec![Tenure::of(&found.set)],
-            Some(single) => single.tenures.iter().filter(is_recent).cloned().collect(),
+            Some(single) => single.tenures.iter().filter(matters).cloned().collect(),
         }
     }
 
