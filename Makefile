@@ -1,6 +1,6 @@
 # The few things to type. What they do is in tests/env, cargo and .ci/run; CONTRIBUTING.md explains.
 
-.PHONY: help build test sim soak-sim soak fuzz demo demo-down bench-idle bench-start bench-boot bench-watch packages test-system test-vm ci
+.PHONY: help build test sim soak-sim soak fuzz demo demo-down bench-idle bench-start bench-boot bench-life bench-watch packages test-system test-vm ci
 
 help:
 	@echo 'make demo          run garrison here with a containerd of its own, apply examples/, show the result'
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench-idle    what the idle agent costs: memory, CPU; SECONDS=600 watches each case for longer'
 	@echo 'make bench-start   what the agent adds to the bare CRI calls when a pod starts; takes root; RUNS=50 for more'
 	@echo 'make bench-boot    how long daemons take to run again after a power cut, beside bare CRI calls; takes root'
+	@echo 'make bench-life    from POST to Ready, from DELETE to gone, many at once, restarts, beside bare CRI calls; takes root'
 	@echo 'make bench-watch   what 2000 watches cost control, under writes and a flood of bad requests; WATCHES=, WRITES= for others'
 	@echo 'make packages      the .deb and .rpm in target/packages; ARCH="amd64 arm64" cross-builds, too'
 	@echo 'make test-system   installs them on nodes with systemd (in Docker) and tries everything; root'
@@ -54,7 +55,7 @@ bench-idle: SECONDS = 60
 bench-idle:
 	@tests/bench/idle.sh $(SECONDS)
 
-bench-start bench-boot:
+bench-start bench-boot bench-life:
 	@tests/env/packages.sh run
 	@tests/env/images.sh
 	@cargo bench --bench $(@:bench-%=%)

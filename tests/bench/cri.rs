@@ -11,7 +11,8 @@ use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, ContainerStatusRequest,
     CreateContainerRequest, ImageSpec, ListContainersRequest, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, VersionRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    VersionRequest,
 };
 use serde_json::Value;
 use tonic::Code;
@@ -21,6 +22,8 @@ use crate::harness::{PATIENCE, daemonset};
 
 const IMAGE: &str = "docker.io/library/busybox:1.35";
 const CONTAINER: &str = "main";
+/// Stays, and ends when it is told to.
+const COMMAND: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; sleep 2147483647 & wait"];
 /// What the agent asks of CRI for such a pod.
 const REQUESTS: &str = include_str!("../data/cri/defaults.json");
 /// How often it is looked whether the runtime answers.
@@ -41,15 +44,15 @@ pub struct Cri {
 /// A pod made by the bare calls.
 pub struct Bare {
     sandbox: String,
+    container: String,
     pub started: Timestamp,
 }
 
 /// The DaemonSet whose pods are what the bare calls make.
 pub fn manifest(name: &str) -> String {
     let pod = format!(
-        "      terminationGracePeriodSeconds: 0
-      containers:
-        - {{name: {CONTAINER}, image: '{IMAGE}', command: [sleep, '2147483647']}}
+        "      containers:
+        - {{name: {CONTAINER}, image: '{IMAGE}', command: {COMMAND:?}}}
 "
     );
     daemonset(name, &pod)
@@ -91,8 +94,16 @@ impl Cri {
         };
         let container_id = runtime.create_container(request).await?.into_inner().container_id;
         runtime.start_container(StartContainerRequest { container_id: container_id.clone() }).await?;
-        let started = self.started_at(container_id).await?.ok_or("the bare container does not run")?;
-        Ok(Bare { sandbox: sandbox_id, started })
+        let started = self.started_at(container_id.clone()).await?.ok_or("the bare container does not run")?;
+        Ok(Bare { sandbox: sandbox_id, container: container_id, started })
+    }
+
+    /// Ends a pod as the agent does, then removes it.
+    pub async fn stop_and_remove(&self, pod: Bare) -> Result<(), Error> {
+        let mut runtime = self.runtime.clone();
+        runtime.stop_container(StopContainerRequest { container_id: pod.container.clone(), timeout: 30 }).await?;
+        runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.sandbox.clone() }).await?;
+        self.remove(pod).await
     }
 
     pub async fn remove(&self, pod: Bare) -> Result<(), Error> {
@@ -117,6 +128,24 @@ impl Cri {
             Ok((started.len() >= count).then(|| started.into_iter().max().unwrap_or(since)))
         })
         .await
+    }
+
+    /// Ends the container of the agent's pod of a DaemonSet by `end`. Milliseconds from its end until the next one is made, by the
+    /// runtime's own account.
+    pub async fn again(&self, name: &str, end: impl FnOnce()) -> Result<f64, Error> {
+        end();
+        let (ended, made) = until("the next container is made", LOOK_INTERVAL, async || {
+            let mut instances = Vec::new();
+            for container_id in self.containers(name).await? {
+                let request = ContainerStatusRequest { container_id, verbose: false };
+                instances.extend(self.runtime.clone().container_status(request).await?.into_inner().status);
+            }
+            instances.sort_by_key(|instance| instance.created_at);
+            let [first, next] = &instances[..] else { return Ok(None) };
+            Ok(Some((first.finished_at, next.created_at)))
+        })
+        .await?;
+        Ok(millis(Timestamp::from_nanosecond(ended.into())?, Timestamp::from_nanosecond(made.into())?))
     }
 
     /// Waits until no container of theirs is left.
@@ -166,7 +195,7 @@ fn configs(name: &str, folder: &Path, image: &str) -> Result<(PodSandboxConfig, 
     sandbox.linux.get_or_insert_default().cgroup_parent = format!("/kubepods/besteffort/pod{name}");
     container.metadata = Some(ContainerMetadata { name: CONTAINER.to_owned(), attempt: 0 });
     container.image = Some(ImageSpec { image: image.to_owned(), ..Default::default() });
-    container.command = ["sleep", "2147483647"].map(str::to_owned).into();
+    container.command = COMMAND.map(str::to_owned).into();
     container.log_path = format!("{CONTAINER}/0.log");
     for (number, mount) in container.mounts.iter_mut().enumerate() {
         let file = folder.join(number.to_string());
