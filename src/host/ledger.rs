@@ -479,8 +479,9 @@ impl Ledger {
         self.dir.join("blobs").join(hash.as_str())
     }
 
-    /// Picks the newest slot whose blobs are all whole; failing that, the newest slot, naming what it lacks.
-    fn choose(&self, found: [Slot; 2]) -> Result<(Contents, Vec<String>), LedgerError> {
+    /// Picks the newest slot whose blobs are all whole; failing that, the newest slot, naming what it lacks. One that was passed
+    /// over is the next to be written to.
+    fn choose(&mut self, found: [Slot; 2]) -> Result<(Contents, Vec<String>), LedgerError> {
         let [a, b] = found;
         let mut notes = Vec::new();
         for (index, slot) in [&a, &b].into_iter().enumerate() {
@@ -488,16 +489,17 @@ impl Ledger {
                 notes.push(format!("{} is damaged ({why}); the other copy is used", self.slot_path(index).display()));
             }
         }
-        let mut good = match (a, b) {
+        let (newest, mut good) = match (a, b) {
             (Slot::Empty, Slot::Empty) => return Ok((Contents::default(), notes)),
             (Slot::Good { generation: g, contents: c }, Slot::Good { generation: h, contents: d }) => {
                 if g > h {
-                    vec![c, d]
+                    (0, vec![c, d])
                 } else {
-                    vec![d, c]
+                    (1, vec![d, c])
                 }
             }
-            (Slot::Good { contents, .. }, _) | (_, Slot::Good { contents, .. }) => vec![contents],
+            (Slot::Good { contents, .. }, _) => (0, vec![contents]),
+            (_, Slot::Good { contents, .. }) => (1, vec![contents]),
             (a, b) => {
                 return Err(LedgerError::Damaged { dir: self.dir.clone(), a: a.trouble(), b: b.trouble() });
             }
@@ -515,6 +517,9 @@ impl Ledger {
                 "{} is missing or damaged; its pods cannot be made anew",
                 self.blob_path(&hash).display()
             ));
+        }
+        if whole == Some(1) {
+            self.generations[newest] = 0;
         }
         Ok((*chosen, notes))
     }

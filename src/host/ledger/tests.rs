@@ -157,6 +157,33 @@ fn a_cut_over_an_older_copy_leaves_the_newer_one() {
     }
 }
 
+#[test]
+fn a_second_cut_leaves_the_copy_that_was_whole_after_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap().ledger;
+    let whole = contents(1, &[pod("a", b"one")]);
+    ledger.commit(&whole.snapshot(), &[Bytes::from_static(b"one")]).unwrap();
+    let after = contents(2, &[pod("a", b"one"), pod("b", b"two")]);
+    ledger.commit(&after.snapshot(), &[Bytes::from_static(b"two")]).unwrap();
+    // The slot came to the disk, the blob did not.
+    fs::write(ledger.blob_path(&blob_hash(b"two")), b"").unwrap();
+
+    let cut = tempfile::tempdir().unwrap();
+    copy(dir.path(), cut.path());
+    let Opened { mut ledger, contents, .. } = Ledger::open(dir.path()).unwrap();
+    assert_eq!(contents, whole);
+    ledger.commit(&contents.snapshot(), &[]).unwrap();
+    for slot in ["ledger/manifest.a", "ledger/manifest.b"].map(|slot| dir.path().join(slot)) {
+        let was = fs::read(cut.path().join(slot.strip_prefix(dir.path()).unwrap())).unwrap();
+        if fs::read(&slot).unwrap() != was {
+            fs::write(&slot, b"torn").unwrap();
+        }
+    }
+    let (found, notes) = reopen(dir.path());
+    assert_eq!(found, whole);
+    assert!(!notes.iter().any(|note| note.contains("cannot be made anew")), "{notes:?}");
+}
+
 /// A slot as a version wrote it.
 fn slot(format: u32, oldest_reader: u32, json: &[u8]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
