@@ -28,6 +28,9 @@ The services' environment.
 .I /etc/credstore/garrison.token
 The join token, needed until this host is enrolled.
 .TP
+.I /etc/credstore.encrypted/garrison.ledger
+The key that what the agent keeps is sealed with, if there is one: 32 random bytes, encrypted with systemd\-creds(1).
+.TP
 .I /var/lib/garrison
 What the agent keeps: ledger, certificate, status socket.
 .TP

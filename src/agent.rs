@@ -35,7 +35,8 @@ use crate::cri::{CriError, Runtime, RuntimeSettings};
 use crate::error::Chain;
 use crate::host::cgroups::Cgroups;
 use crate::host::facts::Facts;
-use crate::host::ledger::{AmendedMetadata, Contents, Identity, Ledger, LedgerError, Opened, PodRecord};
+use crate::host::ledger::key::{self, KeyError};
+use crate::host::ledger::{AmendedMetadata, Identity, Ledger, LedgerError, Opened, PodRecord};
 use crate::host::slices::Slices;
 use crate::host::userns::Users;
 use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
@@ -47,6 +48,7 @@ use crate::plan::events::PodEvent;
 use crate::plan::pressure::Conditions;
 use crate::podspec::objects::Objects;
 use crate::podspec::{self, ApiAddress, CgroupDriver, HostFacts, Pod};
+use crate::seal::Key;
 
 mod blobs;
 mod blocking;
@@ -114,6 +116,9 @@ pub enum AgentError {
     /// The node's ledger.
     #[error("cannot use the node's ledger")]
     Ledger(#[source] LedgerError),
+    /// The key of the node's ledger.
+    #[error("cannot use the key of the node's ledger")]
+    Key(#[source] KeyError),
     /// There may be one agent to a ledger.
     #[error("another agent uses {0}: stop that one first, or use another --state-dir and runtime")]
     Busy(PathBuf),
@@ -269,12 +274,19 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     if let Some((name, pid)) = preflight::kubelets().into_iter().next().filter(|_| !settings.is_apart_from_kubelet()) {
         return Err(AgentError::Kubelet { name, pid });
     }
-    let Opened { ledger, mut contents, notes } = Ledger::open(&settings.state_dir).map_err(AgentError::Ledger)?;
+    let key = ledger_key()?;
+    let opened = Ledger::open(&settings.state_dir, key.clone()).map_err(AgentError::Ledger)?;
+    let Opened { ledger, mut contents, notes } = opened;
     for note in notes {
         tracing::error!(note, "the ledger was damaged");
     }
     let facts = facts::collect(&settings.root_dir).map_err(AgentError::Host)?;
-    let Joined { identity, credentials } = join::join(&settings, &facts, &mut contents).await?;
+    if let Some(key) = &key
+        && let Err(error) = Credentials::seal(&settings.state_dir, key)
+    {
+        tracing::warn!(error = %Chain(&error), "the node's private key is still in clear; the next start tries again to seal it");
+    }
+    let Joined { identity, credentials } = join::join(&settings, &facts, &mut contents, key.as_ref()).await?;
     let runtime = Runtime::connect(&settings.runtime_endpoint).map_err(AgentError::Runtime)?;
     // A runtime that is not there yet tells nothing; the defaults are containerd's own.
     let runtime_settings = runtime.settings().await.unwrap_or_default();
@@ -315,7 +327,15 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     }
     let link = match (credentials, shared.settings.control.clone()) {
         (Some(credentials), Some(control)) => {
-            Some(start_link(&shared, control, credentials, &contents, &inputs_tx, &mut tasks))
+            let settings = ClientSettings {
+                control,
+                state_dir: shared.settings.state_dir.clone(),
+                seal_key: key,
+                credentials,
+                machine_id: shared.facts.machine_id.clone(),
+                last_seen: contents.last_seen,
+            };
+            Some(start_link(settings, &inputs_tx, &mut tasks))
         }
         _ => None,
     };
@@ -328,6 +348,11 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     }
     service::stopping();
     Ok(())
+}
+
+/// What everything secret that the agent keeps is sealed with; none where nobody made a key.
+fn ledger_key() -> Result<Option<Key>, AgentError> {
+    key::find().map_err(AgentError::Key)
 }
 
 /// Where people at the host ask how the agent is.
@@ -358,21 +383,8 @@ fn cni_bin_dir(told: Option<PathBuf>) -> PathBuf {
 }
 
 /// Dials control, and passes on to the roster what is heard of it.
-fn start_link(
-    shared: &Shared,
-    control: String,
-    credentials: Credentials,
-    contents: &Contents,
-    inputs_tx: &mpsc::Sender<Input>,
-    tasks: &mut JoinSet<()>,
-) -> LinkEnd {
-    let LinkHandle { up_tx, incoming_rx, tunnels, .. } = client::spawn(ClientSettings {
-        control,
-        state_dir: shared.settings.state_dir.clone(),
-        credentials,
-        machine_id: shared.facts.machine_id.clone(),
-        last_seen: contents.last_seen,
-    });
+fn start_link(settings: ClientSettings, inputs_tx: &mpsc::Sender<Input>, tasks: &mut JoinSet<()>) -> LinkEnd {
+    let LinkHandle { up_tx, incoming_rx, tunnels, .. } = client::spawn(settings);
     tasks.spawn(hear(incoming_rx, inputs_tx.clone()));
     LinkEnd { up_tx, tunnels }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::net::TcpStream;
 
-use super::{CNI_BIN_DIRS, CNI_CONF_DIR};
+use super::{CNI_BIN_DIRS, CNI_CONF_DIR, ledger_key};
 use crate::config::AgentSettings;
 use crate::cri::{CriError, Runtime};
 use crate::error::Chain;
@@ -118,13 +118,21 @@ fn enrolment(settings: &AgentSettings) -> Enrolment {
     let dir = &settings.state_dir;
     // A ledger is not read while its agent may be writing it.
     let runs = socket::ask(dir).is_ok_and(|answer| answer.is_some());
-    let ledger = (!runs && dir.join("ledger").is_dir()).then(|| Ledger::open(dir));
-    let (identity, trouble) = match ledger {
-        Some(Ok(opened)) => (opened.contents.identity, opened.notes),
-        Some(Err(error)) => (None, vec![Chain(&error).to_string()]),
-        None => (None, Vec::new()),
+    let (key, mut trouble) = match ledger_key() {
+        Ok(key) => (key, Vec::new()),
+        Err(error) => (None, vec![Chain(&error).to_string()]),
     };
-    let credentials = Credentials::load(dir);
+    let credentials = Credentials::load(dir, key.as_ref());
+    let mut identity = None;
+    if !runs && dir.join("ledger").is_dir() {
+        match Ledger::open(dir, key) {
+            Ok(opened) => {
+                identity = opened.contents.identity;
+                trouble.extend(opened.notes);
+            }
+            Err(error) => trouble.push(Chain(&error).to_string()),
+        }
+    }
     Enrolment {
         agent_runs: runs,
         known_name: identity.map(|identity| identity.name.to_string()),

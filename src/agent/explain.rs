@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::AgentError;
 use super::manifest::{self, ManifestError};
+use super::{AgentError, ledger_key};
 use crate::api::bundle::Bundle;
 use crate::eligibility::{self, NodeFacts};
 use crate::host::ledger::{Contents, Ledger};
@@ -31,7 +31,7 @@ pub fn explain(state_dir: &Path, manifest: Option<&str>) -> Result<String, Expla
     if !state_dir.join("ledger").is_dir() {
         return Err(ExplainError::NoNode(state_dir.to_owned()));
     }
-    let opened = Ledger::open(state_dir).map_err(AgentError::Ledger)?;
+    let opened = Ledger::open(state_dir, ledger_key()?).map_err(AgentError::Ledger)?;
     let Some(identity) = opened.contents.identity.clone() else {
         return Err(ExplainError::NoNode(state_dir.to_owned()));
     };
@@ -83,7 +83,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(explain(dir.path(), None), Err(ExplainError::NoNode(_))));
 
-        let mut opened = Ledger::open(dir.path()).unwrap();
+        let mut opened = Ledger::open(dir.path(), None).unwrap();
         opened.contents.identity = Some(Identity { fleet: "f".into(), name: "n1".into(), uid: "u".into() });
         opened.contents.node.taints = vec!["dedicated=db:NoSchedule".parse().unwrap()];
         opened.ledger.commit(&opened.contents.snapshot(), &[]).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::AgentError;
+use super::{AgentError, ledger_key};
 use crate::config::AgentSettings;
 use crate::error::Chain;
 use crate::host::facts::{self, Facts};
@@ -14,6 +14,7 @@ use crate::link::JoinToken;
 use crate::link::client::{Joining, enroll};
 use crate::link::tls::Credentials;
 use crate::model::{FleetId, NodeName, Uid};
+use crate::seal::Key;
 
 /// The pause before control is asked again to enrol this host.
 const ENROLL_RETRY: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub(super) async fn join(
     settings: &AgentSettings,
     facts: &Facts,
     contents: &mut Contents,
+    key: Option<&Key>,
 ) -> Result<Joined, AgentError> {
     if let Some(known) = contents.identity.as_ref().filter(|known| is_other(settings, &known.name)) {
         return Err(other_name(settings, &known.name));
@@ -43,12 +45,12 @@ pub(super) async fn join(
         let identity = contents.identity.get_or_insert_with(alone).clone();
         return Ok(Joined { identity, credentials: None });
     };
-    let credentials = Credentials::load(&settings.state_dir).map_err(AgentError::Credentials)?;
+    let credentials = Credentials::load(&settings.state_dir, key).map_err(AgentError::Credentials)?;
     if let (Some(identity), Some(credentials)) = (&contents.identity, credentials) {
         return Ok(Joined { identity: identity.clone(), credentials: Some(credentials) });
     }
     loop {
-        match enrol_once(settings, facts, contents, control).await {
+        match enrol_once(settings, facts, contents, key, control).await {
             Err(AgentError::Enroll(error)) if !error.is_permanent() => {
                 tracing::warn!(error = %Chain(&error), "cannot enrol yet; trying again");
                 // This may take for ever, and nothing that waits for the service could hurry it.
@@ -65,11 +67,12 @@ pub(super) async fn join(
 /// # Errors
 /// [`AgentError::Credentials`], and [`AgentError::OtherName`] if it shall have another name.
 pub fn enrolled(settings: &AgentSettings) -> Result<Option<NodeName>, AgentError> {
-    let credentials = Credentials::load(&settings.state_dir).map_err(AgentError::Credentials)?;
+    let key = ledger_key()?;
+    let credentials = Credentials::load(&settings.state_dir, key.as_ref()).map_err(AgentError::Credentials)?;
     let Some(credentials) = credentials else { return Ok(None) };
     // An agent that runs has its ledger for itself. Without one there may be a certificate that was not noted there any more.
     let runs = socket::ask(&settings.state_dir).is_ok_and(|answer| answer.is_some());
-    if !runs && Ledger::open(&settings.state_dir).map_err(AgentError::Ledger)?.contents.identity.is_none() {
+    if !runs && Ledger::open(&settings.state_dir, key).map_err(AgentError::Ledger)?.contents.identity.is_none() {
         return Ok(None);
     }
     let node = credentials.identity().map_err(AgentError::Credentials)?.node();
@@ -93,9 +96,11 @@ pub async fn enrol(settings: &AgentSettings, control: &str) -> Result<NodeName, 
 async fn enrol_and_keep(settings: &AgentSettings, control: &str) -> Result<NodeName, AgentError> {
     let lock = lock::take(&settings.state_dir).map_err(AgentError::Host)?;
     let _lock = lock.ok_or_else(|| AgentError::Busy(settings.state_dir.clone()))?;
-    let Opened { mut ledger, mut contents, .. } = Ledger::open(&settings.state_dir).map_err(AgentError::Ledger)?;
+    let key = ledger_key()?;
+    let opened = Ledger::open(&settings.state_dir, key.clone()).map_err(AgentError::Ledger)?;
+    let Opened { mut ledger, mut contents, .. } = opened;
     let facts = facts::collect(&settings.root_dir).map_err(AgentError::Host)?;
-    let Joined { identity, .. } = enrol_once(settings, &facts, &mut contents, control).await?;
+    let Joined { identity, .. } = enrol_once(settings, &facts, &mut contents, key.as_ref(), control).await?;
     if let Err(error) = ledger.commit(&contents.snapshot(), &[]) {
         Credentials::remove(&settings.state_dir).map_err(AgentError::Credentials)?;
         return Err(AgentError::Ledger(error));
@@ -108,6 +113,7 @@ async fn enrol_once(
     settings: &AgentSettings,
     facts: &Facts,
     contents: &mut Contents,
+    key: Option<&Key>,
     control: &str,
 ) -> Result<Joined, AgentError> {
     let token: JoinToken = settings.token.as_deref().ok_or(AgentError::NoToken)?.parse().map_err(AgentError::Token)?;
@@ -120,7 +126,7 @@ async fn enrol_once(
         last_seen: contents.last_seen,
     };
     let enrolled = enroll(control, &token, joining).await.map_err(AgentError::Enroll)?;
-    enrolled.credentials.save(&settings.state_dir).map_err(AgentError::Credentials)?;
+    enrolled.credentials.save(&settings.state_dir, key).map_err(AgentError::Credentials)?;
     let identity = Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid };
     contents.identity = Some(identity.clone());
     contents.removed = false;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::roster::{Input, Roster};
-use super::{AgentError, CNI_CONF_DIR, INPUTS, Shared, node, observer, share};
+use super::{AgentError, CNI_CONF_DIR, INPUTS, Shared, ledger_key, node, observer, share};
 use crate::api::bundle::Bundle;
 use crate::config::AgentSettings;
 use crate::cri::labels::Owner;
@@ -72,7 +72,7 @@ pub async fn purge(settings: AgentSettings, confirmed: bool) -> Result<Vec<PodKe
     let state_dir = settings.state_dir.clone();
     let lock = lock::take(&state_dir).map_err(AgentError::Host)?;
     let _lock = lock.ok_or_else(|| AgentError::Busy(state_dir.clone()))?;
-    let opened = Ledger::open(&state_dir).map_err(AgentError::Ledger)?;
+    let opened = Ledger::open(&state_dir, ledger_key()?).map_err(AgentError::Ledger)?;
     let pods: Vec<_> = opened.contents.pods.values().map(|record| record.key.clone()).collect();
     if !confirmed {
         return Err(PurgeError::Unconfirmed(pods));

@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::AgentError;
 use super::roster::Input;
+use super::{AgentError, ledger_key};
 use crate::host::ledger::{Contents, DaemonSetRecord, Identity, Ledger, PodRecord};
 use crate::host::{FileError, socket};
 use crate::model::{Position, Source};
@@ -188,7 +188,7 @@ pub fn status(state_dir: &Path) -> Result<Status, StatusError> {
     if !state_dir.join("ledger").is_dir() {
         return Err(StatusError::NoAgent(state_dir.to_owned()));
     }
-    let contents = Ledger::open(state_dir).map_err(AgentError::Ledger)?.contents;
+    let contents = Ledger::open(state_dir, ledger_key()?).map_err(AgentError::Ledger)?.contents;
     Ok(Status::of(contents.identity.as_ref(), &contents))
 }
 

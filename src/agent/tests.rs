@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::roster::{Input, LinkEnd, Roster};
 use super::*;
-use crate::host::ledger::blob_hash;
+use crate::host::ledger::{Contents, blob_hash};
 use crate::link::client::{Lost, Opening, Tunnels, Wish};
 use crate::link::{
     Ack, Answer, Answers, BlobChunk, Down, Entry, Hello, Kind, Manifest, NodeChange, PodReport, Reception, Up, Welcome,
@@ -57,6 +57,8 @@ pub(crate) struct Host {
     pub(crate) dir: TempDir,
     pub(crate) cri: FakeCri,
     pub(crate) identity: Identity,
+    /// What its ledger is sealed with, if it is.
+    pub(crate) key: Option<Key>,
     pub(crate) machine_id: String,
     pub(crate) boot_id: String,
     /// What an agent takes the runtime's to be before that has said so. The fake has systemd make pods' cgroups: tests make none,
@@ -105,12 +107,12 @@ impl Host {
         let runtime = cri.clone();
         // What its workers are about comes to nothing, too.
         let life = Life::new(move || runtime.freeze_after(0));
-        Self { dir, cri, identity, machine_id, boot_id, cgroup_driver, life }
+        Self { dir, cri, identity, key: None, machine_id, boot_id, cgroup_driver, life }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
     pub(crate) fn start(&self) -> Agent {
-        let Opened { ledger, contents, .. } = Ledger::open(self.dir.path()).unwrap();
+        let Opened { ledger, contents, .. } = Ledger::open(self.dir.path(), self.key.clone()).unwrap();
         let shared = Arc::new(self.shared());
         let identity = self.identity.clone();
         let owner = self.owner();
@@ -206,7 +208,7 @@ impl Host {
 
     /// What is on disk.
     pub(crate) fn ledger(&self) -> Contents {
-        Ledger::open(self.dir.path()).unwrap().contents
+        Ledger::open(self.dir.path(), self.key.clone()).unwrap().contents
     }
 
     /// The pods in the runtime, by name of their DaemonSets or, of posted ones, of their own.

@@ -6,6 +6,10 @@
 //! ```text
 //! slot  = magic "GARRLDGR" | format u32 | oldest reader u32 | generation u64 | length u64 | SHA-256 | JSON | padding
 //! blobs/<SHA-256 of the content>
+//!
+//! with a key:
+//! slot  = the same, with the byte 1 and sealed JSON in the place of JSON
+//! blobs/<HMAC of the SHA-256 of the content> holds sealed content
 //! ```
 //!
 //! - The slots are allocated ahead, so a full disk cannot keep a deletion out.
@@ -13,10 +17,21 @@
 //!   between leaves a slot that names a blob which is not whole; the reader then takes the other slot, and nothing is
 //!   lost, since that commit was never acknowledged.
 //! - A reader ignores fields it does not know and refuses a ledger whose `oldest reader` is newer than itself. A format
-//!   that N-1 cannot read raises `oldest reader` one version after the reading code.
+//!   that N-1 cannot read raises `oldest reader` one version after the reading code. A sealed one does so at once: only a host
+//!   that was given a key has it.
+//! - With a key everything is sealed, slots and blobs: what a bundle says of a pod's environment is as much of a secret as a
+//!   Secret is. Names of blobs are keyed, since the hash of a content that can be guessed tells whether it was. What remains
+//!   to be seen is how many blobs there are, how large, and when each was written. A slot is bound to its generation and a blob
+//!   to its hash; whoever can write to the disk can put an older ledger there, which control notices as a disk that was rolled
+//!   back, or one in clear.
+//! - A ledger that was written before there was a key is read as it is. The first commit seals what it writes, then the rest,
+//!   and then removes what lies there in clear; a slot is wiped, and that flushed, before it is written. A cut in
+//!   between leaves a ledger that opens with the key, and is gone on with. There is no way back: a sealed ledger does not open
+//!   without its key, and is left as it is.
 //!
 //! It does not decide what belongs in a ledger, and never starts afresh over a damaged one.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -29,16 +44,24 @@ use k8s_openapi::api::core::v1::EphemeralContainer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::Chain;
 use crate::model::{
     BlobHash, Finished, FleetId, NodeName, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Source, Taint, Uid,
 };
 use crate::podspec::ObjectKind;
 use crate::podspec::objects::{ObjectId, TokenSpec, Withheld};
+use crate::seal::Key;
 
-/// The format this version writes.
-const FORMAT: u32 = 1;
-/// The oldest version of the format whose reader understands what this version writes.
-const OLDEST_READER: u32 = 1;
+pub mod key;
+
+/// The newest format this version reads; packages go by it (`packaging/build.sh`).
+const FORMAT: u32 = 2;
+/// Format and oldest reader of what this version writes in clear.
+const IN_CLEAR: [u32; 2] = [1, 1];
+/// The same of what it seals.
+const SEALED: [u32; 2] = [FORMAT, 2];
+/// What is sealed in a slot begins with this, which JSON never does.
+const SEALED_MARK: u8 = 1;
 const MAGIC: &[u8; 8] = b"GARRLDGR";
 /// Magic, format, oldest reader, generation, length and checksum.
 const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 32;
@@ -341,6 +364,12 @@ pub struct Ledger {
     generations: [u64; 2],
     /// The blobs each slot needs; what neither needs is removed.
     needed: [BTreeSet<BlobHash>; 2],
+    /// What everything is sealed with; none for a ledger in clear.
+    key: Option<Key>,
+    /// Which slots were written with it.
+    sealed: [bool; 2],
+    /// There may be something in clear, though there is a key.
+    has_clear: bool,
 }
 
 /// Why the ledger could not be read or written.
@@ -380,6 +409,18 @@ pub enum LedgerError {
         /// Its oldest reader.
         found: u32,
     },
+    /// It is sealed, and this is not the key.
+    #[error(
+        "the node's ledger in {dir} is sealed, and {why}; put this host's /etc/credstore.encrypted/{} back as it was and restart \
+         the agent; running pods go on meanwhile. A key that is lost takes the ledger with it: the host has to enrol anew then",
+        key::CREDENTIAL
+    )]
+    Sealed {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// Whether there is no key, or another.
+        why: &'static str,
+    },
     /// A blob is missing or its content does not match its name.
     #[error("{path} is missing or damaged")]
     Blob {
@@ -406,6 +447,21 @@ pub fn blob_hash(content: &[u8]) -> BlobHash {
     BlobHash(hex(&Sha256::digest(content)))
 }
 
+/// What the file is called that holds a blob as it is written with this key, or without one.
+fn blob_name<'a>(key: Option<&Key>, hash: &'a BlobHash) -> Cow<'a, str> {
+    key.map_or(Cow::Borrowed(hash.as_str()), |key| Cow::Owned(hex(&key.name(hash.as_str()))))
+}
+
+/// What a sealed blob is bound to.
+fn blob_place(hash: &BlobHash) -> String {
+    format!("blob {hash}")
+}
+
+/// What a sealed slot is bound to.
+fn slot_place(generation: u64) -> String {
+    format!("slot {generation}")
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -413,25 +469,37 @@ fn hex(bytes: &[u8]) -> String {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Opens the ledger below `state_dir`, or makes an empty one where there is none.
+    /// Opens the ledger below `state_dir`, or makes an empty one where there is none. With a key what is written is sealed.
     ///
     /// # Errors
-    /// [`LedgerError::Damaged`] when neither copy can be read, [`LedgerError::Newer`] when a newer version wrote it.
-    /// Both leave the files as they are.
-    pub fn open(state_dir: &Path) -> Result<Opened, LedgerError> {
+    /// [`LedgerError::Damaged`] when neither copy can be read, [`LedgerError::Newer`] when a newer version wrote it,
+    /// [`LedgerError::Sealed`] when it takes another key. All leave the files as they are.
+    pub fn open(state_dir: &Path, key: Option<Key>) -> Result<Opened, LedgerError> {
         let dir = state_dir.join("ledger");
         make_dir(&dir)?;
         make_dir(&dir.join("blobs"))?;
         let slots = [open_slot(&dir.join("manifest.a"))?, open_slot(&dir.join("manifest.b"))?];
-        let mut ledger = Self { dir, slots, generations: [0, 0], needed: [BTreeSet::new(), BTreeSet::new()] };
+        let mut ledger = Self {
+            dir,
+            slots,
+            generations: [0, 0],
+            needed: [BTreeSet::new(), BTreeSet::new()],
+            key,
+            sealed: [false, false],
+            has_clear: true,
+        };
         let found = [ledger.read_slot(0)?, ledger.read_slot(1)?];
         for (index, slot) in found.iter().enumerate() {
-            if let Slot::Good { generation, contents } = slot {
+            if let Slot::Good { generation, contents, is_sealed } = slot {
                 ledger.generations[index] = *generation;
                 ledger.needed[index] = contents.blobs().into_iter().cloned().collect();
+                ledger.sealed[index] = *is_sealed;
             }
         }
         let (contents, notes) = ledger.choose(found)?;
+        let is_sealed = |hash| ledger.read_blob(ledger.key.as_ref(), hash).is_some();
+        ledger.has_clear =
+            ledger.key.is_some() && !(ledger.sealed == [true, true] && contents.blobs().into_iter().all(is_sealed));
         Ok(Opened { ledger, contents, notes })
     }
 
@@ -443,19 +511,47 @@ impl Ledger {
     /// On any error the previous contents are what the next [`Ledger::open`] finds; where the disk failed at the flush, it may find
     /// these. Whoever opens it writes what was found once more before anything is said or acknowledged.
     pub fn commit(&mut self, contents: &Snapshot, new_blobs: &[Bytes]) -> Result<(), LedgerError> {
+        self.write(contents, new_blobs)?;
+        if self.has_clear
+            && let Err(error) = self.seal_rest(contents)
+        {
+            tracing::warn!(error = %Chain(&error), "a part of the ledger is still in clear; the next write tries again to seal it");
+        }
+        self.collect_blobs();
+        Ok(())
+    }
+
+    /// Writes to the slot that is older.
+    fn write(&mut self, contents: &Snapshot, new_blobs: &[Bytes]) -> Result<(), LedgerError> {
         let index = usize::from(self.generations[1] < self.generations[0]);
         let generation = self.generations[0].max(self.generations[1]) + 1;
-        let record = encode_slot(generation, &contents.json);
+        let record = encode_slot(generation, &contents.json, self.key.as_ref());
         let path = self.slot_path(index);
-        reserve(&self.slots[index], &path, record.len() as u64)?;
+        let room = reserve(&self.slots[index], &path, record.len() as u64)?;
         // From here on the slot is not the copy it was, whatever happens.
         self.generations[index] = 0;
+        if self.key.is_some() && !self.sealed[index] {
+            // What is there in clear may reach further than what is written over it, and a slot that is whole again is taken for sealed.
+            let zeros = vec![0; usize::try_from(room).expect("slots are far below 2^32 bytes")];
+            self.slots[index].write_all_at(&zeros, 0).map_err(io_error("write", &path))?;
+            self.slots[index].sync_data().map_err(io_error("flush", &path))?;
+        }
         let blobs = self.write_blobs(new_blobs)?;
         self.slots[index].write_all_at(&record, 0).map_err(io_error("write", &path))?;
         self.flush(index, &blobs)?;
         self.generations[index] = generation;
         self.needed[index].clone_from(&contents.blobs);
-        self.collect_blobs();
+        self.sealed[index] = self.key.is_some();
+        Ok(())
+    }
+
+    /// Seals what lies here in clear: blobs, and the slot that [`Ledger::write`] did not just write. The copies in clear stay until
+    /// that is done.
+    fn seal_rest(&mut self, contents: &Snapshot) -> Result<(), LedgerError> {
+        let in_clear = contents.blobs.iter().filter(|hash| self.read_blob(self.key.as_ref(), hash).is_none());
+        let in_clear: Vec<_> = in_clear.filter_map(|hash| self.read_blob(None, hash)).map(Bytes::from).collect();
+        self.write(contents, &in_clear)?;
+        self.has_clear = false;
         Ok(())
     }
 
@@ -464,24 +560,39 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Blob`] when it is missing or damaged.
     pub fn blob(&self, hash: &BlobHash) -> Result<Vec<u8>, LedgerError> {
-        let path = self.blob_path(hash);
-        match fs::read(&path) {
-            Ok(content) if blob_hash(&content) == *hash => Ok(content),
-            _ => Err(LedgerError::Blob { path }),
-        }
+        let found = self.read_blob(self.key.as_ref(), hash);
+        let found = if self.has_clear { found.or_else(|| self.read_blob(None, hash)) } else { found };
+        found.ok_or_else(|| LedgerError::Blob { path: self.blob_path(self.key.as_ref(), hash) })
+    }
+
+    /// A blob as it was written with this key, or without one; none if it is missing or damaged.
+    fn read_blob(&self, key: Option<&Key>, hash: &BlobHash) -> Option<Vec<u8>> {
+        let content = fs::read(self.blob_path(key, hash)).ok()?;
+        let content = match key {
+            Some(key) => key.open(&blob_place(hash), content)?,
+            None => content,
+        };
+        (blob_hash(&content) == *hash).then_some(content)
     }
 
     fn slot_path(&self, index: usize) -> PathBuf {
         self.dir.join(["manifest.a", "manifest.b"][index])
     }
 
-    fn blob_path(&self, hash: &BlobHash) -> PathBuf {
-        self.dir.join("blobs").join(hash.as_str())
+    fn blob_path(&self, key: Option<&Key>, hash: &BlobHash) -> PathBuf {
+        self.dir.join("blobs").join(&*blob_name(key, hash))
     }
 
     /// Picks the newest slot whose blobs are all whole; failing that, the newest slot, naming what it lacks. One that was passed
     /// over is the next to be written to.
     fn choose(&mut self, found: [Slot; 2]) -> Result<(Contents, Vec<String>), LedgerError> {
+        if found.iter().any(|slot| matches!(slot, Slot::Sealed)) {
+            let why = match self.key {
+                None => "there is no key",
+                Some(_) => "not with the key there is",
+            };
+            return Err(LedgerError::Sealed { dir: self.dir.clone(), why });
+        }
         let [a, b] = found;
         let mut notes = Vec::new();
         for (index, slot) in [&a, &b].into_iter().enumerate() {
@@ -489,21 +600,18 @@ impl Ledger {
                 notes.push(format!("{} is damaged ({why}); the other copy is used", self.slot_path(index).display()));
             }
         }
-        let (newest, mut good) = match (a, b) {
-            (Slot::Empty, Slot::Empty) => return Ok((Contents::default(), notes)),
-            (Slot::Good { generation: g, contents: c }, Slot::Good { generation: h, contents: d }) => {
-                if g > h {
-                    (0, vec![c, d])
-                } else {
-                    (1, vec![d, c])
+        let (newest, mut good) =
+            match (a, b) {
+                (Slot::Empty, Slot::Empty) => return Ok((Contents::default(), notes)),
+                (Slot::Good { generation: g, contents: c, .. }, Slot::Good { generation: h, contents: d, .. }) => {
+                    if g > h { (0, vec![c, d]) } else { (1, vec![d, c]) }
                 }
-            }
-            (Slot::Good { contents, .. }, _) => (0, vec![contents]),
-            (_, Slot::Good { contents, .. }) => (1, vec![contents]),
-            (a, b) => {
-                return Err(LedgerError::Damaged { dir: self.dir.clone(), a: a.trouble(), b: b.trouble() });
-            }
-        };
+                (Slot::Good { contents, .. }, _) => (0, vec![contents]),
+                (_, Slot::Good { contents, .. }) => (1, vec![contents]),
+                (a, b) => {
+                    return Err(LedgerError::Damaged { dir: self.dir.clone(), a: a.trouble(), b: b.trouble() });
+                }
+            };
         let lacking = |contents: &Contents| -> Vec<BlobHash> {
             contents.blobs().into_iter().filter(|hash| self.blob(hash).is_err()).cloned().collect()
         };
@@ -515,7 +623,7 @@ impl Ledger {
         for hash in lacking(&chosen) {
             notes.push(format!(
                 "{} is missing or damaged; its pods cannot be made anew",
-                self.blob_path(&hash).display()
+                self.blob_path(self.key.as_ref(), &hash).display()
             ));
         }
         if whole == Some(1) {
@@ -529,22 +637,24 @@ impl Ledger {
         let mut file = &self.slots[index];
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io_error("read", &path))?;
-        decode_slot(&bytes).map_err(|found| LedgerError::Newer { path, found })
+        decode_slot(&bytes, self.key.as_ref()).map_err(|found| LedgerError::Newer { path, found })
     }
 
     /// Writes blobs that are not there yet; answers with the files to flush.
     fn write_blobs(&self, blobs: &[Bytes]) -> Result<Vec<(PathBuf, File)>, LedgerError> {
         let mut written = Vec::new();
+        let key = self.key.as_ref();
         for content in blobs {
             let hash = blob_hash(content);
-            if self.blob(&hash).is_ok() {
+            if self.read_blob(key, &hash).is_some() {
                 continue;
             }
-            let path = self.blob_path(&hash);
+            let sealed = key.map(|key| key.seal(&blob_place(&hash), content));
+            let path = self.blob_path(key, &hash);
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
             let mut file = options.open(&path).map_err(io_error("create", &path))?;
-            file.write_all(content).map_err(io_error("write", &path))?;
+            file.write_all(sealed.as_deref().unwrap_or(content)).map_err(io_error("write", &path))?;
             written.push((path, file));
         }
         if !written.is_empty() {
@@ -574,9 +684,12 @@ impl Ledger {
     /// Removes blobs that neither slot needs. What cannot be removed now is tried again after the next commit.
     fn collect_blobs(&self) {
         let Ok(entries) = fs::read_dir(self.dir.join("blobs")) else { return };
+        let keys = [Some(self.key.as_ref()), self.has_clear.then_some(None)];
+        let needed = || self.needed.iter().flatten();
+        let names: BTreeSet<_> =
+            keys.into_iter().flatten().flat_map(|key| needed().map(move |hash| blob_name(key, hash))).collect();
         for entry in entries.flatten() {
-            let hash = BlobHash(entry.file_name().to_string_lossy().into_owned());
-            if self.needed.iter().all(|needed| !needed.contains(&hash)) {
+            if !names.contains(&*entry.file_name().to_string_lossy()) {
                 drop(fs::remove_file(entry.path()));
             }
         }
@@ -591,7 +704,10 @@ pub(crate) enum Slot {
     Good {
         generation: u64,
         contents: Box<Contents>,
+        is_sealed: bool,
     },
+    /// Whole, but sealed with another key, or with any where there is none.
+    Sealed,
     Damaged {
         why: String,
     },
@@ -602,26 +718,33 @@ impl Slot {
         match self {
             Self::Empty => "never written".to_owned(),
             Self::Good { generation, .. } => format!("generation {generation}"),
+            Self::Sealed => "sealed".to_owned(),
             Self::Damaged { why } => why.clone(),
         }
     }
 }
 
-pub(crate) fn encode_slot(generation: u64, json: &[u8]) -> Vec<u8> {
-    let mut checked = Vec::with_capacity(HEADER_BYTES + json.len());
+pub(crate) fn encode_slot(generation: u64, json: &[u8], key: Option<&Key>) -> Vec<u8> {
+    let sealed = key.map(|key| key.seal(&slot_place(generation), json));
+    let (format, mark, payload) = match &sealed {
+        Some(sealed) => (SEALED, &[SEALED_MARK][..], &sealed[..]),
+        None => (IN_CLEAR, &[][..], json),
+    };
+    let length = mark.len() + payload.len();
+    let mut checked = Vec::with_capacity(HEADER_BYTES + length);
     checked.extend_from_slice(MAGIC);
-    checked.extend_from_slice(&FORMAT.to_le_bytes());
-    checked.extend_from_slice(&OLDEST_READER.to_le_bytes());
+    checked.extend(format.into_iter().flat_map(u32::to_le_bytes));
     checked.extend_from_slice(&generation.to_le_bytes());
-    checked.extend_from_slice(&(json.len() as u64).to_le_bytes());
-    let checksum = Sha256::new().chain_update(&checked).chain_update(json).finalize();
+    checked.extend_from_slice(&(length as u64).to_le_bytes());
+    let checksum = Sha256::new().chain_update(&checked).chain_update(mark).chain_update(payload).finalize();
     checked.extend_from_slice(&checksum);
-    checked.extend_from_slice(json);
+    checked.extend_from_slice(mark);
+    checked.extend_from_slice(payload);
     checked
 }
 
 /// Reads a slot's bytes; `Err` is the oldest reader a newer version asks for.
-pub(crate) fn decode_slot(bytes: &[u8]) -> Result<Slot, u32> {
+pub(crate) fn decode_slot(bytes: &[u8], key: Option<&Key>) -> Result<Slot, u32> {
     let damaged = |why: &str| Ok(Slot::Damaged { why: why.to_owned() });
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(Slot::Empty);
@@ -633,18 +756,28 @@ pub(crate) fn decode_slot(bytes: &[u8]) -> Result<Slot, u32> {
     let (checksum, payload) = rest.split_at(32);
     let number = |at: usize| u64::from_le_bytes(prefix[at..at + 8].try_into().expect("eight bytes"));
     let (generation, length) = (number(16), number(24));
-    let Some(json) = usize::try_from(length).ok().and_then(|length| payload.get(..length)) else {
+    let Some(content) = usize::try_from(length).ok().and_then(|length| payload.get(..length)) else {
         return damaged("it is cut short");
     };
-    if Sha256::new().chain_update(prefix).chain_update(json).finalize().as_slice() != checksum {
+    if Sha256::new().chain_update(prefix).chain_update(content).finalize().as_slice() != checksum {
         return damaged("its checksum does not match");
     }
     let oldest_reader = u32::from_le_bytes(prefix[12..16].try_into().expect("four bytes"));
     if oldest_reader > FORMAT {
         return Err(oldest_reader);
     }
-    match serde_json::from_slice(json) {
-        Ok(contents) => Ok(Slot::Good { generation, contents }),
+    let opened = match content.split_first() {
+        Some((&SEALED_MARK, sealed)) => {
+            // It is whole, so it is the key that does not fit.
+            let Some(json) = key.and_then(|key| key.open(&slot_place(generation), sealed.to_vec())) else {
+                return Ok(Slot::Sealed);
+            };
+            Some(json)
+        }
+        _ => None,
+    };
+    match serde_json::from_slice(opened.as_deref().unwrap_or(content)) {
+        Ok(contents) => Ok(Slot::Good { generation, contents, is_sealed: opened.is_some() }),
         Err(error) => damaged(&error.to_string()),
     }
 }
@@ -667,18 +800,20 @@ fn open_slot(path: &Path) -> Result<File, LedgerError> {
 }
 
 /// Makes sure that `bytes` fit with room to spare, so that growth does not happen when the disk is full.
-fn reserve(file: &File, path: &Path, bytes: u64) -> Result<(), LedgerError> {
+/// Answers with what the file takes then.
+fn reserve(file: &File, path: &Path, bytes: u64) -> Result<u64, LedgerError> {
     if bytes > SLOT_BYTES_MAX {
         return Err(LedgerError::TooLarge { bytes });
     }
     let has = file.metadata().map_err(io_error("inspect", path))?.len();
     if bytes <= has / 2 {
-        return Ok(());
+        return Ok(has);
     }
-    match allocate(file, path, has.max(bytes * 2)) {
+    let wanted = has.max(bytes * 2);
+    match allocate(file, path, wanted) {
         // It fits as it is: a full disk must not keep a deletion out.
-        Err(error) if error.is_disk_full() && bytes <= has => Ok(()),
-        other => other,
+        Err(error) if error.is_disk_full() && bytes <= has => Ok(has),
+        other => other.map(|()| wanted),
     }
 }
 

@@ -42,17 +42,30 @@ pub fn alive() {
 /// # Errors
 /// [`FileError`] for one that is there and cannot be read.
 pub fn credential(name: &str) -> Result<Option<String>, FileError> {
+    Ok(credential_bytes(name)?.and_then(|content| text(&content)))
+}
+
+/// The same as it is.
+///
+/// # Errors
+/// As [`credential`].
+pub fn credential_bytes(name: &str) -> Result<Option<Vec<u8>>, FileError> {
     let dir = env::var_os("CREDENTIALS_DIRECTORY");
     dir.map_or(Ok(None), |dir| credential_in(&dir, name))
 }
 
-fn credential_in(dir: &OsStr, name: &str) -> Result<Option<String>, FileError> {
+fn credential_in(dir: &OsStr, name: &str) -> Result<Option<Vec<u8>>, FileError> {
     let path = Path::new(dir).join(name);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+    match fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", &path)(error)),
     }
+}
+
+fn text(content: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(content).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -72,8 +85,10 @@ mod tests {
         fs::write(dir.path().join("empty"), "\n").unwrap();
         fs::create_dir(dir.path().join("directory")).unwrap();
         let read = |name| credential_in(dir.path().as_os_str(), name);
-        assert_eq!(read("token").unwrap().as_deref(), Some("secret"));
-        assert_eq!((read("empty").unwrap(), read("other").unwrap()), (None, None));
+        let read_text = |name| read(name).unwrap().and_then(|content| text(&content));
+        assert_eq!(read("token").unwrap().as_deref(), Some(&b"secret\n"[..]));
+        assert_eq!(read_text("token").as_deref(), Some("secret"));
+        assert_eq!((read_text("empty"), read_text("other")), (None, None));
         assert!(read("directory").is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! Unlike [`slices`](super::slices) this waits until the unit is up, and says in systemd's words why it is not.
 
 use std::io;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::preflight;
 
@@ -53,6 +53,10 @@ fn systemctl(verb: &'static str, unit: &str) -> Result<(), UnitError> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(UnitError::Failed { verb, unit: unit.to_owned(), said })
+    Err(UnitError::Failed { verb, unit: unit.to_owned(), said: said(&output) })
+}
+
+/// What a program complained of, on one line.
+pub(super) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ")
 }

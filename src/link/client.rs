@@ -32,6 +32,7 @@ use super::tls::{self, Credentials, TlsError};
 use super::*;
 use crate::backoff::{self, Limits};
 use crate::error::Chain;
+use crate::seal::Key;
 
 pub(super) mod dial;
 mod enroll;
@@ -54,6 +55,8 @@ pub struct ClientSettings {
     pub control: String,
     /// Where the credentials are kept.
     pub state_dir: PathBuf,
+    /// What they are sealed with there, if anything.
+    pub seal_key: Option<Key>,
     /// Those of this node.
     pub credentials: Credentials,
     /// `/etc/machine-id`.

@@ -70,6 +70,14 @@ pub enum TlsError {
         /// What to do without a back-up, and what that costs.
         way_out: &'static str,
     },
+    /// A file is sealed, and this is not the key.
+    #[error(
+        "{path} is sealed, and not with the key there is; put this host's /etc/credstore.encrypted/garrison.ledger back as it was"
+    )]
+    Sealed {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// The authority was rotated, and that is not finished.
     #[error("the last rotation is not finished; finish it first, once every host has renewed its certificate")]
     Rotating,

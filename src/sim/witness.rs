@@ -16,6 +16,7 @@ use crate::cri::labels;
 use crate::host::ledger::{Contents, Ledger};
 use crate::link::{Hello, Permit, SILENCE};
 use crate::model::{PermitNumber, RevisionHash, Uid};
+use crate::seal::Key;
 use crate::testing::fake_cri::Sandbox;
 
 /// The label by which DaemonSets select pods.
@@ -82,6 +83,7 @@ struct Deletion {
 pub(super) struct MachineSeen {
     pub(super) name: String,
     dir: PathBuf,
+    key: Option<Key>,
     zone: Past<Option<String>>,
     /// The user's taint keeps everything off.
     cleared: Past<bool>,
@@ -181,10 +183,11 @@ impl Witness {
         self.deleted_pods.insert(uid);
     }
 
-    pub(super) fn machine_joined(&mut self, name: &str, dir: PathBuf, zone: Option<String>) {
+    pub(super) fn machine_joined(&mut self, name: &str, dir: PathBuf, key: Option<Key>, zone: Option<String>) {
         self.machines.push(MachineSeen {
             name: name.to_owned(),
             dir,
+            key,
             zone: Past::new(zone),
             cleared: Past::new(false),
             removed: false,
@@ -395,7 +398,7 @@ impl Witness {
 
     /// No instruction but a newer revision can have ended this pod: then it was under a permit and within the budget.
     fn replaced(&mut self, machine: usize, (uid, pod): (&Uid, &PodSeen), tenures: &[Tenure]) {
-        let contents = on_disk(&self.machines[machine].dir);
+        let contents = on_disk(&self.machines[machine]);
         // It went back by itself, from what it had a permit for.
         let records = || tenures.iter().filter_map(|tenure| Some((&tenure.set, contents.daemonsets.get(&tenure.set)?)));
         if records().any(|(_, record)| record.rejected.contains(&pod.revision)) {
@@ -459,8 +462,8 @@ fn fits(wanted: &Option<String>, zone: &Option<String>) -> bool {
     wanted.is_none() || wanted == zone
 }
 
-fn on_disk(dir: &std::path::Path) -> Contents {
-    Ledger::open(dir).unwrap().contents
+fn on_disk(machine: &MachineSeen) -> Contents {
+    Ledger::open(&machine.dir, machine.key.clone()).unwrap().contents
 }
 
 #[cfg(test)]
@@ -477,7 +480,7 @@ mod tests {
     /// A machine of zone `a` and a DaemonSet for it.
     fn witness(dir: &std::path::Path, surges: bool) -> Witness {
         let mut witness = Witness::default();
-        witness.machine_joined("node-0", dir.to_owned(), Some("a".into()));
+        witness.machine_joined("node-0", dir.to_owned(), None, Some("a".into()));
         witness.set_made(&"set".into(), made("web", "a", surges));
         witness
     }
@@ -511,7 +514,7 @@ mod tests {
     fn take(dir: &std::path::Path, number: u64) {
         let bundle = Bytes::from_static(b"two");
         let revision = || RevisionRecord { hash: "two".into(), bundle: blob_hash(&bundle) };
-        let Opened { mut ledger, mut contents, .. } = Ledger::open(dir).unwrap();
+        let Opened { mut ledger, mut contents, .. } = Ledger::open(dir, None).unwrap();
         let record = DaemonSetRecord {
             key: ObjectKey::new("default", "web"),
             source: Source::Link,
@@ -531,7 +534,7 @@ mod tests {
     /// Writes to disk that no DaemonSet has pod `a`.
     fn stand_alone(dir: &std::path::Path) {
         let bundle = Bytes::from_static(b"one");
-        let Opened { mut ledger, mut contents, .. } = Ledger::open(dir).unwrap();
+        let Opened { mut ledger, mut contents, .. } = Ledger::open(dir, None).unwrap();
         let record = PodRecord {
             key: PodKey { namespace: "default".into(), name: "web-a".into(), uid: "a".into() },
             daemonset: None,
@@ -578,7 +581,7 @@ mod tests {
     fn no_more_nodes_are_taken_down_than_the_budget_says() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut witness = witness(dirs[0].path(), false);
-        witness.machine_joined("node-1", dirs[1].path().to_owned(), Some("a".into()));
+        witness.machine_joined("node-1", dirs[1].path().to_owned(), None, Some("a".into()));
         for (machine, dir) in dirs.iter().enumerate() {
             let (uid, number) = (format!("pod-{machine}"), machine as u64);
             witness.changed(machine, &[pod(&uid, "one", true)]);

@@ -32,6 +32,7 @@ use crate::link::server::Control as _;
 use crate::link::tls::{self, Authority, NodeIdentity, NodeKey};
 use crate::link::{EnrollRequest, PROTOCOL, SILENCE};
 use crate::model::Uid;
+use crate::seal::{KEY_BYTES, Key};
 use crate::store::{Memory, Revision};
 
 /// How many messages wait between sessions and updates, as in the endpoint.
@@ -560,7 +561,10 @@ impl World {
         let identity = Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid };
         let mut host = Host::of(identity, place());
         host.machine_id.clone_from(&name);
-        self.witness().machine_joined(&name, host.dir.path().to_owned(), Some(zone.to_owned()));
+        // Some have a key, others do not.
+        host.key = (number % 2 == 1).then(|| Key::new(&[1; KEY_BYTES]));
+        let (dir, key) = (host.dir.path().to_owned(), host.key.clone());
+        self.witness().machine_joined(&name, dir, key, Some(zone.to_owned()));
         let witness = self.witness.clone();
         host.cri.watch(move |sandboxes| witness.lock().unwrap().changed(number, &sandboxes));
         let line = Line { open: true, breaks: 0, delay_max: 10 };

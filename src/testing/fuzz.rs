@@ -55,6 +55,7 @@ use crate::plan::{self, Wanted};
 use crate::podspec::bind::{self, Given};
 use crate::podspec::objects::{Object, Objects};
 use crate::podspec::{self, ImageUser, Keyring, Pod, VolumeSource, env};
+use crate::seal::{KEY_BYTES, Key};
 use crate::spdy::frame::{Decoder, Encoder, Frame};
 
 /// One kind of input.
@@ -513,12 +514,16 @@ fn record_seeds() -> Vec<Vec<u8>> {
 }
 
 fn records(bytes: &[u8]) {
-    let _ = ledger::decode_slot(bytes);
-    // A checksum cannot be guessed, so the contents come with theirs as well.
-    if let Ok(ledger::Slot::Good { generation, contents }) = ledger::decode_slot(&ledger::encode_slot(1, bytes)) {
-        assert_eq!(generation, 1);
-        let _ = contents.snapshot();
-        reads_back(&contents);
+    let key = Key::new(&[7; KEY_BYTES]);
+    for key in [None, Some(&key)] {
+        let _ = ledger::decode_slot(bytes, key);
+        // A checksum cannot be guessed, nor can a seal, so the contents come with theirs as well.
+        let slot = ledger::decode_slot(&ledger::encode_slot(1, bytes, key), key);
+        if let Ok(ledger::Slot::Good { generation, contents, is_sealed }) = slot {
+            assert_eq!((generation, is_sealed), (1, key.is_some()));
+            let _ = contents.snapshot();
+            reads_back(&contents);
+        }
     }
     fn record<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
         serde_json::from_slice(bytes).ok().inspect(reads_back)

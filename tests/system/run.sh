@@ -410,10 +410,10 @@ a_version_that_cannot_read_the_ledger_is_not_installed() {
   for node in n2 n3; do
     before=$(tasks "$node")
     on "$node" systemctl stop garrison-agent
-    ask_for_a_reader_of_format "$node" 2
+    ask_for_a_reader_of_format "$node" 3
     package=$([[ $node == n2 ]] && echo 'dpkg -i /root/garrison.deb' || echo 'rpm -U --nodeps --oldpackage /root/garrison.rpm')
     said=$(on "$node" sh -c "$package" 2>&1) && die "it was to fail"
-    contains "$said" "was written by a newer version, and this one cannot read it (format 2;"
+    contains "$said" "was written by a newer version, and this one cannot read it (format 3;"
     contains "$(on "$node" sh -c 'dpkg-query -W garrison || rpm -q garrison')" "$newer"
     # An agent that comes upon it all the same leaves it as it is.
     said=$(on "$node" garrison agent --config /etc/garrison/agent.yaml 2>&1) && die "it was to fail"
@@ -434,6 +434,77 @@ ask_for_a_reader_of_format() { # NODE FORMAT
     sum=$({ head -c 32 "$slot"; tail -c +65 "$slot" | head -c "$length"; } | sha256sum | cut -c-64 | sed "s/../\\\\x&/g")
     printf "$sum" | dd of="$slot" bs=1 seek=32 conv=notrunc status=none
   done' bash "$2"
+}
+
+# On n2; what comes after it on that node, its purge included, is with a sealed ledger.
+a_key_seals_what_the_agent_keeps() {
+  local before said key=/etc/credstore.encrypted/garrison.ledger
+  kube create secret generic sealed --from-literal=password=in-clear
+  kube apply -f - <<'YAML'
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: sealed, namespace: default}
+spec:
+  selector: {matchLabels: {app: sealed}}
+  template:
+    metadata: {labels: {app: sealed}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      nodeSelector: {gpu: "true"}
+      containers:
+      - name: main
+        image: busybox:1.35
+        command: [sh, -c, "[ $(cat /secret/password) = in-clear ] || exit 1; trap 'exit 0' TERM; while :; do sleep 1; done"]
+        volumeMounts: [{name: secret, mountPath: /secret}]
+      volumes:
+      - {name: secret, secret: {secretName: sealed}}
+YAML
+  kube rollout status --timeout=120s daemonset/sealed
+  before=$(tasks n2)
+  keeps_in_clear n2 "$(base64 <<<in-clear | cut -c-10)" || die "this is not how the ledger holds a Secret"
+  keeps_in_clear n2 "PRIVATE KEY" || die "this is not how the node's key is kept"
+  on n2 sh -euc 'mkdir -p -m 0700 "${1%/*}"; head -c 32 /dev/urandom | systemd-creds encrypt --name=garrison.ledger - "$1"' sh "$key"
+  on n2 systemctl restart garrison-agent
+  wait_until 60 "n2 to be in session" in_session n2
+  is_sealed n2
+  equals "$before" "$(tasks n2)" "containers were restarted"
+
+  dock network disconnect nodes n2
+  reboot_node n2
+  wait_until 60 "the pods of n2" pods_run_on n2 5
+  dock network connect --ip "$(node_ip n2)" nodes n2
+  wait_until 120 "n2 to be in session" in_session n2
+  is_sealed n2
+
+  before=$(tasks n2)
+  on n2 systemctl stop garrison-agent
+  contains "$(on n2 garrison status)" "default/sealed-"
+  on n2 mv "$key" /root/key
+  on n2 systemctl start garrison-agent && die "it was to fail"
+  contains "$(on n2 journalctl --no-pager --boot --unit garrison-agent)" "is sealed, and there is no key; put this host's $key back"
+  said=$(on n2 garrison status 2>&1) && die "it was to fail"
+  contains "$said" "is sealed, and there is no key"
+  # Neither is another one, or what is none.
+  on n2 sh -euc 'for bytes in 32 31; do head -c $bytes /dev/urandom | systemd-creds encrypt --name=garrison.ledger - "$1"; garrison status || true; done' \
+    sh "$key" >"$dir/said" 2>&1
+  contains "$(cat "$dir/said")" "is sealed, and not with the key there is"
+  contains "$(cat "$dir/said")" "the credential garrison.ledger has 31 bytes"
+  equals "$before" "$(tasks n2)" "containers were touched"
+  on n2 mv /root/key "$key"
+  on n2 systemctl restart garrison-agent
+  wait_until 60 "n2 to be in session" in_session n2
+  equals "$before" "$(tasks n2)" "containers were restarted"
+  kube delete daemonset/sealed secret/sealed
+  kube wait --for=delete pod -l app=sealed --timeout=60s
+}
+
+keeps_in_clear() { on "$1" grep -raq -e "$2" /var/lib/garrison; } # NODE WHAT
+
+is_sealed() { # NODE
+  local said
+  for said in "$(base64 <<<in-clear | cut -c-10)" "PRIVATE KEY" daemonset DaemonSet busybox; do
+    ! keeps_in_clear "$1" "$said" || die "$1 keeps $said in clear"
+  done
 }
 
 a_reboot_without_network_brings_every_daemon_back() {
@@ -506,7 +577,8 @@ a_reinstalled_host_gets_its_node_back() {
   local uid said
   uid=$(kube get node n2 -o 'jsonpath={.metadata.uid}')
   on n2 dpkg -i /root/garrison.deb
-  on n2 sh -c 'tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id'
+  # What systemd encrypted for the host of before, it decrypts no more.
+  on n2 sh -c 'tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id; rm /etc/credstore.encrypted/garrison.ledger'
   settle n2
   said=$(on n2 sh -c "$(join_command --ttl 1h) --install-cni" 2>&1) && die "it was to fail"
   contains "$said" "garrison token create --node-name n2 --uses 1"
@@ -551,7 +623,7 @@ tests=(the_packages_are_clean packages_are_the_same_bytes_when_built_again insta
   a_killed_agent_is_back_and_no_container_was_restarted a_hung_agent_is_replaced_by_the_watchdog a_second_agent_is_refused
   containerd_may_restart_under_it an_upgrade_restarts_the_services_and_no_container
   an_earlier_version_works_with_a_newer_one_in_both_roles a_version_that_cannot_read_the_ledger_is_not_installed
-  a_reboot_without_network_brings_every_daemon_back a_power_cut_brings_every_daemon_back control_may_be_away
+  a_key_seals_what_the_agent_keeps a_reboot_without_network_brings_every_daemon_back a_power_cut_brings_every_daemon_back control_may_be_away
   image_archives_are_loaded_at_boot removal_leaves_pods_and_purge_ends_them a_reinstalled_host_gets_its_node_back
   purged_and_installed_again_it_works_alone with_rpm_a_purge_is_a_command)
 

@@ -9,11 +9,11 @@ async fn a_host_that_is_renamed_stays_the_node_it_is_and_refuses_to_be_another()
     let shared = host.shared();
     let mut contents = Contents { identity: Some(host.identity.clone()), ..Contents::default() };
     let mut settings = AgentSettings { control: None, node_name: "renamed".into(), ..shared.settings };
-    let joined = join::join(&settings, &shared.facts, &mut contents).await.unwrap();
+    let joined = join::join(&settings, &shared.facts, &mut contents, None).await.unwrap();
     assert_eq!(joined.identity, host.identity);
 
     settings.name_is_chosen = true;
-    let refused = join::join(&settings, &shared.facts, &mut contents).await.err().unwrap();
+    let refused = join::join(&settings, &shared.facts, &mut contents, None).await.err().unwrap();
     assert_eq!(
         Chain(&refused).to_string(),
         format!(
@@ -24,7 +24,7 @@ async fn a_host_that_is_renamed_stays_the_node_it_is_and_refuses_to_be_another()
     );
     assert_eq!(contents.identity, Some(host.identity.clone()));
     settings.node_name = "node-1".into();
-    assert!(join::join(&settings, &shared.facts, &mut contents).await.is_ok());
+    assert!(join::join(&settings, &shared.facts, &mut contents, None).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

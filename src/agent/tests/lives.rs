@@ -299,7 +299,7 @@ async fn with_bare_pod() -> (Host, Uid) {
     let (host, agent) = given(&json!({ "restartPolicy": "Never" })).await;
     let pod = host.runs("web", "one").await;
     agent.stop().await;
-    let Opened { mut ledger, mut contents, .. } = Ledger::open(host.dir.path()).unwrap();
+    let Opened { mut ledger, mut contents, .. } = Ledger::open(host.dir.path(), None).unwrap();
     contents.daemonsets.clear();
     contents.pods.get_mut(&pod.uid).unwrap().daemonset = None;
     ledger.commit(&contents.snapshot(), &[]).unwrap();

@@ -15,7 +15,7 @@ async fn a_purge_ends_every_pod_as_a_deletion_would() {
     host.cri.take_changes();
 
     let identity = Identity { fleet: FLEET.into(), name: "node-1".into(), uid: NODE.into() };
-    end_pods(Arc::new(host.shared()), identity, Ledger::open(host.dir.path()).unwrap()).await.unwrap();
+    end_pods(Arc::new(host.shared()), identity, Ledger::open(host.dir.path(), None).unwrap()).await.unwrap();
     assert_eq!(host.pods().await, BTreeMap::new());
     assert_eq!(host.left_behind(), Vec::<String>::new());
     assert!(host.cri.take_changes().contains(&"StopContainer"), "they were stopped, not killed");

@@ -119,6 +119,7 @@ impl Harness {
         ClientSettings {
             control: self.control.clone(),
             state_dir: self.dir.path().to_owned(),
+            seal_key: None,
             credentials: host.credentials.clone(),
             machine_id: "machine".into(),
             last_seen: None,

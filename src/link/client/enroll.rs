@@ -84,7 +84,8 @@ pub(super) async fn renew(settings: &mut ClientSettings, channel: &Channel) -> R
 
 /// Writes the credentials to disk.
 pub(super) async fn keep(settings: &ClientSettings) -> Result<(), ClientError> {
-    let (credentials, state_dir) = (settings.credentials.clone(), settings.state_dir.clone());
-    let saving = tokio::task::spawn_blocking(move || credentials.save(&state_dir));
+    let (credentials, key) = (settings.credentials.clone(), settings.seal_key.clone());
+    let state_dir = settings.state_dir.clone();
+    let saving = tokio::task::spawn_blocking(move || credentials.save(&state_dir, key.as_ref()));
     Ok(saving.await.map_err(|error| ClientError::Broken(error.into()))??)
 }

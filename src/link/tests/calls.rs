@@ -157,6 +157,7 @@ impl Harness {
         client::spawn(ClientSettings {
             control: self.address.to_string(),
             state_dir: self.dir.path().to_owned(),
+            seal_key: None,
             credentials,
             machine_id: "machine".into(),
             last_seen,
@@ -357,7 +358,7 @@ async fn a_node_that_knows_only_the_former_authority_finds_control_and_renews_wi
     down_tx.send(Frame::new(control.welcome())).await.unwrap();
     assert!(matches!(control.asked().await, Asked::Renew(_)), "it renews as soon as it hears of the new one");
     let renewed = eventually("the renewed certificate to be kept", async || {
-        let kept = Credentials::load(control.dir.path()).ok()??;
+        let kept = Credentials::load(control.dir.path(), None).ok()??;
         (kept.ca_bundle.len() == 2 && kept.is_of_signing_authority()).then_some(kept)
     })
     .await;
@@ -412,7 +413,7 @@ async fn a_certificate_of_people_opens_no_session() {
     let authority = std::fs::read_to_string(harness.dir.path().join("pki/ca.crt")).unwrap();
     let file = pem("client-key-data") + &pem("client-certificate-data") + &authority;
     std::fs::write(harness.dir.path().join("node.pem"), file).unwrap();
-    let mut link = harness.spawn(Credentials::load(harness.dir.path()).unwrap().unwrap());
+    let mut link = harness.spawn(Credentials::load(harness.dir.path(), None).unwrap().unwrap());
     let Incoming::Dialling(hello_tx) = next(&mut link).await else { panic!() };
     hello_tx.send(hello(1)).unwrap();
     let why = lost(&mut link).await;
@@ -441,7 +442,7 @@ async fn an_expired_certificate_renews_and_does_nothing_else() {
     assert_eq!(node.uid, UID.into());
     answer_dialling(&mut link, 1).await;
     harness.connected().await;
-    let kept = Credentials::load(harness.dir.path()).unwrap().unwrap();
+    let kept = Credentials::load(harness.dir.path(), None).unwrap().unwrap();
     assert!(!kept.identity().unwrap().is_expired(Timestamp::now()));
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
@@ -15,6 +17,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{TlsError, files, pem};
 use crate::model::{NodeName, Uid};
+use crate::seal::Key;
 
 /// SHA-256 of a public key (its `SubjectPublicKeyInfo` in DER), as kubeadm's `--discovery-token-ca-cert-hash`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +53,13 @@ pub struct NodeIdentity {
 #[derive(Clone)]
 pub struct NodeKey(Arc<KeyPair>);
 
-/// What a node shows and what it trusts: `<state-dir>/node.pem`, one file, so that the parts always fit together.
+/// What a sealed file begins with.
+const SEALED: &str = "sealed by garrison: ";
+/// What it is sealed for.
+const PLACE: &str = "node.pem";
+
+/// What a node shows and what it trusts: `<state-dir>/node.pem`, one file, so that the parts always fit together. Where the host has
+/// a key for what it keeps, that file is sealed, in base64.
 #[derive(Clone)]
 pub struct Credentials {
     /// The node's own key.
@@ -230,14 +239,20 @@ impl Credentials {
         }
     }
 
-    /// Reads what [`Credentials::save`] wrote; none if the node is not enrolled.
+    /// Reads what [`Credentials::save`] wrote, sealed or from before there was a key; none if the node is not enrolled.
     ///
     /// # Errors
-    /// [`TlsError::Damaged`] if the file is not whole.
-    pub fn load(state_dir: &Path) -> Result<Option<Self>, TlsError> {
+    /// [`TlsError::Damaged`] if the file is not whole, [`TlsError::Sealed`] if it takes another key.
+    pub fn load(state_dir: &Path, key: Option<&Key>) -> Result<Option<Self>, TlsError> {
         let path = state_dir.join("node.pem");
-        let Some(content) = files::read_private(&path)? else { return Ok(None) };
+        let Some(mut content) = files::read_private(&path)? else { return Ok(None) };
         let damaged = |what| TlsError::Damaged { path: path.clone(), what, way_out: Self::WAY_OUT };
+        if let Some(sealed) = content.strip_prefix(SEALED) {
+            let sealed = STANDARD.decode(sealed.trim_end()).map_err(|_| damaged("what was sealed"))?;
+            let opened = key.and_then(|key| key.open(PLACE, sealed));
+            let opened = opened.ok_or_else(|| TlsError::Sealed { path: path.clone() })?;
+            content = String::from_utf8(opened).map_err(|_| damaged("text"))?;
+        }
         let key = PrivateKeyDer::from_pem_slice(content.as_bytes()).map_err(|_| damaged("a private key"))?;
         let key = KeyPair::try_from(&key).map_err(|_| damaged("a private key"))?;
         let certificates = CertificateDer::pem_slice_iter(content.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -250,14 +265,30 @@ impl Credentials {
         Ok(Some(Self { key: NodeKey(Arc::new(key)), certificate, ca_bundle }))
     }
 
-    /// Keeps them, in place of earlier ones.
+    /// Keeps them, in place of earlier ones; sealed if there is a key.
     ///
     /// # Errors
     /// [`TlsError::File`].
-    pub fn save(&self, state_dir: &Path) -> Result<(), TlsError> {
+    pub fn save(&self, state_dir: &Path, key: Option<&Key>) -> Result<(), TlsError> {
         let certificates = std::iter::once(&self.certificate).chain(&self.ca_bundle);
-        let content = certificates.fold(self.key.0.serialize_pem(), |text, der| text + &pem("CERTIFICATE", der));
+        let text = certificates.fold(self.key.0.serialize_pem(), |text, der| text + &pem("CERTIFICATE", der));
+        let content = match key {
+            Some(key) => sealed(&text, key),
+            None => text,
+        };
         files::write_private(&state_dir.join("node.pem"), &content)
+    }
+
+    /// Seals what was kept before there was a key.
+    ///
+    /// # Errors
+    /// [`TlsError::File`]; then the file is as it was.
+    pub fn seal(state_dir: &Path, key: &Key) -> Result<(), TlsError> {
+        let path = state_dir.join("node.pem");
+        match files::read_private(&path)?.filter(|content| !content.starts_with(SEALED)) {
+            Some(content) => files::write_private(&path, &sealed(&content, key)),
+            None => Ok(()),
+        }
     }
 
     /// Removes what [`Credentials::save`] wrote, if it is there.
@@ -267,6 +298,10 @@ impl Credentials {
     pub fn remove(state_dir: &Path) -> Result<(), TlsError> {
         files::remove_private(&state_dir.join("node.pem"))
     }
+}
+
+fn sealed(content: &str, key: &Key) -> String {
+    format!("{SEALED}{}\n", STANDARD.encode(key.seal(PLACE, content.as_bytes())))
 }
 
 fn der(bytes: &Bytes) -> CertificateDer<'static> {

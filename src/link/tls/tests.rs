@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{NodeName, Uid};
+use crate::seal::Key;
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
 
@@ -75,23 +76,40 @@ fn a_nodes_certificate_says_what_control_decided_not_what_was_asked_for() {
 #[test]
 fn credentials_are_found_as_they_were_saved() {
     let dir = temp_dir();
-    assert!(Credentials::load(dir.path()).unwrap().is_none());
+    assert!(Credentials::load(dir.path(), None).unwrap().is_none());
     let authority = Authority::open(dir.path()).unwrap();
     let key = NodeKey::generate().unwrap();
     let (certificate, pin) = node_certificate(&authority, &key);
     let (certificate, bundle) = (certificate.to_vec().into(), [authority.certificate().to_vec().into()]);
     let saved = Credentials::new(key, &certificate, &bundle);
-    saved.save(dir.path()).unwrap();
+    let file = dir.path().join("node.pem");
+    let seal_key = Key::new(&[7; 32]);
+    for key in [None, Some(&seal_key)] {
+        saved.save(dir.path(), key).unwrap();
+        let found = Credentials::load(dir.path(), key).unwrap().unwrap();
+        assert_eq!((&found.certificate, &found.ca_bundle), (&saved.certificate, &saved.ca_bundle));
+        assert_eq!(found.identity().unwrap().key, pin);
+        assert_eq!(mode(&file), 0o600);
+        client_config(&found, None).unwrap();
+    }
 
-    let found = Credentials::load(dir.path()).unwrap().unwrap();
-    assert_eq!((&found.certificate, &found.ca_bundle), (&saved.certificate, &saved.ca_bundle));
-    assert_eq!(found.identity().unwrap().key, pin);
-    assert_eq!(mode(&dir.path().join("node.pem")), 0o600);
-    client_config(&found, None).unwrap();
-
-    fs::write(dir.path().join("node.pem"), "garbage").unwrap();
-    let error = Credentials::load(dir.path()).err().unwrap().to_string();
+    fs::write(&file, "garbage").unwrap();
+    let error = Credentials::load(dir.path(), None).err().unwrap().to_string();
     assert!(error.contains("node.pem") && error.contains("join token"), "{error}");
+
+    // From before there was a key.
+    saved.save(dir.path(), None).unwrap();
+    assert!(fs::read_to_string(&file).unwrap().contains("PRIVATE KEY"));
+    Credentials::seal(dir.path(), &seal_key).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("sealed by garrison: ") && text.lines().count() == 1, "{text}");
+    Credentials::seal(dir.path(), &seal_key).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text, "it is sealed once");
+    assert_eq!(Credentials::load(dir.path(), Some(&seal_key)).unwrap().unwrap().certificate, saved.certificate);
+    for key in [None, Some(&Key::new(&[8; 32]))] {
+        let error = Credentials::load(dir.path(), key).err().unwrap();
+        assert!(matches!(&error, TlsError::Sealed { path } if *path == file), "{error}");
+    }
 }
 
 #[test]

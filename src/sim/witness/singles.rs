@@ -128,7 +128,7 @@ impl Witness {
         });
         for pod in kept.flatten() {
             if let Some(single) = self.singles.get_mut(pod) {
-                let record = on_disk(&self.machines[machine].dir).pods.remove(pod);
+                let record = on_disk(&self.machines[machine]).pods.remove(pod);
                 single.going |= record.is_some_and(|record| record.ending.is_some());
             }
         }
@@ -144,7 +144,7 @@ impl Witness {
             if over.peek().is_none() {
                 continue;
             }
-            let record = on_disk(&self.machines[single.machine].dir).pods.remove(pod);
+            let record = on_disk(&self.machines[single.machine]).pods.remove(pod);
             let knows = record.as_ref().and_then(|record| record.daemonset.as_ref());
             let known = over.filter(|tenure| Some(&tenure.set) != knows);
             single.going |= record.as_ref().is_none_or(|record| record.ending.is_some()) && knows.is_none();
