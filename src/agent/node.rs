@@ -99,16 +99,12 @@ pub(super) fn labels(name: &NodeName, facts: &Facts) -> BTreeMap<String, String>
     labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-/// A condition that is there only as long as it holds: its type, true, its reason and its message.
+/// A condition: its type, whether it holds, its reason and its message. Alarms are there only as long as they hold.
 type Alarm = (&'static str, bool, &'static str, String);
 
 /// What there is to be alarmed about. `unwritable` is why the ledger cannot be written, `lost` the pods the runtime has lost.
 fn alarms(unwritable: Option<&str>, lost: &BTreeMap<Uid, String>) -> Vec<Alarm> {
-    let mut alarms = Vec::new();
-    if let Some(why) = unwritable {
-        let message = format!("no pod is made or ended until the ledger can be written: {why}");
-        alarms.push((LEDGER_UNWRITABLE, true, "WriteFailed", message));
-    }
+    let mut alarms: Vec<_> = unwritable.map(unwritable_alarm).into_iter().collect();
     if !lost.is_empty() {
         let pods = lost.values().map(String::as_str).collect::<Vec<_>>().join(", ");
         let message = format!(
@@ -117,6 +113,23 @@ fn alarms(unwritable: Option<&str>, lost: &BTreeMap<Uid, String>) -> Vec<Alarm> 
         alarms.push((LOST_BY_RUNTIME, true, "ProcessesFound", message));
     }
     alarms
+}
+
+fn unwritable_alarm(why: &str) -> Alarm {
+    let message = format!("no pod is made or ended until the ledger can be written: {why}");
+    (LEDGER_UNWRITABLE, true, "WriteFailed", message)
+}
+
+/// The same report, with the condition of a ledger that cannot be written; none if it has that.
+pub(super) fn with_unwritable(report: &NodeReport, why: &str) -> Option<NodeReport> {
+    let mut status: NodeStatus = serde_json::from_slice(&report.status).ok()?;
+    let conditions = status.conditions.get_or_insert_default();
+    if conditions.iter().any(|condition| condition.type_ == LEDGER_UNWRITABLE) {
+        return None;
+    }
+    conditions.push(condition(unwritable_alarm(why), &[], Timestamp::now()));
+    let status = serde_json::to_vec(&status).expect("a status is JSON: its map keys are strings").into();
+    Some(NodeReport { labels: report.labels.clone(), status })
 }
 
 /// The node's conditions, and whether it is ready. A condition that did not change keeps its transition time.
@@ -166,21 +179,23 @@ fn conditions(
         Some(trouble) => ("Ready", false, "KubeletNotReady", trouble),
     };
     let rows = pressures.into_iter().chain(alarms).chain([readiness]);
-    let condition = |(type_, holds, reason, message): (&str, bool, &str, String)| {
-        let status = if holds { "True" } else { "False" };
-        let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
-        NodeCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: Some(reason.to_owned()),
-            message: Some(message),
-            last_heartbeat_time: Some(Time(whole_seconds(now))),
-            last_transition_time: same
-                .and_then(|known| known.last_transition_time.clone())
-                .or_else(|| Some(Time(whole_seconds(now)))),
-        }
-    };
-    (ready, rows.map(condition).collect())
+    (ready, rows.map(|row| condition(row, known, now)).collect())
+}
+
+/// A row as the API has it, changed when `known` had it otherwise.
+fn condition((type_, holds, reason, message): Alarm, known: &[NodeCondition], now: Timestamp) -> NodeCondition {
+    let status = if holds { "True" } else { "False" };
+    let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
+    NodeCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(whole_seconds(now))),
+        last_transition_time: same
+            .and_then(|known| known.last_transition_time.clone())
+            .or_else(|| Some(Time(whole_seconds(now)))),
+    }
 }
 
 /// As the kubelet writes a runtime condition.

@@ -32,7 +32,7 @@ use super::status::Status;
 use super::tokens::Tokens;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
-use super::{Shared, event_report};
+use super::{Shared, event_report, node};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
 use crate::fit::{self, Abilities, Holder, Rejection, Room};
@@ -494,7 +494,11 @@ impl Roster {
         let (ledger, result) = match tokio::time::timeout(COMMIT_SLOW, &mut writing).await {
             Ok(written) => written,
             Err(_) => {
-                self.note_writable(Some(format!("the disk has not taken it for {COMMIT_SLOW:?}")));
+                let why = format!("the disk has not taken it for {COMMIT_SLOW:?}");
+                // The node's own next report waits with everything else that comes in.
+                let report = self.node.as_ref().and_then(|node| node::with_unwritable(&node.report, &why));
+                report.into_iter().for_each(|report| self.session.say(Up::Node(report)));
+                self.note_writable(Some(why));
                 self.session.flush();
                 writing.await
             }

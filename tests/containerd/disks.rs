@@ -166,6 +166,10 @@ fn a_disk_that_hangs_holds_up_what_is_new_and_nothing_that_runs() {
     let frozen = Frozen::new(&node, "agent");
     node.kubectl(&["delete", "daemonset", "leaving"]);
     node.sees(&["get", "events"], &["LedgerUnwritable", "the disk has not taken it for 10s"]);
+    node.sees(
+        &["describe", "node"],
+        &["LedgerUnwritable", "until the ledger can be written: the disk has not taken it"],
+    );
     node.kill(steady.pid);
     node.eventually("the container that has ended was started again", |node| {
         let tasks = node.tasks();
