@@ -105,7 +105,7 @@ pub struct KubeconfigFlags {
     /// Who the kubeconfig is for; what they may do is up to roles and bindings
     #[arg(long, value_name = "NAME")]
     pub user: String,
-    /// A group of theirs; several only with --token
+    /// A group of theirs; may be given several times
     #[arg(long = "group", value_name = "NAME")]
     pub groups: Vec<String>,
     /// How long it is good, such as 90m, 8h or 30d

@@ -210,10 +210,8 @@ fn kubeconfig(flags: &KubeconfigFlags) -> anyhow::Result<()> {
         let Minted { token } = ask(&flags.common, Method::POST, remote::USER_TOKENS, Some(&request))?;
         tls::kubeconfig(server, &ca, &flags.user, &Credential::Token(&token), now)?
     } else {
-        anyhow::ensure!(flags.groups.len() < 2, "a certificate names one group; give --token for several");
         let authority = Authority::open(&state_dir)?;
-        let group = flags.groups.first().map(String::as_str);
-        let credential = Credential::Certificate { authority: &authority, group, valid_for: flags.ttl };
+        let credential = Credential::Certificate { authority: &authority, groups: &flags.groups, valid_for: flags.ttl };
         tls::kubeconfig(server, &ca, &flags.user, &credential, now)?
     };
     print(&text);

@@ -34,10 +34,11 @@ mod authority;
 mod files;
 mod identity;
 mod kubeconfig;
+mod subject;
 
 pub use authority::{Authority, EPOCH, RENEW_BEFORE, make_key};
 pub use files::{read_private, write_private};
-pub use identity::{BadPin, Credentials, Identity, KeyPin, NodeIdentity, NodeKey};
+pub use identity::{BadPin, Credentials, Identity, KeyPin, NODES, NodeIdentity, NodeKey, names_node};
 pub use kubeconfig::{ADMINISTRATOR_KUBECONFIG, Credential, kubeconfig, write_kubeconfig};
 
 /// When this binary was built, in seconds since the Unix epoch.

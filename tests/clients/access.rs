@@ -29,6 +29,18 @@ fn users_do_what_their_roles_allow() {
 }
 
 #[test]
+fn a_certificate_in_a_kubeconfig_names_every_group() {
+    if !has_kubectl() {
+        return;
+    }
+    let control = Control::start();
+    let text = control.garrison(&["kubeconfig", "--user", "ann", "--group", "dev", "--group", "ops"]).ok();
+    let config = control.file("ann.kubeconfig", &text);
+    let groups = control.kubectl_as(config.as_ref(), &["auth", "whoami", "-o", "jsonpath={.status.userInfo.groups}"]);
+    assert_eq!(groups.ok(), r#"["dev","ops","system:authenticated"]"#);
+}
+
+#[test]
 fn a_token_in_a_kubeconfig_is_good_until_it_is_revoked() {
     if !has_kubectl() {
         return;

@@ -24,10 +24,7 @@ use crate::control::bearer::{Verified, VerifyError};
 use crate::control::rbac::{ANONYMOUS, AUTHENTICATED, About, Attributes, Policy, User};
 use crate::control::user_tokens;
 use crate::link::listen::Connection;
-use crate::link::tls::Identity;
-
-/// The group of nodes' certificates.
-pub(super) const NODES: &str = "system:nodes";
+use crate::link::tls::{Identity, NODES};
 
 /// Who sent a request.
 ///

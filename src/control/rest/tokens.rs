@@ -14,7 +14,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::auth::{NODES, authorize};
+use super::auth::authorize;
 use super::errors::ApiError;
 use super::resources::answer;
 use super::{Api, body};
@@ -25,6 +25,7 @@ use crate::control::remote::{
 };
 use crate::control::tokens::{Allowance, TokenRecord};
 use crate::control::user_tokens::UserTokenRecord;
+use crate::link::tls::names_node;
 
 /// Routes to all of them.
 pub fn routes() -> Router<Arc<Api>> {
@@ -99,7 +100,7 @@ async fn make_user_token(
 ) -> Result<Response, ApiError> {
     allow(&api, &user)?;
     let UserTokenRequest { user, groups, ttl_seconds } = body::own(body).await?;
-    if user.is_empty() || user.starts_with("system:node:") || groups.iter().any(|group| group == NODES) {
+    if user.is_empty() || names_node(&user, &groups) {
         return Err(ApiError::BadRequest("the user must have a name, and cannot be a node".to_owned()));
     }
     let expires_at = Timestamp::now().saturating_add(valid_for(ttl_seconds)?).unwrap_or(Timestamp::MAX);

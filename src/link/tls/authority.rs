@@ -16,6 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use uuid::Uuid;
 
+use super::identity::{NODE_USER_PREFIX, NODES};
+use super::subject::with_subject;
 use super::{Identity, KeyPin, TlsError, files, pem};
 use crate::model::{NodeName, Uid};
 
@@ -242,14 +244,14 @@ impl Authority {
     pub(super) fn issue_user(
         &self,
         name: &str,
-        group: Option<&str>,
+        groups: &[String],
         valid_for: SignedDuration,
         now: Timestamp,
     ) -> Result<(String, String), TlsError> {
-        let params = client_params(name, group, now, valid_for);
         let key = KeyPair::generate().map_err(make_error("key"))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
-        Ok((certificate.pem(), key.serialize_pem()))
+        let made = client_params(now, valid_for).signed_by(&key, &self.issuer);
+        let certificate = made.and_then(|made| with_subject(made.der(), name, groups, self.issuer.key()));
+        Ok((pem("CERTIFICATE", &certificate.map_err(make_error("certificate"))?), key.serialize_pem()))
     }
 
     /// A certificate for the key of a node's request, with the name and uid its Node has. What else the request says is
@@ -270,12 +272,9 @@ impl Authority {
         let unusable = |error: rcgen::Error| TlsError::Unusable { what: "certificate request", source: error.into() };
         let request = CertificateSigningRequestDer::from(request);
         let key = CertificateSigningRequestParams::from_der(&request).map_err(unusable)?.public_key;
-        let mut params = client_params(
-            &format!("system:node:{name}"),
-            Some("system:nodes"),
-            now,
-            SignedDuration::from_hours(24 * NODE_DAYS),
-        );
+        let mut params = client_params(now, SignedDuration::from_hours(24 * NODE_DAYS));
+        params.distinguished_name.push(DnType::OrganizationName, NODES);
+        params.distinguished_name.push(DnType::CommonName, format!("{NODE_USER_PREFIX}{name}"));
         let uri = format!("urn:uuid:{uid}").try_into().map_err(unusable)?;
         params.subject_alt_names.push(SanType::URI(uri));
         let certificate: Certificate = params.signed_by(&key, &self.issuer).map_err(make_error("certificate"))?;
@@ -318,13 +317,10 @@ pub fn make_key() -> Result<String, TlsError> {
     Ok(KeyPair::generate().map_err(make_error("key"))?.serialize_pem())
 }
 
-fn client_params(name: &str, group: Option<&str>, now: Timestamp, valid_for: SignedDuration) -> CertificateParams {
+/// Of nobody yet.
+fn client_params(now: Timestamp, valid_for: SignedDuration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    if let Some(group) = group {
-        params.distinguished_name.push(DnType::OrganizationName, group);
-    }
-    params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(serial_number());
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

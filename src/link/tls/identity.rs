@@ -19,6 +19,11 @@ use super::{TlsError, files, pem};
 use crate::model::{NodeName, Uid};
 use crate::seal::Key;
 
+/// What the name in a node's certificate begins with; the name of its Node follows.
+pub const NODE_USER_PREFIX: &str = "system:node:";
+/// The group in a node's certificate.
+pub const NODES: &str = "system:nodes";
+
 /// SHA-256 of a public key (its `SubjectPublicKeyInfo` in DER), as kubeadm's `--discovery-token-ca-cert-hash`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyPin(pub [u8; 32]);
@@ -136,13 +141,9 @@ impl Identity {
 
     /// The node it is about; none for people.
     pub fn node(&self) -> Option<NodeIdentity> {
-        let name = self.name.strip_prefix("system:node:")?;
+        let name = self.name.strip_prefix(NODE_USER_PREFIX)?;
         let uid = self.node_uid.clone()?;
-        self.groups.iter().any(|group| group == "system:nodes").then(|| NodeIdentity {
-            name: name.into(),
-            uid,
-            key: self.key,
-        })
+        self.groups.iter().any(|group| group == NODES).then(|| NodeIdentity { name: name.into(), uid, key: self.key })
     }
 }
 
@@ -152,6 +153,11 @@ fn node_uid(certificate: &X509Certificate<'_>) -> Option<Uid> {
         GeneralName::URI(uri) => uri.strip_prefix("urn:uuid:").map(Uid::from),
         _ => None,
     })
+}
+
+/// A user of this name and in these groups would be taken for a node somewhere.
+pub fn names_node(name: &str, groups: &[String]) -> bool {
+    name.starts_with(NODE_USER_PREFIX) || groups.iter().any(|group| group == NODES)
 }
 
 // === impl NodeKey ===

@@ -20,8 +20,8 @@ pub enum Credential<'a> {
     Certificate {
         /// Signs it.
         authority: &'a Authority,
-        /// The user's group.
-        group: Option<&'a str>,
+        /// The user's groups.
+        groups: &'a [String],
         /// How long it holds.
         valid_for: SignedDuration,
     },
@@ -35,8 +35,8 @@ pub enum Credential<'a> {
 /// # Errors
 /// [`TlsError::File`] if it cannot be written.
 pub fn write_kubeconfig(authority: &Authority, state_dir: &Path, server: &str) -> Result<PathBuf, TlsError> {
-    let group = Some("system:masters");
-    let credential = Credential::Certificate { authority, group, valid_for: ADMINISTRATOR_FOR };
+    let groups = &["system:masters".to_owned()];
+    let credential = Credential::Certificate { authority, groups, valid_for: ADMINISTRATOR_FOR };
     let ca = authority.certificate_pem();
     let path = state_dir.join(ADMINISTRATOR_KUBECONFIG);
     files::write_private(&path, &kubeconfig(server, ca.as_bytes(), ADMINISTRATOR, &credential, Timestamp::now())?)?;
@@ -57,8 +57,8 @@ pub fn kubeconfig(
     now: Timestamp,
 ) -> Result<String, TlsError> {
     let credentials = match credential {
-        Credential::Certificate { authority, group, valid_for } => {
-            let (certificate, key) = authority.issue_user(user, *group, *valid_for, now)?;
+        Credential::Certificate { authority, groups, valid_for } => {
+            let (certificate, key) = authority.issue_user(user, groups, *valid_for, now)?;
             let [certificate, key] = [certificate, key].map(|pem| STANDARD.encode(pem));
             format!("client-certificate-data: {certificate}\n    client-key-data: {key}")
         }

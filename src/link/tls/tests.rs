@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use jiff::SignedDuration;
 use tempfile::TempDir;
 
 use super::*;
@@ -74,6 +75,23 @@ fn a_nodes_certificate_says_what_control_decided_not_what_was_asked_for() {
 }
 
 #[test]
+fn a_users_certificate_names_every_group_in_order() {
+    let dir = temp_dir();
+    let authority = Authority::open(dir.path()).unwrap();
+    let checks = WebPkiClientVerifier::builder_with_provider(roots(authority.all()).unwrap(), provider());
+    let checks = checks.build().unwrap();
+    let groups = ["ops", "größer", &"x".repeat(300)].map(str::to_owned);
+    for groups in [&groups[..0], &groups[..1], &groups] {
+        let (certificate, _) =
+            authority.issue_user("ann", groups, SignedDuration::from_hours(1), Timestamp::now()).unwrap();
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let identity = Identity::of(&certificate).unwrap();
+        assert_eq!((identity.name.as_str(), &*identity.groups), ("ann", groups));
+        checks.verify_client_cert(&certificate, &[], UnixTime::now()).unwrap();
+    }
+}
+
+#[test]
 fn credentials_are_found_as_they_were_saved() {
     let dir = temp_dir();
     assert!(Credentials::load(dir.path(), None).unwrap().is_none());
@@ -123,7 +141,6 @@ fn the_kubeconfig_holds_all_that_kubectl_needs() {
     assert_eq!(config["current-context"], config["contexts"][0]["name"]);
     let user = &config["users"][0]["user"];
     let decoded = STANDARD.decode(user["client-certificate-data"].as_str().unwrap()).unwrap();
-    use rustls::pki_types::pem::PemObject;
     let identity = Identity::of(&CertificateDer::from_pem_slice(&decoded).unwrap()).unwrap();
     assert_eq!((identity.name.as_str(), identity.groups), ("garrison-admin", vec!["system:masters".to_owned()]));
     assert_eq!(identity.node_uid, None);
