@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod bundle;
+pub mod certificates;
 pub mod charts;
 pub mod classes;
 pub mod core;

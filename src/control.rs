@@ -22,6 +22,7 @@ pub mod removal;
 pub mod rest;
 pub mod sessions;
 pub mod shape;
+pub mod signer;
 pub mod streams;
 pub mod tokens;
 pub mod updates;

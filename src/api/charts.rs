@@ -3,9 +3,8 @@
 //! What nobody acts on is checked for what would make it unreadable for others, not for every rule there is.
 //!
 //! Source: kubernetes v1.36, `pkg/apis/core/{v1/defaults,validation/validation}.go`,
-//! `pkg/apis/{certificates,coordination,discovery,policy}/validation/validation.go`.
+//! `pkg/apis/{coordination,discovery,policy}/validation/validation.go`.
 
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,8 +18,6 @@ use super::metadata::{self, NameRule, Scope, immutable, invalid_each, nonnegativ
 use super::names;
 
 const SERVICE_TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-/// What may be asked for at least.
-const MIN_CERTIFICATE_SECS: i32 = 600;
 const ADDRESS_TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
 
 fn named(metadata: &ObjectMeta, rule: NameRule) -> Vec<FieldError> {
@@ -170,44 +167,6 @@ fn validate_budget_spec(budget: &PodDisruptionBudget, errors: &mut Vec<FieldErro
     }
 }
 
-// === CertificateSigningRequest ===
-
-/// Everything wrong with a new CertificateSigningRequest. Who asks is not written into it, as nobody signs: upstream replaces what
-/// a body says of that, here it is refused.
-pub fn validate_certificate_request(request: &CertificateSigningRequest) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    metadata::validate(&request.metadata, Scope::Cluster, names::dns_subdomain, &mut errors);
-    let (path, spec) = (Path::new("spec"), &request.spec);
-    if spec.request.0.is_empty() {
-        errors.push(FieldError::required(&path.child("request"), ""));
-    }
-    if spec.signer_name.is_empty() {
-        errors.push(FieldError::required(&path.child("signerName"), ""));
-    }
-    if spec.usages.iter().flatten().next().is_none() {
-        errors.push(FieldError::required(&path.child("usages"), ""));
-    }
-    if let Some(seconds) = spec.expiration_seconds.filter(|seconds| *seconds < MIN_CERTIFICATE_SECS) {
-        let detail = "may not specify a duration less than 600 seconds (10 minutes)";
-        errors.push(FieldError::invalid(&path.child("expirationSeconds"), seconds, detail));
-    }
-    let asker = [("username", spec.username.is_some()), ("uid", spec.uid.is_some()), ("groups", spec.groups.is_some())];
-    for (field, _) in asker.into_iter().chain([("extra", spec.extra.is_some())]).filter(|(_, is_set)| *is_set) {
-        errors.push(FieldError::forbidden(&path.child(field), "who asks is not for a body to say"));
-    }
-    errors
-}
-
-/// Everything wrong with a change of a CertificateSigningRequest.
-pub fn validate_certificate_request_update(
-    new: &CertificateSigningRequest,
-    old: &CertificateSigningRequest,
-) -> Vec<FieldError> {
-    let mut errors = changed(&new.metadata, &old.metadata);
-    immutable(&Path::new("spec"), &new.spec, &old.spec, &mut errors);
-    errors
-}
-
 // === Lease ===
 
 /// Everything wrong with a new Lease.
@@ -274,22 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn budgets_leases_and_wishes_for_certificates_say_what_can_be() {
+    fn budgets_and_leases_say_what_can_be() {
         let both: PodDisruptionBudget = object(&json!({"minAvailable": 1, "maxUnavailable": "50%"}));
         assert!(texts(&validate_budget(&both))[0].ends_with("minAvailable and maxUnavailable cannot be both set"));
-        let request: CertificateSigningRequest =
-            object(&json!({"request": "", "signerName": "", "expirationSeconds": 599, "username": "admin"}));
-        assert_eq!(
-            texts(&validate_certificate_request(&request)),
-            [
-                "metadata.namespace: Forbidden: not allowed on this type",
-                "spec.request: Required value",
-                "spec.signerName: Required value",
-                "spec.usages: Required value",
-                "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 600 seconds (10 minutes)",
-                "spec.username: Forbidden: who asks is not for a body to say",
-            ]
-        );
         let lease: Lease = object(&json!({"leaseDurationSeconds": 0, "leaseTransitions": -1}));
         assert_eq!(
             texts(&validate_lease(&lease)),

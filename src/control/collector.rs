@@ -1,6 +1,6 @@
 //! Clears up behind deletions: what a deleted object owned, what lived in a deleted namespace, the pods of a removed
-//! Node, events nobody will look at any more. Kubernetes' garbage collector, namespace controller and pod collector in
-//! one.
+//! Node; and events and certificate requests nobody will look at any more. Kubernetes' garbage collector, namespace
+//! controller, pod collector and cleaner of certificate requests in one.
 //!
 //! One task. It sleeps until something was deleted, then reads what matters of all objects, asks the pure `plan` for the
 //! next steps, takes them, and asks again until there are none. It remembers nothing: what a crash left undone is found
@@ -16,11 +16,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::kinds::{EVENT, KINDS, Kind, LEASE, POD};
+use super::kinds::{CERTIFICATE_SIGNING_REQUEST, EVENT, KINDS, Kind, LEASE, POD};
 use super::meta;
 use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, Watcher, WriteOptions};
 use super::registry::Part;
 use super::removal::{self, DeleteOptions};
+use crate::api::certificates::{APPROVED, DENIED, FAILED};
 use crate::error::Chain;
 use plan::{Facts, Step, plan};
 
@@ -32,6 +33,10 @@ const RETRY: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(200);
 /// How long an event is kept. As upstream.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
+/// How long a certificate request is kept that nobody has decided on. As upstream.
+const PENDING_TTL: SignedDuration = SignedDuration::from_hours(24);
+/// How long one is kept from its denial, its failure, or the approval of what was issued. As upstream.
+const SETTLED_TTL: SignedDuration = SignedDuration::from_hours(1);
 /// How many objects are read at a time.
 const PAGE: usize = 500;
 /// How often in a row steps may call for further steps. A namespace takes three rounds.
@@ -105,17 +110,17 @@ async fn pass(objects: &Objects) -> Result<bool, ObjectError> {
     Ok(true)
 }
 
-/// What matters of every object; old events are removed on the way.
+/// What matters of every object; what has had its time is removed on the way.
 async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
     let mut facts = Vec::new();
-    let oldest = Timestamp::now().saturating_sub(EVENT_TTL).unwrap_or(Timestamp::MIN);
+    let now = Timestamp::now();
     for kind in KINDS.iter().copied().filter(|kind| kind.is_kept_as_itself()) {
         let mut next = None;
         loop {
             let page = objects.list(kind, ListOptions { limit: PAGE, next: next.as_deref(), ..ListOptions::default() });
             let page = page.await?;
             for object in &page.items {
-                if *kind == EVENT && last_seen(object) < oldest {
+                if is_over(kind, object, now) {
                     take(objects, Step::remove(kind, object)).await?;
                 } else {
                     facts.push(Facts::of(kind, object));
@@ -130,15 +135,43 @@ async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
     Ok(facts)
 }
 
-/// When an event was last seen; now, if it does not tell.
-fn last_seen(event: &Value) -> Timestamp {
+/// Whether an object has had its time.
+fn is_over(kind: &Kind, object: &Value, now: Timestamp) -> bool {
+    let is_past = |time: &Value, ttl| {
+        let time: Option<Timestamp> = time.as_str().and_then(|time| time.parse().ok());
+        time.is_some_and(|time| now.duration_since(time) > ttl)
+    };
+    if *kind == EVENT {
+        return is_past(last_seen(object), EVENT_TTL);
+    }
+    *kind == CERTIFICATE_SIGNING_REQUEST && is_request_over(object, is_past)
+}
+
+/// Source: kubernetes v1.36, `pkg/controller/certificates/cleaner/cleaner.go`.
+fn is_request_over(request: &Value, is_past: impl Fn(&Value, SignedDuration) -> bool) -> bool {
+    let is_issued = !request["status"]["certificate"].is_null();
+    match request["status"]["conditions"].as_array().map(Vec::as_slice) {
+        None | Some([]) => is_past(&request["metadata"]["creationTimestamp"], PENDING_TTL),
+        Some(conditions) => conditions.iter().any(|condition| {
+            let is_settled = match condition["type"].as_str() {
+                Some(APPROVED) => is_issued,
+                Some(DENIED | FAILED) => true,
+                _ => false,
+            };
+            is_settled && is_past(&condition["lastUpdateTime"], SETTLED_TTL)
+        }),
+    }
+}
+
+/// When an event was last seen, as far as it tells.
+fn last_seen(event: &Value) -> &Value {
     let times = [
         &event["series"]["lastObservedTime"],
         &event["lastTimestamp"],
         &event["eventTime"],
         &event["metadata"]["creationTimestamp"],
     ];
-    times.into_iter().find_map(|time| time.as_str()?.parse().ok()).unwrap_or_else(Timestamp::now)
+    times.into_iter().find(|time| time.is_string()).unwrap_or(&Value::Null)
 }
 
 async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
@@ -243,6 +276,35 @@ mod tests {
         let pod = objects.get(&POD, "n", "owned").await.unwrap();
         assert!(meta::is_deleting(&pod));
         objects.remove(&POD, "n", "owned", &meta::uid(&pod).into()).await.unwrap();
+    }
+
+    #[test]
+    fn events_and_requests_for_certificates_have_their_time() {
+        let now: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
+        let request =
+            |status: Value| json!({"metadata": {"creationTimestamp": "2026-01-01T11:00:00Z"}, "status": status});
+        let since = |kind: &str, at: &str| {
+            let condition = json!({"type": kind, "lastUpdateTime": format!("2026-01-02T{at}:00Z")});
+            json!({"conditions": [condition], "certificate": "QQ=="})
+        };
+        let mut never_issued = since(APPROVED, "10:59");
+        never_issued["certificate"] = Value::Null;
+        let csr = &CERTIFICATE_SIGNING_REQUEST;
+        for (case, kind, object, expected) in [
+            ("an event", &EVENT, json!({"lastTimestamp": "2026-01-02T10:59:00Z"}), true),
+            ("an event seen again", &EVENT, json!({"lastTimestamp": "2026-01-02T11:01:00Z"}), false),
+            ("an event that does not tell", &EVENT, json!({}), false),
+            ("undecided", csr, request(json!({})), true),
+            ("undecided since today", csr, json!({"metadata": {"creationTimestamp": "2026-01-02T00:00:00Z"}}), false),
+            ("issued", csr, request(since(APPROVED, "10:59")), true),
+            ("just issued", csr, request(since(APPROVED, "11:01")), false),
+            ("never issued", csr, request(never_issued), false),
+            ("denied", csr, request(since(DENIED, "10:59")), true),
+            ("failed", csr, request(since(FAILED, "10:59")), true),
+            ("of another kind", &CONFIG_MAP, request(json!({})), false),
+        ] {
+            assert_eq!(is_over(kind, &object, now), expected, "{case}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ use super::rest::{self, Api};
 use super::sessions::Sessions;
 use super::tokens::Allowance;
 use super::updates::Question;
-use super::{belongings, collector, rbac, updates};
+use super::{belongings, collector, rbac, signer, updates};
 use crate::config::ControlSettings;
 use crate::error::Chain;
 use crate::link::listen;
@@ -127,6 +127,7 @@ impl Endpoint {
         let (policy_rx, keeper) = rbac::keeper::start(objects.clone()).await?;
         tasks.spawn(keeper);
         tasks.spawn(belongings::run(objects.clone(), authority.bundle_pem()));
+        tasks.spawn(signer::run(objects.clone(), authority.clone()));
         tasks.spawn(compact(store.clone()));
         let sessions =
             Sessions::start(objects.clone(), authority.clone(), bearer.clone(), to_updates_tx, grants_rx).await?;

@@ -8,6 +8,9 @@ use crate::store::Persistence;
 /// The subresource that carries an object's observed half.
 pub const STATUS: &str = "status";
 
+/// The subresource of a CertificateSigningRequest that says whether it is to be signed.
+pub const APPROVAL: &str = "approval";
+
 /// The subresource of a pod that joins a container's process.
 pub const ATTACH: &str = "attach";
 
@@ -81,10 +84,11 @@ pub struct Subresource {
 
 const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const ALL_BUT_COLLECTIONS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const PART_VERBS: &[&str] = &["get", "patch", "update"];
 /// WebSocket begins with a GET, SPDY with a POST.
 const STREAMS: &[&str] = &["create", "get"];
 const STATUS_ONLY: &[Subresource] = &[STATUS_SUBRESOURCE];
-const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: &["get", "patch", "update"], takes: None };
+const STATUS_SUBRESOURCE: Subresource = Subresource { name: STATUS, verbs: PART_VERBS, takes: None };
 
 /// What most kinds have in common: in the core group, namespaced, durable, nothing to nodes.
 const BASE: Kind = Kind {
@@ -138,7 +142,7 @@ pub static POD: Kind = Kind {
     subresources: &[
         Subresource { name: ATTACH, verbs: STREAMS, takes: None },
         Subresource { name: BINDING, verbs: &["create"], takes: Some(&BINDING_KIND) },
-        Subresource { name: EPHEMERAL_CONTAINERS, verbs: &["get", "patch", "update"], takes: None },
+        Subresource { name: EPHEMERAL_CONTAINERS, verbs: PART_VERBS, takes: None },
         Subresource { name: EVICTION, verbs: &["create"], takes: Some(&EVICTION_KIND) },
         Subresource { name: EXEC, verbs: STREAMS, takes: None },
         Subresource { name: LOG, verbs: &["get"], takes: None },
@@ -320,7 +324,7 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
     ..EFFECTLESS
 };
 
-/// A wish for a certificate. Nobody here signs any.
+/// A wish for a certificate; see [`signer`](super::signer).
 pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
     group: "certificates.k8s.io",
     kind: "CertificateSigningRequest",
@@ -328,8 +332,8 @@ pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
     singular: "certificatesigningrequest",
     short_names: &["csr"],
     namespaced: false,
-    subresources: STATUS_ONLY,
-    ..EFFECTLESS
+    subresources: &[Subresource { name: APPROVAL, verbs: PART_VERBS, takes: None }, STATUS_SUBRESOURCE],
+    ..BASE
 };
 
 const EFFECTLESS: Kind = Kind { without_effect: true, ..BASE };

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use self::managers::{Entry, Managed, Manager, Operation};
 use self::set::FieldSet;
-use super::kinds::{EPHEMERAL_CONTAINERS, Kind, STATUS};
+use super::kinds::{APPROVAL, EPHEMERAL_CONTAINERS, Kind, STATUS};
 use super::meta;
 use super::registry::Part;
 use super::shape::{Shape, shape_of};
@@ -118,6 +118,7 @@ impl Write<'_> {
             Part::Main => String::new(),
             Part::Status => STATUS.to_owned(),
             Part::EphemeralContainers => EPHEMERAL_CONTAINERS.to_owned(),
+            Part::Approval => APPROVAL.to_owned(),
         };
         Manager { name: name.to_owned(), operation, subresource }
     }
@@ -132,7 +133,7 @@ impl Write<'_> {
         match self.part {
             _ if self.kind.subresource(STATUS).is_none() => fields,
             Part::Main | Part::EphemeralContainers => fields.without("status"),
-            Part::Status => fields.without("spec"),
+            Part::Status | Part::Approval => fields.without("spec"),
         }
     }
 

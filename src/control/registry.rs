@@ -12,7 +12,7 @@ mod rules;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::kinds::{DAEMON_SET, Kind, NAMESPACE, POD, STATUS};
+use super::kinds::{CERTIFICATE_SIGNING_REQUEST, DAEMON_SET, Kind, NAMESPACE, POD, STATUS};
 use super::meta;
 use crate::api::daemonset::TEMPLATE_GENERATION_ANNOTATION;
 use crate::api::field::{FieldError, Path};
@@ -40,6 +40,8 @@ pub enum Part {
     Status,
     /// The subresource of a pod that adds containers to it while it runs.
     EphemeralContainers,
+    /// The subresource of a CertificateSigningRequest that says whether it is to be signed: the conditions, and nothing else.
+    Approval,
 }
 
 // === creating ===
@@ -102,6 +104,8 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     } else if *kind == POD {
         object["status"] = json!({"phase": "Pending"});
         meta::metadata_mut(object).insert("generation".into(), 1.into());
+    } else if *kind == CERTIFICATE_SIGNING_REQUEST {
+        object["status"] = json!({});
     }
     rules::complete(kind, object);
 }
@@ -119,14 +123,20 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 // === updating ===
 
 /// Puts back what the request may not touch, and moves what the server counts.
-pub fn prepare_update(kind: &Kind, part: Part, object: &mut Value, current: &Value) {
+pub fn prepare_update(kind: &Kind, part: Part, object: &mut Value, current: &Value, now: Timestamp) {
     type_of(kind, object);
     let keep: &[&str] = match part {
-        Part::Main if *kind == NAMESPACE => &["spec", "status"],
+        Part::Main if [&NAMESPACE, &CERTIFICATE_SIGNING_REQUEST].contains(&kind) => &["spec", "status"],
         Part::Main => &["status"],
         Part::Status => &["spec"],
         Part::EphemeralContainers => {
             *object = with_ephemeral_containers(object, current);
+            &[]
+        }
+        Part::Approval => {
+            let mut approved = current.clone();
+            meta::copy_field(meta::map_mut(&mut approved, "status"), &object["status"], "conditions");
+            *object = approved;
             &[]
         }
     };
@@ -145,6 +155,24 @@ pub fn prepare_update(kind: &Kind, part: Part, object: &mut Value, current: &Val
         count_daemon_set(object, current);
     } else if *kind == POD {
         count_spec(object, current);
+    } else if *kind == CERTIFICATE_SIGNING_REQUEST {
+        date_conditions(object, current, now);
+    }
+}
+
+/// Gives conditions the times that whoever wrote them left out.
+///
+/// Source: kubernetes v1.36, `pkg/registry/certificates/certificates/strategy.go`, `populateConditionTimestamps`.
+fn date_conditions(object: &mut Value, current: &Value, now: Timestamp) {
+    let now = Value::from(meta::time(now));
+    let before = current["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let same = |old: &&Value| ["type", "status"].iter().all(|field| condition.get(*field) == old.get(*field));
+        let since = before.iter().find(same).map(|old| &old["lastTransitionTime"]).filter(|since| since.is_string());
+        let since = since.unwrap_or(&now).clone();
+        condition.entry("lastTransitionTime").or_insert(since);
+        condition.entry("lastUpdateTime").or_insert_with(|| now.clone());
     }
 }
 
@@ -271,7 +299,7 @@ mod tests {
         labelled["metadata"]["labels"] = json!({"x": "y"});
         for (part, field, value) in [(Part::Main, "spec", json!({"taints": []})), (Part::Status, "status", json!({}))] {
             let mut object = request.clone();
-            prepare_update(&NODE, part, &mut object, &current);
+            prepare_update(&NODE, part, &mut object, &current, Timestamp::UNIX_EPOCH);
             let mut expected = labelled.clone();
             expected[field] = value;
             assert_eq!(object, expected, "{part:?}");

@@ -3,7 +3,7 @@
 //! Who sends a request and whether they may is said by [`auth`]. Its path is read by [`target`], its parameters by
 //! [`query`], its body by [`body`], in protobuf by [`protobuf`]; [`resources`], [`apply`], [`watch`], [`logs`], [`rollout`],
 //! [`usage`] and [`streams`] do what it asks through [`Objects`] and nodes, [`reviews`] answers questions, [`escalation`] keeps users
-//! from granting what they do not have; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All
+//! from granting what they do not have and [`certificates`] from having signed what they may not; [`represent`] gives the answer its form and [`errors`] its `Status` if it fails. All
 //! of these but the handlers are pure. [`fixed`] answers the paths that are the same for every client: version, [`discovery`],
 //! [`openapi`].
 //!
@@ -14,6 +14,7 @@ pub mod apply;
 pub mod audit;
 pub mod auth;
 pub mod body;
+pub mod certificates;
 pub mod compress;
 pub mod discovery;
 pub mod document;

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -34,12 +34,14 @@ mod authority;
 mod files;
 mod identity;
 mod kubeconfig;
+mod request;
 mod subject;
 
 pub use authority::{Authority, EPOCH, RENEW_BEFORE, make_key};
 pub use files::{read_private, write_private};
 pub use identity::{BadPin, Credentials, Identity, KeyPin, NODES, NodeIdentity, NodeKey, names_node};
 pub use kubeconfig::{ADMINISTRATOR_KUBECONFIG, Credential, kubeconfig, write_kubeconfig};
+pub use request::{CertificateRequest, RequestError};
 
 /// When this binary was built, in seconds since the Unix epoch.
 const BUILD_UNIX_SECS: &str = env!("GARRISON_BUILD_UNIX_SECS");
@@ -327,6 +329,13 @@ fn roots<'a>(
         roots.add(authority.clone()).map_err(|error| TlsError::Config(error.into()))?;
     }
     Ok(Arc::new(roots))
+}
+
+/// Whether this is PEM of certificates and of nothing else, one at least.
+pub fn are_certificates(text: &[u8]) -> bool {
+    let blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    let is_one = |(kind, der): &(_, Vec<u8>)| *kind == SectionKind::Certificate && Identity::of(der).is_ok();
+    !blocks.is_empty() && blocks.iter().all(is_one)
 }
 
 /// RFC 7468 text.

@@ -48,6 +48,7 @@ use crate::eligibility::{self, NodeFacts};
 use crate::error::Chain;
 use crate::host::{ledger, logs, resolv};
 use crate::kube::Kubeconfig;
+use crate::link::tls::{CertificateRequest, NodeKey};
 use crate::link::{self, from_proto, pb, to_proto};
 use crate::model::{Moment, ObservedPod, ObservedSandbox, Taint};
 use crate::plan::memory::PodMemory;
@@ -79,6 +80,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "value", check: values, seeds: value_seeds },
     Target { name: "file", check: files, seeds: file_seeds },
     Target { name: "credentials", check: credentials, seeds: credentials_seeds },
+    Target { name: "certificate", check: certificate_requests, seeds: certificate_request_seeds },
     Target { name: "record", check: records, seeds: record_seeds },
     Target { name: "link", check: link_messages, seeds: link_seeds },
     Target { name: "spdy", check: spdy_frames, seeds: spdy_seeds },
@@ -310,7 +312,7 @@ fn is_created(kind: &'static Kind, received: Received) {
     assert_eq!(table::row(kind, &object, at()).len(), table::columns(kind).len());
     if errors.is_empty() {
         let mut same = object.clone();
-        registry::prepare_update(kind, Part::Main, &mut same, &object);
+        registry::prepare_update(kind, Part::Main, &mut same, &object, at());
         ownership::note_update(&write, Some(&object), &mut same);
         assert_eq!(same, object, "writing it again changes nothing");
         assert_eq!(registry::validate_update(kind, Part::Main, &same, &object), [], "it may be written again");
@@ -497,6 +499,17 @@ fn credentials(bytes: &[u8]) {
     let _ = keyring.add_secret("kubernetes.io/dockercfg", &docker(".dockercfg"));
     for image in ["a", "registry.example.org/a/b:v1", "x.example.org:5000/a/b@sha256:00", "ax.io/y"] {
         keyring.lookup(image);
+    }
+}
+
+fn certificate_request_seeds() -> Vec<Vec<u8>> {
+    vec![NodeKey::generate().and_then(|key| key.request()).unwrap().to_vec()]
+}
+
+fn certificate_requests(bytes: &[u8]) {
+    for read in [CertificateRequest::of_der(bytes), CertificateRequest::of_pem(bytes)] {
+        let told = read.err().map(|error| Chain(&error).to_string());
+        assert!(told.is_none_or(|told| !told.is_empty()));
     }
 }
 

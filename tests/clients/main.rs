@@ -3,6 +3,7 @@
 //! Needs no root. Where a client is not installed its tests say so aloud and check nothing.
 
 mod access;
+mod certificates;
 mod charts;
 mod churn;
 mod harness;

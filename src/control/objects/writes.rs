@@ -112,7 +112,7 @@ impl Objects {
             let (entry, current) = self.read(kind, namespace, name).await?;
             let mut object = change(&current)?;
             check_preconditions(kind, &object, &current)?;
-            registry::prepare_update(kind, part, &mut object, &current);
+            registry::prepare_update(kind, part, &mut object, &current, Timestamp::now());
             note_owners(kind, part, Some(&current), &mut object, options);
             if object == current {
                 return Ok(object);

@@ -12,6 +12,7 @@ use k8s_openapi::api::rbac::v1::{AggregationRule, ClusterRole, ClusterRoleBindin
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, rules};
+use crate::api::certificates::CLIENT_SIGNER;
 use crate::api::rbac::GROUP;
 use crate::api::selector::Selector;
 
@@ -113,6 +114,14 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
                 rule("authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], &["create"]),
                 rule("authentication.k8s.io", &["selfsubjectreviews"], &["create"]),
             ],
+        ),
+        role(
+            "system:certificates.k8s.io:kube-apiserver-client-approver",
+            &[],
+            [PolicyRule {
+                resource_names: Some(owned(&[CLIENT_SIGNER])),
+                ..rule("certificates.k8s.io", &["signers"], &["approve"])
+            }],
         ),
         role("system:discovery", &[], [path_rule(&discovery, "get")]),
         role("system:monitoring", &[], [path_rule(&monitoring, "get")]),

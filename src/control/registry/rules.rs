@@ -3,6 +3,7 @@
 //! Pure. Objects were decoded as their kind's type before they come here; what nevertheless is none is told as such.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -13,8 +14,10 @@ use super::Part;
 use crate::api::field::{FieldError, Path};
 use crate::api::metadata::{self, Scope};
 use crate::api::revision::same_template;
-use crate::api::{charts, classes, core, daemonset, names, node, pod, rbac};
+use crate::api::{certificates, charts, classes, core, daemonset, names, node, pod, rbac};
 use crate::control::kinds::Kind;
+use crate::error::Chain;
+use crate::link::tls::{self, CertificateRequest};
 use crate::podspec::{unsupported, unsupported_ephemeral};
 
 /// Adds what the kind's objects have if nothing is said.
@@ -35,7 +38,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
 /// Everything wrong with a new object.
 pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match kind.kind {
-        "CertificateSigningRequest" => check(object, charts::validate_certificate_request),
+        "CertificateSigningRequest" => check(object, new_certificate_request),
         "ClusterRole" => check(object, rbac::validate_cluster_role),
         "ClusterRoleBinding" => check(object, rbac::validate_cluster_role_binding),
         "ConfigMap" => check(object, core::validate_config_map),
@@ -67,7 +70,8 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
 /// Everything wrong with a change.
 pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value) -> Vec<FieldError> {
     match (kind.kind, part) {
-        ("CertificateSigningRequest", _) => compare(new, old, charts::validate_certificate_request_update),
+        ("CertificateSigningRequest", Part::Approval) => compare(new, old, certificates::validate_approval_update),
+        ("CertificateSigningRequest", Part::Status) => compare(new, old, signed_certificate_request),
         ("ClusterRole", _) => compare(new, old, rbac::validate_cluster_role_update),
         ("ClusterRoleBinding", _) => compare(new, old, rbac::validate_cluster_role_binding_update),
         ("ConfigMap", _) => compare(new, old, core::validate_config_map_update),
@@ -96,6 +100,24 @@ pub(super) fn validate_update(kind: &Kind, part: Part, new: &Value, old: &Value)
             errors
         }),
     }
+}
+
+fn new_certificate_request(request: &CertificateSigningRequest) -> Vec<FieldError> {
+    let mut errors = certificates::validate(request);
+    if let Err(error) = CertificateRequest::of_pem(&request.spec.request.0) {
+        let detail = Chain(&error).to_string();
+        errors.push(FieldError::invalid(&Path::new("spec.request"), "<certificate request>", detail));
+    }
+    errors
+}
+
+fn signed_certificate_request(new: &CertificateSigningRequest, old: &CertificateSigningRequest) -> Vec<FieldError> {
+    let mut errors = certificates::validate_status_update(new, old);
+    if certificates::certificate(new).is_some_and(|pem| !tls::are_certificates(pem)) {
+        let detail = "must be PEM of one certificate or more, and of nothing else";
+        errors.push(FieldError::invalid(&Path::new("status.certificate"), "<certificate data>", detail));
+    }
+    errors
 }
 
 /// A DaemonSet that nodes could not realize is refused when it is written, not when it is run.

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::errors::ApiError;
 use super::query::FieldValidation;
-use super::resources::{Request, allow_creation, allow_grant, answer_write, same_name, same_namespace};
+use super::resources::{Request, allow_creation, allow_grant, answer_write, name_asker, same_name, same_namespace};
 use super::{Api, body};
 use crate::control::meta;
 use crate::control::objects::{ObjectError, WriteOptions, Writer};
@@ -37,7 +37,10 @@ pub async fn serve(api: &Api, request: &Request, body: Body) -> Result<Response,
     meta::metadata_mut(&mut config).insert("name".to_owned(), request.name().into());
     let applied = |live: Option<&Value>| {
         let write = ownership::Write { kind, part: request.part(), manager: &manager, now: Timestamp::now() };
-        let object = ownership::apply(&write, live, &config, force)?;
+        let mut object = ownership::apply(&write, live, &config, force)?;
+        if live.is_none() {
+            name_asker(request, &mut object);
+        }
         allow_grant(api, request, live, &object)?;
         // What was there and what was sent were both understood; together they have one form again.
         Ok::<_, ApiError>(body::patched(kind, &object, FieldValidation::Ignore)?.object)

@@ -15,11 +15,14 @@ use super::patch::{Asked, PatchError, PatchType, apply_patch};
 use super::query::{ListAt, Query};
 use super::represent::Form;
 use super::target::Target;
-use super::{Api, apply, auth, body, escalation, events, logs, reviews, rollout, streams, subresources, usage, watch};
+use super::{
+    Api, apply, auth, body, certificates, escalation, events, logs, reviews, rollout, streams, subresources, usage,
+    watch,
+};
 use crate::api::field::{FieldError, Path};
 use crate::control::kinds::{
-    ATTACH, EPHEMERAL_CONTAINERS, EVENT, EXEC, Kind, LEASE, LOG, NAMESPACE, NODE_METRICS, POD, POD_METRICS,
-    PORT_FORWARD, ROLLOUT, STATUS,
+    APPROVAL, ATTACH, CERTIFICATE_SIGNING_REQUEST, EPHEMERAL_CONTAINERS, EVENT, EXEC, Kind, LEASE, LOG, NAMESPACE,
+    NODE_METRICS, POD, POD_METRICS, PORT_FORWARD, ROLLOUT, STATUS,
 };
 use crate::control::meta;
 use crate::control::objects::{Deleted, List, ListOptions, ObjectError, WriteOptions, Writer};
@@ -68,6 +71,7 @@ impl Request {
         match self.target.subresource {
             Some(subresource) if subresource.name == STATUS => Part::Status,
             Some(subresource) if subresource.name == EPHEMERAL_CONTAINERS => Part::EphemeralContainers,
+            Some(subresource) if subresource.name == APPROVAL => Part::Approval,
             _ => Part::Main,
         }
     }
@@ -154,8 +158,9 @@ async fn create(api: &Api, request: &Request, body: Body) -> Result<Response, Ap
     let manager = request.query.field_manager(&request.parts.headers, OPTIONS)?;
     let options = WriteOptions { dry_run: request.query.dry_run(OPTIONS)?, writer: Writer::Manager(&manager) };
     let validation = request.query.field_validation(OPTIONS)?;
-    let received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
+    let mut received = body::object(kind, &request.parts.headers, &body::read(body).await?, validation)?;
     same_namespace(request, &received.object)?;
+    name_asker(request, &mut received.object);
     if !kind.is_kept() {
         return reviews::serve(api, request, received.object, &received.warnings).await;
     }
@@ -299,10 +304,20 @@ pub fn allow_creation(api: &Api, request: &Request) -> Result<(), ApiError> {
     auth::authorize(&api.policy(), request.user(), &Attributes { verb: "create".to_owned(), ..asked })
 }
 
-/// Roles and bindings grant nothing that their writer does not have.
+/// Roles and bindings grant nothing that their writer does not have, and certificates are up to whom their signer trusts.
 pub fn allow_grant(api: &Api, request: &Request, before: Option<&Value>, object: &Value) -> Result<(), ObjectError> {
-    let Target { kind, .. } = request.target;
-    escalation::check(&api.policy(), request.user(), kind, request.target.namespace(), before, object)
+    let (Target { kind, .. }, policy, user) = (&request.target, api.policy(), request.user());
+    if **kind == CERTIFICATE_SIGNING_REQUEST {
+        return certificates::check(&policy, user, request.part(), before, object);
+    }
+    escalation::check(&policy, user, kind, request.target.namespace(), before, object)
+}
+
+/// A new object says who asked for it, if its kind's do.
+pub fn name_asker(request: &Request, object: &mut Value) {
+    if *request.target.kind == CERTIFICATE_SIGNING_REQUEST {
+        certificates::name_asker(request.user(), object);
+    }
 }
 
 /// The body must not be about an object elsewhere.

@@ -28,6 +28,7 @@ use crate::model::{Measure, NodeName, PodKey, Uid, Usage};
 use crate::store::{Memory, Store};
 
 mod accounts;
+mod certificates;
 mod classes;
 mod holds;
 mod pods;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::identity::{NODE_USER_PREFIX, NODES};
 use super::subject::with_subject;
-use super::{Identity, KeyPin, TlsError, files, pem};
+use super::{CertificateRequest, Identity, KeyPin, TlsError, files, pem};
 use crate::model::{NodeName, Uid};
 
 /// From when on certificates hold that agents check: before any build of this program, since the build is the least
@@ -249,9 +249,43 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(String, String), TlsError> {
         let key = KeyPair::generate().map_err(make_error("key"))?;
-        let made = client_params(now, valid_for).signed_by(&key, &self.issuer);
-        let certificate = made.and_then(|made| with_subject(made.der(), name, groups, self.issuer.key()));
-        Ok((pem("CERTIFICATE", &certificate.map_err(make_error("certificate"))?), key.serialize_pem()))
+        let certificate = self.client(name, groups, &key, valid_for, now)?;
+        Ok((pem("CERTIFICATE", &certificate), key.serialize_pem()))
+    }
+
+    /// A client certificate, DER.
+    fn client(
+        &self,
+        name: &str,
+        groups: &[String],
+        key: &impl PublicKeyData,
+        valid_for: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, TlsError> {
+        let mut params = client_params(now, valid_for);
+        if now.saturating_add(valid_for).unwrap_or(Timestamp::MAX) > self.not_after {
+            set_not_after(&mut params, self.not_after);
+        }
+        let made = params.signed_by(key, &self.issuer);
+        let named = made.and_then(|made| with_subject(made.der(), name, groups, self.issuer.key()));
+        named.map_err(make_error("certificate"))
+    }
+
+    /// A certificate, PEM, for whom a request names, with its key, from ten minutes ago until `valid_for` from now or the
+    /// authority's own end: to be shown to control, and for nothing else.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if there is no such key, [`TlsError::Make`].
+    pub fn issue_client(
+        &self,
+        request: &CertificateRequest,
+        valid_for: SignedDuration,
+        now: Timestamp,
+    ) -> Result<String, TlsError> {
+        let unusable = |error: rcgen::Error| TlsError::Unusable { what: "certificate request", source: error.into() };
+        let key = request.key().map_err(unusable)?;
+        let CertificateRequest { name, groups, .. } = request;
+        Ok(pem("CERTIFICATE", &self.client(name, groups, &key, valid_for, now)?))
     }
 
     /// A certificate for the key of a node's request, with the name and uid its Node has. What else the request says is

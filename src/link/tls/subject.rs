@@ -64,3 +64,14 @@ fn elements(sequence: &[u8]) -> Vec<&[u8]> {
     }
     elements
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A request in DER, made by rcgen, for somebody else.
+    pub fn request_of(request: &[u8], name: &str, groups: &[String], signer: &impl SigningKey) -> Vec<u8> {
+        // Behind the version.
+        replaced(request, 1, &subject(name, groups), signer).unwrap()
+    }
+}

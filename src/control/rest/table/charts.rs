@@ -1,4 +1,4 @@
-//! The columns and cells of the kinds that charts bring, and of Leases.
+//! The columns and cells of the kinds that charts bring, of CertificateSigningRequests and of Leases.
 //!
 //! Source: kubernetes v1.36, `pkg/printers/internalversion/printers.go`, the functions `print<Kind>`.
 
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::age::human_duration;
 use super::kinds::{age, labels, name};
 use super::{Column, Layout, integer, list, or, or_none, text};
+use crate::api::certificates::{APPROVED, DENIED, FAILED};
 use crate::api::selector::Selector;
 
 /// So many addresses are shown of Endpoints.
@@ -115,14 +116,11 @@ pub(super) static CERTIFICATE_SIGNING_REQUEST: Layout = Layout {
             0 => String::new(),
             seconds => human_duration(SignedDuration::from_secs(seconds)),
         };
-        let conditions = list(object, "/status/conditions").iter();
-        let mut became: Vec<&str> = conditions.map(|condition| text(condition, "/type")).collect();
-        if became.is_empty() {
-            became.push("Pending");
-        }
-        if !text(object, "/status/certificate").is_empty() {
-            became.push("Issued");
-        }
+        let is =
+            |kind: &str| list(object, "/status/conditions").iter().any(|condition| text(condition, "/type") == kind);
+        let mut became = vec![[DENIED, APPROVED].into_iter().find(|kind| is(kind)).unwrap_or("Pending")];
+        became.extend(Some(FAILED).filter(|kind| is(kind)));
+        became.extend(Some("Issued").filter(|_| !text(object, "/status/certificate").is_empty()));
         vec![
             name(object),
             age(object, now),

@@ -14,7 +14,7 @@ const REVIEWS: &str = "/apis/authorization.k8s.io/v1";
 const ROLE_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
 
-fn known(name: &str) -> User {
+pub(super) fn known(name: &str) -> User {
     User { name: name.to_owned(), groups: vec![AUTHENTICATED.to_owned()], ..User::default() }
 }
 
@@ -26,7 +26,7 @@ impl Harness {
     }
 
     /// Binds a ClusterRole to a user, in the namespace `default` or in all.
-    async fn bind(&self, role: &str, user: &str, everywhere: bool) {
+    pub(super) async fn bind(&self, role: &str, user: &str, everywhere: bool) {
         let path = if everywhere {
             ROLE_BINDINGS.replace("namespaces/default/role", "clusterrole")
         } else {
