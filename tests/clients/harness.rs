@@ -192,8 +192,10 @@ const OLDEST_MINOR: u32 = 27;
 /// Whether there is a kubectl to test with.
 pub fn has_kubectl() -> bool {
     match kubectl_minor() {
-        None => missing("kubectl is not installed"),
-        Some(minor) if minor < OLDEST_MINOR => missing(&format!("kubectl 1.{minor} is older than 1.{OLDEST_MINOR}")),
+        None => missing("kubectl is not installed", "clients.sh"),
+        Some(minor) if minor < OLDEST_MINOR => {
+            missing(&format!("kubectl 1.{minor} is older than 1.{OLDEST_MINOR}"), "clients.sh")
+        }
         Some(_) => true,
     }
 }
@@ -201,15 +203,21 @@ pub fn has_kubectl() -> bool {
 /// Whether there is a helm to test with.
 pub fn has_helm() -> bool {
     let found = Command::new("helm").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_ok() { has_kubectl() } else { missing("helm is not installed") }
+    if found.is_ok() { has_kubectl() } else { missing("helm is not installed", "clients.sh") }
 }
 
-/// Says aloud that a test checks nothing, and why; gives false.
-fn missing(why: &str) -> bool {
+/// Whether there is a Prometheus to test with.
+pub fn has_prometheus() -> bool {
+    let found = Command::new("prometheus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_ok() { has_kubectl() } else { missing("prometheus is not installed", "packages.sh") }
+}
+
+/// Says aloud that a test checks nothing, and why; gives false. A script below `tests/env` fetches what is missing.
+fn missing(why: &str, script: &str) -> bool {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     // Not `eprintln`: what a test that passes prints in that way is not shown.
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}; tests/env/clients.sh fetches it");
+    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}; tests/env/{script} fetches it");
     false
 }
 

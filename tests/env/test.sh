@@ -2,7 +2,7 @@
 # Runs the whole test suite, installing what it needs. Arguments go to `cargo test`.
 source "$(dirname "$0")/lib.sh"
 
-"$env_dir/packages.sh" run
+"$env_dir/packages.sh" test
 "$env_dir/images.sh"
 "$env_dir/clients.sh"
 PATH=$target/clients:$PATH
