@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
@@ -22,15 +22,22 @@ const OPENAPI_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+prot
 /// Documents are the same until the server is: clients may keep them and ask whether they still hold.
 const REVALIDATE: &str = "public";
 
-/// Routes to all of them.
+/// Routes to all of them. Some clients end what has something below it with a slash.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/version", get(version))
-        .route("/api", get(core))
-        .route("/api/{version}", get(core_version))
-        .route("/apis", get(groups))
-        .route("/apis/{group}", get(group))
-        .route("/apis/{group}/{version}", get(group_version))
+    let with_or_without_slash = [
+        ("/version", get(version)),
+        ("/api", get(core)),
+        ("/api/{version}", get(core_version)),
+        ("/apis", get(groups)),
+        ("/apis/{group}", get(group)),
+        ("/apis/{group}/{version}", get(group_version)),
+    ];
+    let both = |router: Router<S>, (path, answer): (&str, MethodRouter<S>)| {
+        router.route(path, answer.clone()).route(&format!("{path}/"), answer)
+    };
+    with_or_without_slash
+        .into_iter()
+        .fold(Router::new(), both)
         .route("/openapi/v2", get(openapi_v2))
         .route("/openapi/v3", get(openapi_index))
         .route("/openapi/v3/{*path}", get(openapi))

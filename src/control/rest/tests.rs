@@ -319,6 +319,15 @@ async fn a_daemon_set_is_created_read_listed_and_deleted() {
 }
 
 #[tokio::test]
+async fn discovery_answers_with_and_without_a_last_slash() {
+    let api = Harness::new().await;
+    for path in ["/version", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1"] {
+        let (code, answer) = api.get(path).await;
+        assert_eq!((code, api.get(&format!("{path}/")).await), (200, (200, answer)), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_fleet_begins_with_its_namespaces_and_their_accounts() {
     let api = Harness::new().await;
     let expected = ["default", "kube-node-lease", "kube-public", "kube-system"];
