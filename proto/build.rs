@@ -1,10 +1,11 @@
-//! Compiles the fleet protocol, and stamps the build with its time.
+//! Compiles the fleet protocol and that of device plugins, and stamps the build with its time.
 
 use std::env;
 use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const FLEET: &str = "garrison/fleet/v1/fleet.proto";
+const PLUGINS: &str = "deviceplugin/v1beta1/deviceplugin.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -17,6 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         // `link::pb` shows them without what must not be seen.
         .skip_debug([".garrison.fleet.v1.Token", ".garrison.fleet.v1.BlobChunk"])
         .compile_fds(protox::compile([FLEET], ["proto"])?)?;
+    // Both ends of both services: tests play the plugin.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .btree_map(".")
+        .compile_fds(protox::compile([PLUGINS], ["proto"])?)?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     let secs = match env::var("SOURCE_DATE_EPOCH") {

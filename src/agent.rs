@@ -12,6 +12,7 @@
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `eviction` sends pods away that take too much, `storage` measures what they take; `measure` tells users when they ask.
+//! - `devices` takes device plugins in and knows which container holds what they have.
 //! - `strays` ends what the runtime has lost, when others can take its place.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
 //! - `streams` carries logs, processes and connections to users, `relay` connections of pods to the API; `rotation` keeps logs from filling the disk.
@@ -57,6 +58,7 @@ mod clock;
 mod configure;
 mod credentials;
 mod desired;
+mod devices;
 mod eviction;
 mod execute;
 mod explain;
@@ -96,6 +98,7 @@ pub use purge::{PurgeError, purge};
 pub use status::{Status, StatusError, render, status};
 
 use clock::Clock;
+use devices::Devices;
 use hints::Hints;
 use images::Images;
 use join::Joined;
@@ -175,12 +178,13 @@ pub enum AgentError {
 struct Shared {
     settings: AgentSettings,
     facts: Facts,
-    /// What pods are resolved by; the observer publishes what changes of it.
+    /// What pods are resolved by; the observer publishes what changes of it, and of devices their own task.
     host: watch::Sender<Arc<HostFacts>>,
     cgroups: Cgroups,
     slices: Slices,
     runtime: Runtime,
     images: Images,
+    devices: Devices,
     prober: Prober,
     hints: Hints,
     rotation: Rotation,
@@ -313,6 +317,7 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     tasks.spawn(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone()));
     tasks.spawn(prober::run(shared.clone()));
     tasks.spawn(rotation::run(shared.clone()));
+    tasks.spawn(devices::run(shared.devices.clone()));
     if let Some(folder) = shared.settings.manifests.clone() {
         let inputs_tx = inputs_tx.clone();
         tasks.spawn(async move {
@@ -449,12 +454,14 @@ fn share(
         masked_paths: facts.thermal_throttles.clone(),
         memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
         allocatable: facts::allocatable(&facts.capacity, &settings.eviction_hard),
+        devices: BTreeMap::new(),
         root_dir: settings.root_dir.clone(),
         log_root: settings.pod_logs_dir.clone(),
         api,
     };
-    let clock = Clock::new();
+    let (clock, host) = (Clock::new(), watch::Sender::new(Arc::new(host)));
     Ok(Shared {
+        devices: Devices::new(&settings, &facts.boot_id, host.clone()),
         images: Images::new(runtime.clone()),
         hints: Hints::default(),
         prober: Prober::new(clock),
@@ -467,7 +474,7 @@ fn share(
         lost: watch::Sender::default(),
         settings,
         facts,
-        host: watch::Sender::new(Arc::new(host)),
+        host,
         slices: Slices::new(cgroups.is_v2()),
         cgroups,
         runtime,

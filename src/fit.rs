@@ -17,6 +17,7 @@ use crate::podspec::{Pod, PortMapping, Profile, Requests};
 
 pub use self::preemption::{Holder, Room, room};
 
+pub mod devices;
 mod preemption;
 pub mod sysctls;
 

@@ -15,6 +15,7 @@ pub mod cgroups;
 pub mod check;
 pub mod cni;
 pub mod credentials;
+pub mod devices;
 pub mod dirs;
 pub mod facts;
 pub mod footprint;

@@ -7,8 +7,9 @@
 //! - Decide, values in and values out: [`eligibility`] (does the pod belong here), [`fit`] (is there room), [`podspec`] (a
 //!   template becomes a pod of this host), [`placement`] (which pods a node has to have), [`plan`] (the next step of one
 //!   pod), [`rollout`] (who may replace a pod now), [`backoff`]. None of these names tokio, a file, a socket or a clock.
-//! - Speak, one protocol or facility each: [`cri`] to the runtime, [`host`] to this machine, [`link`] between agent and
-//!   control, [`spdy`] where Kubernetes streams, [`store`] to control's disk; [`seal`] is for what nobody else may read there.
+//! - Speak, one protocol or facility each: [`cri`] to the runtime, [`devices`] to device plugins, [`host`] to this machine, [`link`]
+//!   between agent and control, [`spdy`] where Kubernetes streams, [`store`] to control's disk; [`seal`] is for what nobody else may
+//!   read there.
 //! - Run, tasks that own state: [`agent`] and [`control`]. They never name each other; they meet in `link` and in the decide
 //!   layer.
 //! - Around them: [`cli`] and [`config`], [`kube`] for the commands that ask control as a user, [`telemetry`], [`error`];
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod cri;
+pub mod devices;
 pub mod eligibility;
 pub mod error;
 pub mod fit;

@@ -19,6 +19,7 @@ pub use self::container::{
     RestartRule, Role, Security, SelinuxOptions, SubPath, SubPathText, TerminationMessagePolicy,
 };
 pub use self::credentials::{BadCredentials, Credentials, Keyring, PullSecrets, pull_secrets};
+pub use self::devices::{DeviceNode, Granted, GrantedMount};
 pub use self::downward::Field;
 pub use self::image::full_reference;
 pub use self::network::kernel_hostname;
@@ -36,6 +37,7 @@ pub mod bind;
 mod budget;
 mod container;
 mod credentials;
+mod devices;
 mod downward;
 pub mod env;
 pub mod hash;
@@ -85,12 +87,23 @@ pub struct HostFacts {
     pub memory_capacity_bytes: u64,
     /// `status.allocatable` by resource name: cpu in millicores, others in their base unit.
     pub allocatable: BTreeMap<String, u64>,
+    /// How many devices there are of each resource that a plugin has registered; the healthy ones are allocatable.
+    pub devices: BTreeMap<String, u64>,
     /// Where pods reach the API; none if they cannot.
     pub api: Option<ApiAddress>,
     /// Where pods have their directories: `/var/lib/kubelet`, as daemons expect it.
     pub root_dir: PathBuf,
     /// Where pods have their logs: `/var/log/pods`.
     pub log_root: PathBuf,
+}
+
+impl HostFacts {
+    /// Takes in how many devices there are of each resource, and how many of them are healthy.
+    pub fn count_devices(&mut self, counted: &BTreeMap<String, (u64, u64)>) {
+        self.allocatable.retain(|name, _| !self.devices.contains_key(name));
+        self.devices = counted.iter().map(|(name, (all, _))| (name.clone(), *all)).collect();
+        self.allocatable.extend(counted.iter().map(|(name, (_, healthy))| (name.clone(), *healthy)));
+    }
 }
 
 /// Where the API answers.

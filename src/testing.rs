@@ -6,6 +6,7 @@
 
 pub mod contract;
 pub mod fake_cri;
+pub mod fake_plugin;
 pub mod fuzz;
 pub mod life;
 pub mod pods;

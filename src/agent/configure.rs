@@ -15,7 +15,7 @@ use crate::host::volumes::{self, parts};
 use crate::plan::memory::Outcome;
 use crate::podspec::bind::{Bound, Content, Given, bind, env_files, payload};
 use crate::podspec::objects::Objects;
-use crate::podspec::{Container, EnvFile, Pod, RecursiveReadOnly, Volume, VolumeSource};
+use crate::podspec::{Container, EnvFile, Granted, Pod, RecursiveReadOnly, Volume, VolumeSource};
 
 /// Sets up every volume of the pod, one after the other. Blocks.
 ///
@@ -40,7 +40,7 @@ fn set_up_volume(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<(), St
 }
 
 /// Binds one of the pod's containers, and the parts of volumes it mounts. `images` are the ids of the images it mounts, by
-/// their volumes' names.
+/// their volumes' names, `granted` is what it gets with its devices.
 ///
 /// # Errors
 /// [`Outcome::Misconfigured`] with the reason why its configuration cannot be had, in the kubelet's words;
@@ -51,6 +51,7 @@ pub(super) async fn bind_container(
     container: usize,
     pod_ips: &[IpAddr],
     images: &BTreeMap<String, String>,
+    granted: Granted,
 ) -> Result<Bound, Outcome> {
     if !images.is_empty() {
         can_mount_images(shared).await?;
@@ -61,7 +62,14 @@ pub(super) async fn bind_container(
     let bound = blocking(move || {
         let container = &pod.containers[container];
         let files = read_env_files(&pod, container)?;
-        let given = Given { objects: &objects, pod_ips: &pod_ips, files: &files, images: &images, can_be_recursive };
+        let given = Given {
+            objects: &objects,
+            pod_ips: &pod_ips,
+            files: &files,
+            images: &images,
+            can_be_recursive,
+            granted: &granted,
+        };
         let bound = bind(&pod, container, &given).map_err(|error| error.to_string())?;
         bind_parts(&pod, container, &bound)?;
         Ok(bound)

@@ -174,10 +174,11 @@ async fn create(
     };
     let pod_ips = pod_ips(shared, pod, sandbox);
     let bound = async {
+        let granted = shared.devices.grant(pod, &pod.containers[container]).await?;
         make_container(pod, container, attempt, &pod_ips).await?;
-        configure::bind_container(shared, pod, container, &pod_ips, volume_images).await
+        configure::bind_container(shared, pod, container, &pod_ips, volume_images, granted).await
     };
-    // The disk and the runtime have nothing to do with each other.
+    // Plugins, the disk and the runtime have nothing to do with each other.
     let (bound, image) = tokio::join!(bound, shared.runtime.image_status(image_ref));
     let bound = match bound {
         Ok(bound) => bound,
@@ -296,8 +297,8 @@ async fn clean_up(shared: &Shared, pod: &Arc<Pod>, observed: &ObservedPod) -> Ou
     remove_cgroup(shared, pod, observed, |pod| dirs::remove_pod(pod).map_err(|leftovers| leftovers.to_string())).await
 }
 
-/// Removes the pod's cgroup, with what the runtime has lost in it, and what `others` removes then. A slice is stopped last: systemd
-/// would wait for processes.
+/// Removes the pod's cgroup, with what the runtime has lost in it, and what `others` removes then; gives back its devices. A slice is
+/// stopped last: systemd would wait for processes.
 async fn remove_cgroup(
     shared: &Shared,
     pod: &Arc<Pod>,
@@ -314,6 +315,7 @@ async fn remove_cgroup(
     })
     .await;
     if outcome == Outcome::Done {
+        shared.devices.free(pod).await;
         shared.slices.remove_pod(pod).await;
     }
     outcome

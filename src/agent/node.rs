@@ -222,7 +222,7 @@ fn node_status(
     let ips = host.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     NodeStatus {
         addresses: Some(ips.chain([address("Hostname", facts.hostname.clone())]).collect()),
-        capacity: Some(quantities(&facts.capacity)),
+        capacity: Some(quantities(&facts.capacity.clone().into_iter().chain(host.devices.clone()).collect())),
         allocatable: Some(quantities(&host.allocatable)),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),

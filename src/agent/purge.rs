@@ -20,7 +20,7 @@ use crate::config::AgentSettings;
 use crate::cri::labels::Owner;
 use crate::cri::{CriError, Runtime};
 use crate::host::ledger::{Contents, Ending, Identity, Ledger, Opened};
-use crate::host::{FileError, cni, facts, lock, loopback, remove};
+use crate::host::{FileError, cni, devices, facts, lock, loopback, remove};
 use crate::link::POD_API;
 use crate::model::PodKey;
 use crate::plan::pressure::Conditions;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked whether they have.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// What an agent keeps below its state directory.
-const KEPT: [&str; 4] = ["ledger", "node.pem", "agent.sock", "agent.lock"];
+const KEPT: [&str; 5] = ["ledger", "node.pem", "agent.sock", "agent.lock", devices::FILE];
 /// The grace period of a pod whose DaemonSet is gone, as `terminationGracePeriodSeconds` has it by default.
 const GRACE_PERIOD_SECS: u32 = 30;
 

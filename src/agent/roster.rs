@@ -252,6 +252,7 @@ impl Roster {
         };
         roster.load_bundles();
         roster.load_objects();
+        roster.shared.devices.retain(|pod| roster.contents.pods.contains_key(pod));
         roster.publish();
         roster
     }

@@ -30,6 +30,7 @@ use crate::testing::wait::{LIMIT, eventually};
 mod clocks;
 mod configuration;
 mod crash;
+mod devices;
 mod disk;
 mod eviction;
 mod hooks;
@@ -64,6 +65,8 @@ pub(crate) struct Host {
     /// What an agent takes the runtime's to be before that has said so. The fake has systemd make pods' cgroups: tests make none,
     /// need not be root, and reach no systemd.
     cgroup_driver: CgroupDriver,
+    /// Device plugins can register: over real sockets, which have nothing to do with a paused clock.
+    takes_plugins: bool,
     /// The present agent's.
     pub(crate) life: Arc<Life>,
 }
@@ -107,7 +110,8 @@ impl Host {
         let runtime = cri.clone();
         // What its workers are about comes to nothing, too.
         let life = Life::new(move || runtime.freeze_after(0));
-        Self { dir, cri, identity, key: None, machine_id, boot_id, cgroup_driver, life }
+        let (key, takes_plugins) = (None, false);
+        Self { dir, cri, identity, key, machine_id, boot_id, cgroup_driver, takes_plugins, life }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
@@ -127,6 +131,9 @@ impl Host {
         tasks.spawn(life.of(node::run(shared.clone(), status_rx, conditions_rx, inputs_tx.clone())));
         tasks.spawn(life.of(prober::run(shared.clone())));
         tasks.spawn(life.of(rotation::run(shared.clone())));
+        if self.takes_plugins {
+            tasks.spawn(life.of(super::devices::run(shared.devices.clone())));
+        }
         let (tunnels, wishes_rx) = Tunnels::new();
         let link = LinkEnd { up_tx, tunnels };
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
@@ -181,8 +188,9 @@ impl Host {
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
         let cgroups = Cgroups::detect().unwrap();
-        let clock = Clock::new();
+        let (clock, host) = (Clock::new(), watch::Sender::new(Arc::new(host)));
         Shared {
+            devices: Devices::new(&settings, &facts.boot_id, host.clone()),
             images: Images::new(runtime.clone()),
             prober: Prober::new(clock),
             hints: Hints::default(),
@@ -195,7 +203,7 @@ impl Host {
             lost: watch::Sender::default(),
             settings,
             facts,
-            host: watch::Sender::new(Arc::new(host)),
+            host,
             slices: Slices::at("nowhere:", cgroups.is_v2()),
             cgroups,
             runtime,

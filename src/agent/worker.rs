@@ -149,6 +149,7 @@ pub(super) fn spawn(
     let (observed_tx, observed_rx) = watch::channel(ObservedPod::default());
     let objects = shared.objects.subscribe();
     let seen = objects.borrow().clone();
+    let devices = shared.devices.changes();
     let hint = shared.hints.of(&pod.key.uid);
     let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
     shared.rotation.keep(pod.clone(), observed_rx.clone());
@@ -157,6 +158,7 @@ pub(super) fn spawn(
         memory: PodMemory::new(&[]),
         objects,
         seen,
+        devices,
         shared,
         pod: pod.clone(),
         created_at,
@@ -191,6 +193,8 @@ struct Worker {
     objects: watch::Receiver<Arc<Objects>>,
     /// What of them was seen last.
     seen: Arc<Objects>,
+    /// Tells when there may be devices that it waits for.
+    devices: watch::Receiver<()>,
     hint: Arc<Notify>,
     inputs_tx: mpsc::Sender<Input>,
     memory: PodMemory,
@@ -251,6 +255,7 @@ impl Worker {
                 },
                 Ok(()) = self.healths.changed() => {}
                 Ok(()) = self.objects.changed() => self.look_at_objects(),
+                Ok(()) = self.devices.changed() => self.memory.devices_changed(),
                 () = self.hint.notified() => self.observe().await,
                 () = self.shared.clock.sleep_until(wake_at) => if !self.current { self.observe().await },
             }

@@ -22,7 +22,7 @@ mod volumes;
 use k8s_openapi::api::core::v1::{PodResourceClaim, PodSecurityContext, PodSpec, PodTemplateSpec};
 
 pub use self::defaults::{default_spec, default_template};
-pub(crate) use self::resources::aggregate_requests;
+pub(crate) use self::resources::{aggregate_requests, is_extended};
 use self::volumes::Volumes;
 use super::field::{FieldError, Path};
 use super::metadata::{invalid_each, json, validate_annotations, validate_labels};

@@ -12,8 +12,8 @@ use super::{NewContainer, labels};
 use crate::model::ContainerId;
 use crate::podspec::bind::{BoundMount, Content};
 use crate::podspec::{
-    Container, Dns, IdRange, ImageUser, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping, Profile,
-    Propagation, Protocol, Security, SelinuxOptions, kernel_hostname,
+    Container, DeviceNode, Dns, IdRange, ImageUser, LinuxResources, Namespaces, PidNamespace, Pod, PortMapping,
+    Profile, Propagation, Protocol, Security, SelinuxOptions, kernel_hostname,
 };
 
 /// The sandbox of a pod, made for the `attempt`th time. `users` are the host's users of a pod that has its own.
@@ -63,8 +63,10 @@ pub(crate) fn container_config(new: &NewContainer<'_>) -> v1::ContainerConfig {
         working_dir: container.working_dir.clone(),
         envs: bound.env.iter().map(env).collect(),
         mounts: mounts(new),
+        devices: bound.nodes.iter().map(device).collect(),
+        cdi_devices: bound.cdi_devices.iter().map(|name| v1::CdiDevice { name: name.clone() }).collect(),
         labels: container_labels,
-        annotations: labels::container_annotations(pod, container, attempt),
+        annotations: annotations(new),
         log_path: text(&container.log_path(attempt)),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
@@ -229,6 +231,17 @@ fn resources(resources: &LinuxResources) -> v1::LinuxContainerResources {
         unified: resources.unified.clone().into_iter().collect(),
         ..Default::default()
     }
+}
+
+/// Those that came with devices, and the container's own before them.
+fn annotations(new: &NewContainer<'_>) -> HashMap<String, String> {
+    let own = labels::container_annotations(new.pod, new.container, new.attempt);
+    new.bound.annotations.clone().into_iter().chain(own).collect()
+}
+
+fn device(node: &DeviceNode) -> v1::Device {
+    let DeviceNode { container_path, host_path, permissions } = node.clone();
+    v1::Device { container_path, host_path, permissions }
 }
 
 /// The container's own mounts, then its termination log. With users of its own each maps their ids.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::api::quantity::Quantity;
 use crate::model::{Finished, NodeName, PodKey};
 use crate::plan::images::used_percent;
-use crate::plan::memory::Outcome;
+use crate::plan::memory::{Outcome, REFUSED};
 use crate::plan::pressure::Reading;
 use crate::plan::{Step, StopReason, Waiting, go_duration};
 use crate::podspec::{Container, ImageUse, Pod, Role};
@@ -261,6 +261,9 @@ fn pulled(pod: &Pod, image: ImageUse, outcome: &Outcome, took: Duration) -> Vec<
 fn made(pod: &Pod, container: usize, outcome: &Outcome, reason: &'static str, message: &str) -> Vec<PodEvent> {
     let container = &pod.containers[container];
     vec![match outcome.failure() {
+        Some(error) if matches!(outcome, Outcome::Refused(_)) => {
+            PodEvent::of_container(container, true, REFUSED, error.to_owned())
+        }
         Some(error) => PodEvent::of_container(container, true, "Failed", format!("Error: {error}")),
         None => PodEvent::of_container(container, false, reason, message.to_owned()),
     }]
@@ -422,6 +425,11 @@ mod tests {
         assert_eq!(
             shown(&ended(&pod, &make, &misconfigured, Duration::ZERO)),
             ["Warning Failed Error: configmap \"c\" not found spec.initContainers{i}"]
+        );
+        let refused = Outcome::Refused("Allocate failed due to x, which is unexpected".to_owned());
+        assert_eq!(
+            shown(&ended(&pod, &make, &refused, Duration::ZERO)),
+            ["Warning UnexpectedAdmissionError Allocate failed due to x, which is unexpected spec.initContainers{i}"]
         );
         let replaced = [true, false].map(|succeeded| daemon_replaced(&pod.key, &"n".into(), succeeded));
         assert_eq!(

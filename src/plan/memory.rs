@@ -39,6 +39,9 @@ const YIELD_MAX: Duration = Duration::from_secs(10);
 /// The reason of a container whose configuration cannot be had.
 const MISCONFIGURED: &str = "CreateContainerConfigError";
 
+/// The reason of a container whose devices cannot be had.
+pub(super) const REFUSED: &str = "UnexpectedAdmissionError";
+
 /// What is remembered of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMemory {
@@ -163,13 +166,15 @@ pub enum Outcome {
     Failed(String),
     /// `CreateContainer`: what the container asks for cannot be had here as things are, in upstream's words.
     Misconfigured(String),
+    /// `CreateContainer`: the devices it asks for cannot be had as things are, in upstream's words.
+    Refused(String),
 }
 
 impl Outcome {
     /// Why it failed, if it did.
     pub fn failure(&self) -> Option<&str> {
         match self {
-            Self::Failed(error) | Self::Misconfigured(error) => Some(error),
+            Self::Failed(error) | Self::Misconfigured(error) | Self::Refused(error) => Some(error),
             Self::Done | Self::Image(_) | Self::Pulled { .. } | Self::NoImage => None,
         }
     }
@@ -239,10 +244,20 @@ impl PodMemory {
     /// what failed for want of it is tried at once.
     pub fn configuration_changed(&mut self) {
         self.stale = true;
-        self.attempts.retain(|subject, attempts| match subject {
-            Subject::Volumes | Subject::PullImage(_) => false,
-            Subject::Start(_) => attempts.failure.as_ref().is_none_or(|failure| failure.reason != MISCONFIGURED),
-            _ => true,
+        self.attempts.retain(|subject, _| !matches!(subject, Subject::Volumes | Subject::PullImage(_)));
+        self.forget_failed_starts(&[MISCONFIGURED]);
+    }
+
+    /// Takes in that there are other devices or plugins now, or others free: what failed for want of them is tried at once.
+    pub fn devices_changed(&mut self) {
+        // A plugin that cannot be told of a start makes a container misconfigured.
+        self.forget_failed_starts(&[REFUSED, MISCONFIGURED]);
+    }
+
+    fn forget_failed_starts(&mut self, reasons: &[&str]) {
+        self.attempts.retain(|subject, attempts| {
+            let failed = attempts.failure.as_ref().is_some_and(|failure| reasons.contains(&failure.reason));
+            !(failed && matches!(subject, Subject::Start(_)))
         });
     }
 
@@ -463,6 +478,7 @@ fn failure(step: &Step, outcome: &Outcome) -> Option<Waiting> {
         (Step::InspectImage { .. }, _) => "ImageInspectError",
         (Step::PullImage { .. }, _) => pull_reason(message),
         (Step::CreateContainer { .. }, Outcome::Misconfigured(_)) => MISCONFIGURED,
+        (Step::CreateContainer { .. }, Outcome::Refused(_)) => REFUSED,
         (Step::CreateContainer { .. }, _) => "CreateContainerError",
         (Step::StartContainer { .. }, _) => "RunContainerError",
         (Step::PostStart { .. }, _) => "PostStartHookError",

@@ -662,6 +662,10 @@ fn every_way_of_not_starting_has_its_reason() {
         waiting(&none, &|case| case.done(&create(0, "s0"), &Outcome::Misconfigured(why()))).1,
         Some(("CreateContainerConfigError", why()))
     );
+    assert_eq!(
+        waiting(&none, &|case| case.done(&create(0, "s0"), &Outcome::Refused(why()))).1,
+        Some(("UnexpectedAdmissionError", why()))
+    );
     let start = Step::StartContainer { container: WEB, id: "c0".into() };
     assert_eq!(
         waiting(&none, &|case| {
@@ -806,4 +810,11 @@ fn what_failed_for_want_of_configuration_is_tried_at_once_when_it_changes() {
         case.memory.configuration_changed();
         assert_eq!(case.plan().steps.contains(&create(0, "s0")), tried, "{reason}");
     }
+    let refused = Outcome::Refused("Allocate failed".to_owned());
+    case.done(&create(0, "s0"), &refused);
+    case.has_image();
+    case.memory.configuration_changed();
+    assert!(!case.plan().steps.contains(&create(0, "s0")), "devices are no configuration");
+    case.memory.devices_changed();
+    assert!(case.plan().steps.contains(&create(0, "s0")));
 }

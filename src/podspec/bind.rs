@@ -14,7 +14,10 @@ use std::path::{Component, Path, PathBuf};
 
 use super::env::{expand, file_value};
 use super::objects::{Found, Object, ObjectKind, Objects, Reference};
-use super::{Container, EnvFile, EnvSource, Mount, Pod, Propagation, RecursiveReadOnly, SubPathText, VolumeSource};
+use super::{
+    Container, DeviceNode, EnvFile, EnvSource, Granted, GrantedMount, Mount, Pod, Propagation, RecursiveReadOnly,
+    SubPathText, VolumeSource,
+};
 use crate::model::ObjectKey;
 
 pub use self::files::{File, Payload, payload};
@@ -34,6 +37,8 @@ pub struct Given<'a> {
     pub images: &'a BTreeMap<String, String>,
     /// The pod's runtime can make a mount read-only with all that is mounted below it.
     pub can_be_recursive: bool,
+    /// What the container gets with its devices.
+    pub granted: &'a Granted,
 }
 
 /// What of a container depends on what is given. Its `Debug` form shows no values.
@@ -43,10 +48,16 @@ pub struct Bound {
     pub command: Vec<String>,
     /// Empty: the image's command.
     pub args: Vec<String>,
-    /// Name and value, each name once: `envFrom`, then `env`, then those of the API.
+    /// Name and value, each name once: those of its devices, `envFrom`, then `env`, then those of the API.
     pub env: Vec<(String, String)>,
     /// In the order they are made.
     pub mounts: Vec<BoundMount>,
+    /// Device nodes.
+    pub nodes: Vec<DeviceNode>,
+    /// Devices by their names in the Container Device Interface.
+    pub cdi_devices: Vec<String>,
+    /// Annotations for the runtime beside the container's own.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Bound {
@@ -209,15 +220,22 @@ fn no_item(kind: ObjectKind) -> &'static str {
 /// # Errors
 /// The first [`ConfigError`], in the order: `envFrom`, `env`, mounts.
 pub fn bind(pod: &Pod, container: &Container, given: &Given<'_>) -> Result<Bound, ConfigError> {
-    let env = environment(pod, container, given)?;
+    let Granted { env: mut env_granted, nodes, cdi_devices, annotations, .. } = given.granted.clone();
+    let own = environment(pod, container, given)?;
+    own.iter().for_each(|(name, _)| drop(env_granted.remove(name)));
+    let env: Vec<_> = env_granted.into_iter().chain(own).collect();
     let value = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let expanded = |texts: &[String]| texts.iter().map(|text| expand(text, value)).collect();
     let mounts = container.mounts.iter().map(|mount| bound_mount(pod, mount, value, given));
+    let mounts = given.granted.mounts.iter().map(granted_mount).map(Ok).chain(mounts);
     Ok(Bound {
         command: expanded(&container.command),
         args: expanded(&container.args),
         mounts: mounts.collect::<Result<_, _>>()?,
         env,
+        nodes,
+        cdi_devices,
+        annotations,
     })
 }
 
@@ -354,6 +372,17 @@ fn file_key(file: &EnvFile, key: &str, optional: bool, given: &Given<'_>) -> Res
 }
 
 // === mounts ===
+
+fn granted_mount(mount: &GrantedMount) -> BoundMount {
+    BoundMount {
+        content: Content::Path(PathBuf::from(&mount.host_path)),
+        container_path: mount.container_path.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+        selinux_relabel: false,
+    }
+}
 
 fn bound_mount<'a>(
     pod: &Pod,

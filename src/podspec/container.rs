@@ -1,5 +1,6 @@
 //! One container: image, process, mounts, and what it may do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// Limits and weights.
     pub resources: LinuxResources,
+    /// How many devices it gets of resources that plugins have, more than none of each.
+    pub devices: BTreeMap<String, u64>,
     /// User, capabilities and what else it may do.
     pub security: Security,
     /// Where it leaves its last words, inside the container.

@@ -175,6 +175,7 @@ fn containers(
             mounts: volumes::mounts(written, pod, &mut relabelled, at)?,
             ports: network::ports(written, pod.namespaces.host_network, at)?,
             resources: demand.container(amounts, *role, host),
+            devices: resources::devices(amounts),
             security: security::container(
                 spec,
                 (&written.name, written.security_context.as_ref()),

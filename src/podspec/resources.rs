@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
 use super::{CgroupDriver, CgroupLimits, HostFacts, LinuxResources, QosClass, Role};
 use crate::api::field::{FieldError, Path};
+use crate::api::pod_template::is_extended;
 use crate::api::quantity::Quantity;
 use crate::model::Uid;
 
@@ -308,6 +309,12 @@ impl Demand {
         let thousandths = counted.saturating_add(share).saturating_mul(1000) / memory_capacity_bytes.max(1);
         (1000 - signed(thousandths)).clamp(*OOM_SCORE_BURSTABLE.start(), *OOM_SCORE_BURSTABLE.end())
     }
+}
+
+/// How many devices a container gets: its limits of extended resources, which only device plugins have here.
+pub(super) fn devices(amounts: &Amounts) -> List {
+    let limits = amounts.limits.iter().filter(|(name, limit)| **limit > 0 && is_extended(name));
+    limits.map(|(name, limit)| (name.clone(), *limit)).collect()
 }
 
 fn add(sums: &mut List, amounts: &List) {

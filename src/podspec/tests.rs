@@ -132,6 +132,7 @@ fn base() -> Pod {
                 unified: [("memory.oom.group", "1"), ("memory.swap.max", "0")].map(text).into(),
                 ..weights
             },
+            devices: [].into(),
             security: Security {
                 privileged: false,
                 add_capabilities: vec![],

@@ -55,7 +55,7 @@ use crate::plan::memory::PodMemory;
 use crate::plan::{self, Wanted};
 use crate::podspec::bind::{self, Given};
 use crate::podspec::objects::{Object, Objects};
-use crate::podspec::{self, ImageUser, Keyring, Pod, VolumeSource, env};
+use crate::podspec::{self, Granted, ImageUser, Keyring, Pod, VolumeSource, env};
 use crate::seal::{KEY_BYTES, Key};
 use crate::spdy::frame::{Decoder, Encoder, Frame};
 
@@ -182,6 +182,7 @@ fn runs(bundle: &Bundle) -> Result<(), Invalid> {
             files: &BTreeMap::new(),
             images: &BTreeMap::new(),
             can_be_recursive: true,
+            granted: &Granted::default(),
         };
         let bound = bind::bind(&pod, container, &given).unwrap_or_default();
         cri::to_proto::container_config(&NewContainer {

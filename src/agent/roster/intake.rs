@@ -77,7 +77,8 @@ impl Roster {
             Input::Prepared { daemonset, revision, outcome } => self.prepared(daemonset, revision, outcome),
             Input::Node(node) => {
                 self.session.say(Up::Node(node.report.clone()));
-                // Pods may have waited for what the runtime can do now, or for what the node was short of.
+                // Pods may have waited for what the runtime can do now, or for what the node was short of, or has more of.
+                self.restaff |= !Arc::ptr_eq(&self.host, &self.shared.host());
                 self.restaff |= self
                     .node
                     .as_ref()

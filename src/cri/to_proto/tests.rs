@@ -19,7 +19,7 @@ use crate::api::{daemonset, document, strict};
 use crate::model::{ObjectKey, ObservedSandbox, PodKey, Source};
 use crate::podspec::bind::{Given, bind};
 use crate::podspec::objects::{Held, Object, ObjectId, Objects};
-use crate::podspec::{CgroupDriver, HostFacts, IdRange, ImageUser, Reference, references, resolve};
+use crate::podspec::{CgroupDriver, Granted, HostFacts, IdRange, ImageUser, Reference, references, resolve};
 
 mod corpus;
 
@@ -33,6 +33,7 @@ struct Surroundings {
     host: HostFacts,
     image_user: ImageUser,
     pod_ips: Vec<std::net::IpAddr>,
+    granted: Granted,
 }
 
 impl Surroundings {
@@ -57,11 +58,13 @@ impl Surroundings {
             masked_paths: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
             memory_capacity_bytes: 8 << 30,
             allocatable: [("cpu".to_owned(), 4000), ("memory".to_owned(), 7 << 30)].into(),
+            devices: BTreeMap::new(),
             root_dir: "/var/lib/kubelet".into(),
             log_root: "/var/log/pods".into(),
             api: None,
         };
-        Self { host, image_user: ImageUser::Uid(0), pod_ips: vec!["10.88.0.7".parse().unwrap()] }
+        let pod_ips = vec!["10.88.0.7".parse().unwrap()];
+        Self { host, image_user: ImageUser::Uid(0), pod_ips, granted: Granted::default() }
     }
 
     /// Changes one thing, by the word cases have for it.
@@ -132,7 +135,8 @@ fn requests(bundle: &Bundle, around: &Surroundings) -> Value {
     let pod_ips = if pod.namespaces.host_network { &around.host.ips } else { &sandbox.ips };
     let (objects, none) = (objects(bundle), BTreeMap::default());
     let images = pod.volumes.iter().map(|volume| (volume.name.clone(), format!("sha256:{}", volume.name))).collect();
-    let given = Given { objects: &objects, pod_ips, files: &none, images: &images, can_be_recursive: true };
+    let (files, granted) = (&none, &around.granted);
+    let given = Given { objects: &objects, pod_ips, files, images: &images, can_be_recursive: true, granted };
     let request = |container: &Container| {
         let bound = bind(&pod, container, &given).unwrap();
         let new = NewContainer {
@@ -234,6 +238,8 @@ fn a_pod_of_defaults_asks_for_what_the_kubelet_would() {
 struct Case {
     /// What is special about host and image ([`Surroundings::change`]).
     with: Vec<String>,
+    /// What comes with each container's devices.
+    granted: Granted,
     /// Laid over the template's metadata.
     metadata: Value,
     /// Laid over the pod's spec.
@@ -251,6 +257,7 @@ fn each_feature_changes_the_requests_as_it_would_the_kubelets() {
         let case: Case = serde_saphyr::from_str(written).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let mut around = Surroundings::new();
         case.with.iter().for_each(|word| around.change(word));
+        around.granted = case.granted;
         let mut manifest = manifest.clone();
         let template = &mut manifest["spec"]["template"];
         for (place, change) in

@@ -46,6 +46,7 @@ fn bound_in(pod: &Value, container: &Value) -> Result<Bound, ConfigError> {
         files: &files,
         images: &[("image".to_owned(), "sha256:feed".to_owned())].into(),
         can_be_recursive: false,
+        granted: &Granted::default(),
     };
     bind(&pod, &pod.containers[0], &given)
 }
@@ -204,11 +205,43 @@ fn the_api_is_found_unless_the_container_says_where() {
         files: &BTreeMap::new(),
         images: &BTreeMap::new(),
         can_be_recursive: false,
+        granted: &Granted::default(),
     };
     let made = bind(&pod, &pod.containers[0], &given).unwrap();
     let shown: Vec<_> = made.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(shown, ["B=own", "C=1", "A=1"]);
     assert!(!format!("{made:?}").contains("own"), "no values in logs: {made:?}");
+}
+
+#[test]
+fn what_comes_with_devices_goes_before_the_containers_own_and_its_variables_after_them() {
+    let container = json!({
+        "command": ["run", "$(DEVICES)"], "env": [{ "name": "MODE", "value": "own" }, { "name": "X", "value": "$(DEVICES)" }],
+        "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+    });
+    let pod = resolved(&json!({ "volumes": [{ "name": "v", "emptyDir": {} }] }), &container);
+    let granted: Granted = serde_json::from_value(json!({
+        "env": { "DEVICES": "0", "MODE": "theirs" },
+        "mounts": [{ "containerPath": "/lib/vendor", "hostPath": "/opt/vendor", "readOnly": true }],
+    }))
+    .unwrap();
+    let given = Given {
+        objects: &Objects::default(),
+        pod_ips: &[],
+        files: &BTreeMap::new(),
+        images: &BTreeMap::new(),
+        can_be_recursive: false,
+        granted: &granted,
+    };
+    let made = bind(&pod, &pod.containers[0], &given).unwrap();
+    let shown: Vec<_> = made.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    // As upstream, the command sees them and other variables do not.
+    assert_eq!(
+        (&*made.command, &*shown),
+        (&["run".to_owned(), "0".to_owned()][..], &["DEVICES=0", "MODE=own", "X=$(DEVICES)"].map(str::to_owned)[..])
+    );
+    let mounts: Vec<_> = made.mounts.iter().map(|mount| (&*mount.container_path, mount.read_only)).collect();
+    assert_eq!(mounts[..2], [("/lib/vendor", true), ("/v", false)]);
 }
 
 #[test]
@@ -247,8 +280,14 @@ fn a_mount_is_recursively_read_only_where_the_runtime_can() {
     let mut pod = resolved(&pod, &json!({ "volumeMounts": [mount] }));
     let mut mode = |mode, can_be_recursive| {
         pod.containers[0].mounts[0].recursive_read_only = mode;
-        let (objects, files, images) = Default::default();
-        let given = Given { objects: &objects, pod_ips: &[], files: &files, images: &images, can_be_recursive };
+        let given = Given {
+            objects: &Objects::default(),
+            pod_ips: &[],
+            files: &BTreeMap::new(),
+            images: &BTreeMap::new(),
+            can_be_recursive,
+            granted: &Granted::default(),
+        };
         let made = bind(&pod, &pod.containers[0], &given);
         made.map(|bound| bound.mounts[0].recursive_read_only).map_err(|error| error.to_string())
     };

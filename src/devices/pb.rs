@@ -1,0 +1,4 @@
+//! The messages, clients and servers generated from `proto/deviceplugin/v1beta1/deviceplugin.proto`.
+#![allow(missing_docs, clippy::all, unused_qualifications, reason = "generated; the proto file has the documentation")]
+
+tonic::include_proto!("v1beta1");
