@@ -215,6 +215,14 @@ impl Node {
         assert!(started.expect("tests/env/node.sh can be run").success());
     }
 
+    /// The node's own root directory, as seen from outside.
+    pub fn root(&self) -> PathBuf {
+        let pid = fs::read_to_string(self.path("node.pid")).expect("the node's script writes it");
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pid.trim())).expect("the node is up");
+        let init = children.split_whitespace().next().expect("the node has a first process");
+        Path::new("/proc").join(init).join("root")
+    }
+
     /// A path in the node's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

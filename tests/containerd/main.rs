@@ -8,6 +8,7 @@ mod commands;
 mod configuration;
 mod corpus;
 mod daemonsets;
+mod devices;
 mod disks;
 mod eviction;
 mod faults;
