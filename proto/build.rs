@@ -1,11 +1,11 @@
-//! Compiles the fleet protocol and that of device plugins, and stamps the build with its time.
+//! Compiles the fleet protocol and those of device plugins, and stamps the build with its time.
 
 use std::env;
 use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const FLEET: &str = "garrison/fleet/v1/fleet.proto";
-const PLUGINS: &str = "deviceplugin/v1beta1/deviceplugin.proto";
+const DEVICES: [&str; 2] = ["deviceplugin/v1beta1/deviceplugin.proto", "podresources/v1/podresources.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -18,11 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         // `link::pb` shows them without what must not be seen.
         .skip_debug([".garrison.fleet.v1.Token", ".garrison.fleet.v1.BlobChunk"])
         .compile_fds(protox::compile([FLEET], ["proto"])?)?;
-    // Both ends of both services: tests play the plugin.
+    // Both ends of each service: tests play the other.
     tonic_prost_build::configure()
         .build_transport(false)
         .btree_map(".")
-        .compile_fds(protox::compile([PLUGINS], ["proto"])?)?;
+        .compile_fds(protox::compile(DEVICES, ["proto"])?)?;
 
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     let secs = match env::var("SOURCE_DATE_EPOCH") {

@@ -345,6 +345,7 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
         _ => None,
     };
     let roster = Roster::new(shared.clone(), identity, (ledger, contents), link, inputs_tx.clone());
+    tasks.spawn(devices::tell(shared.devices.clone(), roster.admitted()));
     tasks.spawn(eviction::run(shared, roster.admitted(), conditions_tx, inputs_tx));
     service::ready("caring for this host's pods");
     tokio::select! {

@@ -1,7 +1,7 @@
 //! Device plugins, spoken to by Kubernetes' v1beta1 over unix sockets: they register with the agent ([`serve`]), and the agent
-//! calls them ([`Plugin`]).
+//! calls them ([`Plugin`]). [`pod_resources`] tells others who has what.
 //!
-//! The protocol's messages are named in here and nowhere else. What a plugin says is checked and bounded, every call to it has a
+//! Both protocols' messages are named in here and nowhere else. What a plugin says is checked and bounded, every call to it has a
 //! deadline. Nothing here decides, retries or remembers.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/cm/devicemanager/{endpoint.go,plugin/v1beta1}`.
@@ -21,10 +21,11 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::api::pod_template::is_extended;
 use crate::error::Chain;
-use crate::fit::devices::{Choice, Stock};
+use crate::fit::devices::{Choice, Device, Stock};
 use crate::podspec::{DeviceNode, Granted, GrantedMount};
 
 pub(crate) mod pb;
+pub mod pod_resources;
 
 use pb::device_plugin_client::DevicePluginClient;
 use pb::registration_server::{Registration as Service, RegistrationServer};
@@ -241,7 +242,7 @@ impl<R: Registry> Service for Door<R> {
 
 // === what they say ===
 
-fn registration(request: pb::RegisterRequest) -> Result<Registration, PluginError> {
+pub(crate) fn registration(request: pb::RegisterRequest) -> Result<Registration, PluginError> {
     let pb::RegisterRequest { version, endpoint, resource_name: resource, options: _ } = request;
     if version != VERSION {
         return Err(PluginError::Version(version));
@@ -255,17 +256,21 @@ fn registration(request: pb::RegisterRequest) -> Result<Registration, PluginErro
     Ok(Registration { resource, endpoint })
 }
 
-fn stock(list: pb::ListAndWatchResponse) -> Result<Stock, PluginError> {
+pub(crate) fn stock(list: pb::ListAndWatchResponse) -> Result<Stock, PluginError> {
     if list.devices.len() > DEVICES_MAX {
         return Err(PluginError::Nonsense("too many devices"));
     }
     if list.devices.iter().any(|device| device.id.is_empty() || device.id.len() > ID_BYTES_MAX) {
         return Err(PluginError::Nonsense("a device whose id is empty or too long"));
     }
-    Ok(list.devices.into_iter().map(|device| (device.id, device.health == HEALTHY)).collect())
+    let told = |pb::Device { id, health, topology }| {
+        let numa_nodes = topology.unwrap_or_default().nodes.into_iter().map(|node| node.id).collect();
+        (id, Device { healthy: health == HEALTHY, numa_nodes })
+    };
+    Ok(list.devices.into_iter().map(told).collect())
 }
 
-fn granted(answer: pb::ContainerAllocateResponse) -> Granted {
+pub(crate) fn granted(answer: pb::ContainerAllocateResponse) -> Granted {
     let pb::ContainerAllocateResponse { envs: env, mounts, devices, annotations, cdi_devices } = answer;
     let mount =
         |pb::Mount { container_path, host_path, read_only }| GrantedMount { container_path, host_path, read_only };
@@ -313,8 +318,11 @@ mod tests {
     fn a_list_has_bounds() {
         let device = |id: &str| pb::Device { id: id.to_owned(), health: HEALTHY.to_owned(), topology: None };
         let list = |devices| stock(pb::ListAndWatchResponse { devices }).map_err(|error| error.to_string());
-        let ill = pb::Device { health: "Unhealthy".to_owned(), ..device("b") };
-        assert_eq!(list(vec![device("a"), ill]), Ok([("a".to_owned(), true), ("b".to_owned(), false)].into()));
+        let topology = Some(pb::TopologyInfo { nodes: vec![pb::NumaNode { id: 1 }] });
+        let ill = pb::Device { health: "Unhealthy".to_owned(), topology, ..device("b") };
+        let (well, told) =
+            (Device { healthy: true, ..Device::default() }, Device { healthy: false, numa_nodes: vec![1] });
+        assert_eq!(list(vec![device("a"), ill]), Ok([("a".to_owned(), well), ("b".to_owned(), told)].into()));
         let words = "the device plugin answered with a device whose id is empty or too long";
         for id in [String::new(), "x".repeat(257)] {
             assert_eq!(list(vec![device(&id)]), Err(words.to_owned()));

@@ -14,9 +14,7 @@
 //! not. A pod gives back what it holds when it has come to its end.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/cm/devicemanager/manager.go`. We differ on purpose: devices are chosen when the container is
-//! made. What upstream would fail a pod for ([`REFUSED`]), its container waits for here.
-//!
-//! [`REFUSED`]: crate::plan::memory::Outcome::Refused
+//! made. What upstream would fail a pod for, its container waits for here ([`Outcome::Refused`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,13 +30,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking::blocking;
 use crate::config::AgentSettings;
+use crate::devices::pod_resources::{self, Inventory, PodDevices};
 use crate::devices::{self, Plugin, PluginError, Registration, Registry};
 use crate::error::Chain;
-use crate::fit::devices::{Choice, Holding, Stock, choice};
-use crate::host::devices::{HoldingsFile, folder, listen};
-use crate::model::Uid;
+use crate::fit::devices::{Choice, Group, Holding, Stock, choice, grouped};
+use crate::host::devices::{HoldingsFile, PLUGINS, POD_RESOURCES, listen};
+use crate::model::{PodKey, Uid};
 use crate::plan::memory::Outcome;
-use crate::podspec::{Container, Granted, HostFacts, Pod};
+use crate::podspec::{Container, Granted, HostFacts, Pod, Role};
 
 /// How long the devices of a plugin that is gone are still counted (`endpointStopGracePeriod`).
 const GRACE: Duration = Duration::from_secs(300);
@@ -50,8 +49,8 @@ const RESOURCES_MAX: usize = 64;
 pub(super) struct Devices(Arc<Inner>);
 
 struct Inner {
-    /// Where plugins have their sockets.
-    folder: PathBuf,
+    /// Below it plugins have their sockets.
+    root_dir: PathBuf,
     file: HoldingsFile,
     /// Held while the file is written: what is newer comes last.
     writing: tokio::sync::Mutex<()>,
@@ -98,7 +97,7 @@ impl Devices {
             Vec::new()
         });
         Self(Arc::new(Inner {
-            folder: folder(&settings.root_dir),
+            root_dir: settings.root_dir.clone(),
             file,
             writing: tokio::sync::Mutex::default(),
             host,
@@ -137,9 +136,9 @@ impl Devices {
     pub(super) async fn grant(&self, pod: &Pod, container: &Container) -> Result<Granted, Outcome> {
         let mut granted = Granted::default();
         for (resource, amount) in &container.devices {
-            let allocated = self.allocate(pod, container, (resource, *amount)).await;
+            let holding = self.allocate(pod, container, (resource, *amount)).await;
             let refused = |why| Outcome::Refused(format!("Allocate failed due to {why}, which is unexpected"));
-            let holding = allocated.map_err(refused)?;
+            let holding = holding.map_err(refused)?;
             if holding.pre_start {
                 self.pre_start(&holding).await.map_err(Outcome::Misconfigured)?;
             }
@@ -197,6 +196,15 @@ impl Devices {
         written.map_err(|error| Chain(&error).to_string())
     }
 
+    /// Listens in a folder of the root directory; none, told in the log, if that cannot be.
+    async fn listen_in(&self, folder: &'static str) -> Option<UnixListener> {
+        let path = self.0.root_dir.join(folder);
+        let listener = blocking(move || listen(&path)).await.map_err(|error| Chain(&error).to_string());
+        let listener =
+            listener.and_then(|listener| UnixListener::from_std(listener).map_err(|error| error.to_string()));
+        listener.inspect_err(|error| tracing::error!(error, "nobody is served in {folder}")).ok()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,7 +228,7 @@ impl Devices {
         let following = async {
             let why = self.listen(&resource, number, &plugin).await;
             tracing::warn!(resource, error = %Chain(&why), "the device plugin is gone; its devices are not given out any more");
-            self.restock(&resource, number, |stock| stock.values_mut().for_each(|healthy| *healthy = false));
+            self.restock(&resource, number, |stock| stock.values_mut().for_each(|device| device.healthy = false));
             tokio::time::sleep(GRACE).await;
             tracing::warn!(resource, "the device plugin has not come back; its devices are forgotten");
             let mut state = self.state();
@@ -281,7 +289,7 @@ impl Devices {
 }
 
 fn healthy(stock: &Stock) -> u64 {
-    stock.values().filter(|healthy| **healthy).count() as u64
+    stock.values().filter(|device| device.healthy).count() as u64
 }
 
 impl State {
@@ -313,6 +321,13 @@ impl State {
         Ok((holding, plugin))
     }
 
+    /// The devices that a container has.
+    fn groups(&self, pod: &Pod, container: &Container) -> Vec<Group> {
+        let held = self.holdings.iter().filter(|held| held.is_of(pod, container, &held.resource));
+        let stock = |held: &Holding| self.registered.get(&held.resource).map(|registered| &registered.stock);
+        held.flat_map(|held| grouped(&held.resource, held.devices.iter(), stock(held))).collect()
+    }
+
     fn hold(&mut self, holding: Holding) {
         let is_same = |held: &Holding| {
             (&held.pod, &held.container, &held.resource) == (&holding.pod, &holding.container, &holding.resource)
@@ -336,7 +351,7 @@ impl Registry for Desk {
             if is_full() && !self.devices.state().registered.contains_key(&resource) {
                 return Err(PluginError::TooMany(RESOURCES_MAX));
             }
-            let plugin = Plugin::connect(&self.devices.0.folder.join(&endpoint)).await?;
+            let plugin = Plugin::connect(&self.devices.0.root_dir.join(PLUGINS).join(&endpoint)).await?;
             tracing::info!(resource, endpoint, "a device plugin has registered");
             // A task that is gone has taken this one with it.
             drop(self.newcomers_tx.send(self.devices.take(resource, plugin)).await);
@@ -348,13 +363,7 @@ impl Registry for Desk {
 
 /// Runs for as long as plugins can register.
 pub(super) async fn run(devices: Devices) {
-    let folder = devices.0.folder.clone();
-    let listener = blocking(move || listen(&folder)).await.map_err(|error| Chain(&error).to_string());
-    let listener = listener.and_then(|listener| UnixListener::from_std(listener).map_err(|error| error.to_string()));
-    let listener = match listener {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(error, "device plugins cannot register"),
-    };
+    let Some(listener) = devices.listen_in(PLUGINS).await else { return };
     let (newcomers_tx, mut newcomers_rx) = mpsc::channel(1);
     let mut serving = pin!(devices::serve(listener, Desk { devices: devices.clone(), newcomers_tx }));
     let mut followed = FuturesUnordered::new();
@@ -365,5 +374,42 @@ pub(super) async fn run(devices: Devices) {
             Some(newcomer) = newcomers_rx.recv() => followed.push(devices.clone().follow(newcomer)),
             Some(()) = followed.next() => {}
         }
+    }
+}
+
+/// Who has what, for those who ask.
+struct Records {
+    devices: Devices,
+    /// The pods that have their place.
+    pods_rx: watch::Receiver<Vec<Arc<Pod>>>,
+}
+
+impl Inventory for Records {
+    fn pods(&self) -> Vec<PodDevices> {
+        let (pods, state) = (self.pods_rx.borrow().clone(), self.devices.state());
+        let has = |pod: &Arc<Pod>| {
+            let stays = pod.containers.iter().filter(|one| matches!(one.role, Role::Sidecar | Role::Regular));
+            let containers = stays.map(|container| (container.name.clone(), state.groups(pod, container)));
+            let PodKey { namespace, name, .. } = pod.key.clone();
+            PodDevices { namespace, name, containers: containers.collect() }
+        };
+        pods.iter().map(has).collect()
+    }
+
+    fn allocatable(&self) -> Vec<Group> {
+        let state = self.devices.state();
+        let of = |(resource, Registered { stock, .. }): (&String, &Registered)| {
+            let healthy = stock.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id);
+            grouped(resource, healthy, Some(stock))
+        };
+        state.registered.iter().flat_map(of).collect()
+    }
+}
+
+/// Tells who has what, for as long as somebody can ask. `pods_rx` has the pods that have their place.
+pub(super) async fn tell(devices: Devices, pods_rx: watch::Receiver<Vec<Arc<Pod>>>) {
+    if let Some(listener) = devices.listen_in(POD_RESOURCES).await {
+        let served = pod_resources::serve(listener, Records { devices, pods_rx }).await;
+        tracing::error!(?served, "nobody can ask any more who has which devices");
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Host {
     /// What an agent takes the runtime's to be before that has said so. The fake has systemd make pods' cgroups: tests make none,
     /// need not be root, and reach no systemd.
     cgroup_driver: CgroupDriver,
-    /// Device plugins can register: over real sockets, which have nothing to do with a paused clock.
+    /// Device plugins can register, and it is told who has what: over real sockets, which have nothing to do with a paused clock.
     takes_plugins: bool,
     /// The present agent's.
     pub(crate) life: Arc<Life>,
@@ -136,7 +136,11 @@ impl Host {
         }
         let (tunnels, wishes_rx) = Tunnels::new();
         let link = LinkEnd { up_tx, tunnels };
+        let devices = shared.devices.clone();
         let roster = Roster::new(shared, identity, (ledger, contents), Some(link), inputs_tx.clone());
+        if self.takes_plugins {
+            tasks.spawn(life.of(super::devices::tell(devices, roster.admitted())));
+        }
         tasks.spawn(life.of(roster.run(inputs_rx)));
         Agent { inputs_tx, up_rx, wishes_rx, conditions_tx, heard: VecDeque::new(), tasks }
     }

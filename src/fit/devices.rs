@@ -11,8 +11,40 @@ use serde::{Deserialize, Serialize};
 use crate::model::Uid;
 use crate::podspec::{Container, Granted, Pod, Role};
 
-/// The devices of one resource by their ids, and whether each is healthy.
-pub type Stock = BTreeMap<String, bool>;
+/// The devices of one resource by their ids.
+pub type Stock = BTreeMap<String, Device>;
+
+/// One device as its plugin tells of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// It can be given out.
+    pub healthy: bool,
+    /// The NUMA nodes that it is close to; empty if it is as close to all. They play no part in the choice.
+    pub numa_nodes: Vec<i64>,
+}
+
+/// Devices of one resource that are close to the same NUMA nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// `vendor.example/thing`.
+    pub resource: String,
+    /// As [`Device::numa_nodes`].
+    pub numa_nodes: Vec<i64>,
+    /// Their ids.
+    pub devices: Vec<String>,
+}
+
+/// Sorts devices of a resource by where they are, as far as that is known.
+pub fn grouped<'a>(resource: &str, ids: impl Iterator<Item = &'a String>, stock: Option<&Stock>) -> Vec<Group> {
+    let mut groups: BTreeMap<Vec<i64>, Vec<String>> = BTreeMap::new();
+    for id in ids {
+        let device = stock.and_then(|stock| stock.get(id));
+        let numa_nodes = device.map(|device| device.numa_nodes.clone()).unwrap_or_default();
+        groups.entry(numa_nodes).or_default().push(id.clone());
+    }
+    let group = |(numa_nodes, devices)| Group { resource: resource.to_owned(), numa_nodes, devices };
+    groups.into_iter().map(group).collect()
+}
 
 /// The devices of one resource that a container has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +94,7 @@ pub fn choice(
     holdings: &[Holding],
 ) -> Result<Choice, String> {
     let stock = stock.ok_or_else(|| format!("cannot allocate unregistered device {resource}"))?;
-    let healthy: BTreeSet<_> = stock.iter().filter(|(_, healthy)| **healthy).map(|(id, _)| id.clone()).collect();
+    let healthy: BTreeSet<_> = stock.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id.clone()).collect();
     if healthy.is_empty() {
         return Err(format!("no healthy devices present; cannot allocate unhealthy devices {resource}"));
     }
@@ -145,7 +177,8 @@ mod tests {
     fn gets(containers: &[(&str, Role, &str)], amount: u64, preferred: &str) -> Result<String, String> {
         let (asking, mut holdings) = pod("asking", containers);
         holdings.extend(pod("other", &[("main", Role::Regular, "d")]).1);
-        let stock: Stock = "abcde".chars().map(|id| (id.to_string(), id != 'e')).collect();
+        let device = |id: char| Device { healthy: id != 'e', ..Device::default() };
+        let stock: Stock = "abcde".chars().map(|id| (id.to_string(), device(id))).collect();
         let container = asking.containers.last().unwrap();
         let choice = choice((&asking, container), (THING, amount), Some(&stock), &holdings)?;
         let preferred: Vec<_> = preferred.chars().map(String::from).collect();
@@ -178,11 +211,26 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_told_of_by_their_place() {
+        let device = |node| Device { healthy: true, numa_nodes: vec![node] };
+        let stock =
+            [("a", device(1)), ("b", device(0)), ("c", device(1))].map(|(id, device)| (id.to_owned(), device)).into();
+        let ids = ["a", "b", "c", "gone"].map(str::to_owned);
+        let group = |numa_nodes: &[i64], ids: &[&str]| Group {
+            resource: THING.to_owned(),
+            numa_nodes: numa_nodes.to_vec(),
+            devices: ids.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        let expected = [group(&[], &["gone"]), group(&[0], &["b"]), group(&[1], &["a", "c"])];
+        assert_eq!(grouped(THING, ids.iter(), Some(&stock)), expected);
+    }
+
+    #[test]
     fn a_resource_has_to_be_registered_and_to_have_something_healthy() {
         let (asking, _) = pod("asking", &[("main", Role::Regular, "")]);
         let of = |stock: Option<&Stock>| choice((&asking, &asking.containers[0]), (THING, 1), stock, &[]).unwrap_err();
         assert_eq!(of(None), format!("cannot allocate unregistered device {THING}"));
-        let ill = [("a".to_owned(), false)].into();
+        let ill = [("a".to_owned(), Device::default())].into();
         let words = format!("no healthy devices present; cannot allocate unhealthy devices {THING}");
         assert_eq!([of(Some(&Stock::new())), of(Some(&ill))], [words.clone(), words]);
     }

@@ -1,7 +1,7 @@
 //! What device plugins have on disk: the folder in which they and the agent have their sockets, and who holds which devices.
 //!
-//! `<root>/device-plugins/kubelet.sock` is where a plugin registers: the folder is mounted by plugins, its layout is frozen.
-//! `<state-dir>/devices.json` is the agent's own:
+//! `<root>/device-plugins/kubelet.sock` is where a plugin registers, `<root>/pod-resources/kubelet.sock` where others ask who has what: both
+//! folders are mounted by daemons, their layout is frozen. `<state-dir>/devices.json` is the agent's own:
 //!
 //! ```text
 //! { "format": 1, "bootId": …, "holdings": [{ "pod", "container", "resource", "devices", "granted", "preStart" }] }
@@ -21,21 +21,18 @@ use serde::{Deserialize, Serialize};
 use super::{FileError, failed};
 use crate::fit::devices::Holding;
 
-/// Below the root directory.
-const FOLDER: &str = "device-plugins";
-/// In the folder.
+/// Where plugins and the agent have their sockets, below the root directory.
+pub const PLUGINS: &str = "device-plugins";
+/// Where the agent tells who has what, below the root directory.
+pub const POD_RESOURCES: &str = "pod-resources";
+/// In either folder.
 pub const SOCKET: &str = "kubelet.sock";
 /// Below the state directory.
 pub const FILE: &str = "devices.json";
 /// The format this version reads and writes.
 const FORMAT: u32 = 1;
 
-/// Where plugins and the agent have their sockets.
-pub fn folder(root_dir: &Path) -> PathBuf {
-    root_dir.join(FOLDER)
-}
-
-/// Makes the folder and listens there, in place of an agent that is gone. The sockets of plugins go: they notice, and register
+/// Makes a folder and listens there, in place of an agent that is gone. The sockets of plugins go: they notice, and register
 /// again.
 ///
 /// # Errors
@@ -132,7 +129,7 @@ impl HoldingsFile {
 }
 
 /// What the text of the file at `path` says in this boot.
-fn parse(text: &[u8], boot_id: &str, path: &Path) -> Result<Vec<Holding>, HoldingsError> {
+pub(crate) fn parse(text: &[u8], boot_id: &str, path: &Path) -> Result<Vec<Holding>, HoldingsError> {
     let damaged = |source| HoldingsError::Damaged { path: path.to_owned(), source };
     /// What every format has.
     #[derive(Deserialize)]
@@ -156,7 +153,7 @@ mod tests {
     #[test]
     fn listening_removes_the_sockets_of_plugins_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
-        let folder = folder(root.path());
+        let folder = root.path().join(PLUGINS);
         drop(listen(&folder).unwrap());
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o750);
         drop(UnixListener::bind(folder.join("plugin.sock")).unwrap());

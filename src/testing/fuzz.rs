@@ -44,9 +44,10 @@ use crate::control::rest::target::Target as PathTarget;
 use crate::control::tokens::TokenRecord;
 use crate::control::user_tokens::{self, UserTokenRecord};
 use crate::cri::{self, NewContainer};
+use crate::devices::{self, pb as pb_devices};
 use crate::eligibility::{self, NodeFacts};
 use crate::error::Chain;
-use crate::host::{ledger, logs, resolv};
+use crate::host::{self, ledger, logs, resolv};
 use crate::kube::Kubeconfig;
 use crate::link::tls::{CertificateRequest, NodeKey};
 use crate::link::{self, from_proto, pb, to_proto};
@@ -467,6 +468,8 @@ fn file_seeds() -> Vec<Vec<u8>> {
         "nodeName: a\nnodeLabels: {a: b}\nevictionHard: {memory.available: 100Mi}\n",
         "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: \
          \"https://a\", certificate-authority-data: YQ==}}]\nusers: [{name: u, user: {token: t}}]\n",
+        r#"{"format": 1, "bootId": "boot", "holdings": [{"pod": "u", "container": "c", "resource": "r", "devices": ["a"],
+            "granted": {"env": {"A": "a"}}, "preStart": true}]}"#,
     ])
 }
 
@@ -479,6 +482,9 @@ fn files(bytes: &[u8]) {
         let state_dir = config::state_dir(None, &file);
         let Command::Agent(flags) = Cli::parse_from(["garrison", "agent"]).command else { unreachable!("as typed") };
         let _ = config::agent(flags.flags.node, state_dir, None, None, file, "host");
+    }
+    if let Ok(holdings) = host::devices::parse(bytes, "boot", Path::new("devices.json")) {
+        reads_back(&holdings);
     }
     if let Ok(config) = Kubeconfig::parse(bytes, Path::new("/nowhere/kubeconfig")) {
         assert!(config.identity.is_some() || config.token.is_some());
@@ -680,6 +686,9 @@ fn runtime_messages(bytes: &[u8]) {
             let statuses = k8s_cri::v1::ContainerStatus::decode(bytes).into_iter().collect();
             cri::from_proto::group(Vec::new(), statuses, &HashMap::new());
         }
+        2 => drop(pb_devices::RegisterRequest::decode(bytes).map(devices::registration)),
+        3 => drop(pb_devices::ListAndWatchResponse::decode(bytes).map(devices::stock)),
+        4 => drop(pb_devices::ContainerAllocateResponse::decode(bytes).map(devices::granted)),
         _ => {
             let envelope = containerd_client::types::Envelope::decode(bytes);
             envelope.iter().for_each(|envelope| drop(cri::events::change(envelope)));

@@ -57,6 +57,7 @@ fn pods_get_the_devices_of_a_plugin_and_keep_them() {
     };
     counts(&node, "capacity", "1");
     counts(&node, "allocatable", "1");
+    assert!(node.root().join("var/lib/kubelet/pod-resources/kubelet.sock").exists());
     node.apply(&shell_daemonset("other", "echo end", LIMITS, ""));
     describe("other", &["OutOfexample.com/thing", "requested: 1, used: 1, capacity: 1"]);
 

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::agent::devices::{self, Devices};
-use crate::host::devices::{SOCKET, folder};
+use crate::devices::pb::pod_resources as pb;
+use crate::devices::pb::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
+use crate::host::devices::{PLUGINS, POD_RESOURCES, SOCKET};
 use crate::plan::memory::Outcome;
 use crate::podspec::{Container, DeviceNode, Granted};
 use crate::testing::fake_plugin::{FakePlugin, Skills};
@@ -27,7 +29,7 @@ fn asking(name: &str, amount: u32) -> Bundle {
 
 /// A plugin on the host with these devices, known to the agent.
 async fn plugin(host: &Host, skills: Skills, devices: &[(&str, bool)]) -> FakePlugin {
-    let folder = folder(&host.dir.path().join("root"));
+    let folder = host.dir.path().join("root").join(PLUGINS);
     eventually("the agent's socket", async || folder.join(SOCKET).exists().then_some(())).await;
     let plugin = FakePlugin::serve(&folder, "thing.sock", skills, devices);
     plugin.answer(granted("thing"));
@@ -143,6 +145,39 @@ async fn a_container_waits_for_what_its_plugin_refuses() {
         })
         .await;
     host.runs("gpu", "one").await;
+}
+
+#[tokio::test]
+async fn who_asks_is_told_which_container_has_which_devices() {
+    let host = host();
+    let mut agent = host.start();
+    agent.connect().await;
+    let _plugin = plugin(&host, Skills::default(), &[("a", true), ("b", true), ("c", false)]).await;
+    agent.apply(1, &[asking("gpu", 1), set("plain", "one")]).await;
+    let (_, uid) = (host.runs("plain", "one").await, host.runs("gpu", "one").await.uid);
+    let socket = host.dir.path().join("root").join(POD_RESOURCES).join(SOCKET);
+    let channel = tonic::transport::Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+    let mut client = PodResourcesListerClient::new(channel.connect().await.unwrap());
+    let devices = |ids: &[&str]| pb::ContainerDevices {
+        resource_name: THING.to_owned(),
+        device_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        topology: None,
+    };
+
+    let listed = client.list(pb::ListPodResourcesRequest {}).await.unwrap().into_inner().pod_resources;
+    let has = |name: &str| listed.iter().find(|pod| pod.name.starts_with(name)).unwrap().containers[0].clone();
+    let main = |devices| pb::ContainerResources { name: "main".to_owned(), devices };
+    assert_eq!((has("gpu"), has("plain")), (main(vec![devices(&["a"])]), main(vec![])));
+    let name = host.ledger().pods[&uid].key.name.clone();
+    let asked = |pod_name: &str| pb::GetPodResourcesRequest {
+        pod_name: pod_name.to_owned(),
+        pod_namespace: "default".to_owned(),
+    };
+    let got = client.get(asked(&name)).await.unwrap().into_inner().pod_resources.unwrap();
+    assert_eq!((got.name, got.containers), (name, vec![main(vec![devices(&["a"])])]));
+    assert_eq!(client.get(asked("other")).await.unwrap_err().message(), "pod other in namespace default not found");
+    let all = client.get_allocatable_resources(pb::AllocatableResourcesRequest {}).await.unwrap().into_inner();
+    assert_eq!(all.devices, [devices(&["a", "b"])]);
 }
 
 /// The devices of an agent of which nothing else runs, and what they publish.
