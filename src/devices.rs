@@ -15,7 +15,6 @@ use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use tokio::net::UnixListener;
 use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
@@ -24,6 +23,7 @@ use crate::error::Chain;
 use crate::fit::devices::{Choice, Device, Stock};
 use crate::podspec::{DeviceNode, Granted, GrantedMount};
 
+pub(crate) mod authority;
 pub(crate) mod pb;
 pub mod pod_resources;
 
@@ -217,7 +217,7 @@ pub async fn serve(listener: UnixListener, registry: impl Registry) -> io::Resul
     let service = RegistrationServer::new(Door(registry)).max_decoding_message_size(REGISTRATION_BYTES_MAX);
     let server =
         Server::builder().timeout(REGISTER).concurrency_limit_per_connection(REGISTRATIONS_MAX).add_service(service);
-    server.serve_with_incoming(UnixListenerStream::new(listener)).await.map_err(io::Error::other)
+    server.serve_with_incoming(authority::incoming(listener)).await.map_err(io::Error::other)
 }
 
 /// The service as it is generated.

@@ -5,10 +5,10 @@
 use std::io;
 
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::authority;
 use super::pb::pod_resources as pb;
 use crate::fit::devices::Group;
 use pb::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
@@ -43,7 +43,7 @@ pub struct PodDevices {
 pub async fn serve(listener: UnixListener, inventory: impl Inventory) -> io::Result<()> {
     let service = PodResourcesListerServer::new(Desk(inventory));
     let server = Server::builder().concurrency_limit_per_connection(REQUESTS_MAX).add_service(service);
-    server.serve_with_incoming(UnixListenerStream::new(listener)).await.map_err(io::Error::other)
+    server.serve_with_incoming(authority::incoming(listener)).await.map_err(io::Error::other)
 }
 
 /// The service as it is generated.

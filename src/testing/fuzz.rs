@@ -689,6 +689,14 @@ fn runtime_messages(bytes: &[u8]) {
         2 => drop(pb_devices::RegisterRequest::decode(bytes).map(devices::registration)),
         3 => drop(pb_devices::ListAndWatchResponse::decode(bytes).map(devices::stock)),
         4 => drop(pb_devices::ContainerAllocateResponse::decode(bytes).map(devices::granted)),
+        5 => {
+            let once = devices::authority::relabelled(bytes);
+            assert_eq!(
+                once.as_deref().and_then(devices::authority::relabelled),
+                once,
+                "it is whole, and says localhost"
+            );
+        }
         _ => {
             let envelope = containerd_client::types::Envelope::decode(bytes);
             envelope.iter().for_each(|envelope| drop(cri::events::change(envelope)));

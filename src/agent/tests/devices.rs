@@ -1,7 +1,12 @@
 //! Device plugins and what containers get of them, over real sockets and so in real time.
 
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
 use super::*;
 use crate::agent::devices::{self, Devices};
+use crate::devices::pb::RegisterRequest;
 use crate::devices::pb::pod_resources as pb;
 use crate::devices::pb::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
 use crate::host::devices::{PLUGINS, POD_RESOURCES, SOCKET};
@@ -266,6 +271,42 @@ async fn a_plugin_that_hangs_holds_up_nobody_for_long() {
     tokio::time::resume();
     plugin.release();
     assert_eq!(devices.grant(&one, &one.containers[0]).await, Ok(granted("thing")));
+}
+
+/// A frame of HTTP/2 in the first stream that a client opens.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn a_plugin_whose_client_names_the_socket_as_authority_is_taken() {
+    let host = host();
+    let (_devices, mut facts) = alone(&host);
+    let folder = host.dir.path().join("root").join(PLUGINS);
+    eventually("the agent's socket", async || folder.join(SOCKET).exists().then_some(())).await;
+    let _plugin = FakePlugin::serve(&folder, "thing.sock", Skills::default(), &[("a", true)]);
+    let field = |name: u8, value: &str| [&[0x40 | name, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
+    let headers = [
+        vec![0x83, 0x86],
+        field(4, "/v1beta1.Registration/Register"),
+        // As Go's client sends it that is told to dial a path.
+        field(1, "/var/lib/kubelet/device-plugins/kubelet.sock"),
+        field(31, "application/grpc"),
+    ];
+    let request = RegisterRequest {
+        version: "v1beta1".to_owned(),
+        endpoint: "thing.sock".to_owned(),
+        resource_name: THING.to_owned(),
+        options: None,
+    };
+    let request = request.encode_to_vec();
+    let message = [&[0, 0, 0, 0, u8::try_from(request.len()).unwrap()], &request[..]].concat();
+    let mut stream = UnixStream::connect(folder.join(SOCKET)).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let frames = [preface, frame(4, 0, 0, &[]), frame(1, 0x4, 1, &headers.concat()), frame(0, 0x1, 1, &message)];
+    stream.write_all(&frames.concat()).await.unwrap();
+    counted(&mut facts, Some(1)).await;
 }
 
 #[tokio::test]
