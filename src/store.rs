@@ -58,13 +58,15 @@ pub struct LeaseId(pub u64);
 
 /// How much a write must survive (design.md §7, "persistence per kind").
 ///
-/// A key written as `Durable` or `Checkpointed` is on disk until it is deleted or put under a lease: a later
+/// A key written as `Durable`, `Ending` or `Checkpointed` is on disk until it is deleted or put under a lease: a later
 /// `Volatile` write to it is check-pointed. Taking such a key off the disk is durable, so that what was deleted does
 /// not come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
     /// On disk, fsynced, before the commit is acknowledged or seen: user intent, permits, tombstones.
     Durable,
+    /// As `Durable`; and it says that something is to go, so that it may use the room which a store keeps for deletions.
+    Ending,
     /// On disk within seconds or with the next durable commit: status.
     Checkpointed,
     /// Never on disk: events, lease renewals.

@@ -60,7 +60,8 @@ contract! {
     a_leader_that_resigns_makes_room
 }
 
-const PERSISTENCES: [Persistence; 3] = [Persistence::Durable, Persistence::Checkpointed, Persistence::Volatile];
+const PERSISTENCES: [Persistence; 4] =
+    [Persistence::Durable, Persistence::Ending, Persistence::Checkpointed, Persistence::Volatile];
 
 pub(super) fn put(key: &str, value: &str, persistence: Persistence) -> Write {
     Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()), persistence }

@@ -196,8 +196,7 @@ impl Writer {
         let job = {
             let mut content = self.shared.write();
             let mut durable = false;
-            let deletes =
-                batch.iter().flat_map(|request| &request.writes).any(|write| matches!(write, Write::Delete { .. }));
+            let deletes = batch.iter().flat_map(|request| &request.writes).any(Write::ends);
             for Request { conditions, writes, answer_tx } in batch {
                 let staged = content.stage(&conditions, writes).map(|staged| {
                     durable |= staged.durable;

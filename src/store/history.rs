@@ -265,7 +265,7 @@ impl History {
         let (version, durable) = match write {
             Write::Put { value, persistence, .. } => {
                 let (stored, durable) = match persistence {
-                    Persistence::Durable => (true, true),
+                    Persistence::Durable | Persistence::Ending => (true, true),
                     Persistence::Checkpointed => (true, false),
                     Persistence::Volatile => (was_stored, false),
                     Persistence::Leased(_) => (false, was_stored),
@@ -387,6 +387,11 @@ impl Write {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// Whether it makes room, or says that something is to.
+    pub(super) fn ends(&self) -> bool {
+        matches!(self, Self::Delete { .. } | Self::Put { persistence: Persistence::Ending, .. })
+    }
 }
 
 impl Persistence {
@@ -394,7 +399,7 @@ impl Persistence {
     pub(super) fn lease(self) -> Option<LeaseId> {
         match self {
             Self::Leased(lease) => Some(lease),
-            Self::Durable | Self::Checkpointed | Self::Volatile => None,
+            Self::Durable | Self::Ending | Self::Checkpointed | Self::Volatile => None,
         }
     }
 }

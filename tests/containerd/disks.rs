@@ -16,6 +16,16 @@ const MOUNT_EXT4: &str = "mount -o loop \"$1.img\" \"$1\"";
 const FILL: &str = "! cat /dev/zero >\"$1/filler\" 2>/dev/null";
 const EMPTY: &str = "rm \"$1/filler\"";
 
+const NODE_WITH_A_POD: &str = "apiVersion: v1
+kind: Node
+metadata: {name: nobody}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: leaving, annotations: {note: NOTE}}
+spec: {nodeName: nobody, containers: [{name: main, image: 'busybox:1.35'}]}
+";
+
 /// Waits until a DaemonSet has one pod that runs.
 fn runs(node: &Node, name: &str) {
     node.sees(&["get", "pods", "-l", &format!("app={name}"), "--no-headers"], &["1/1", "Running"]);
@@ -83,24 +93,30 @@ fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() 
     node.sees(&["get", "namespaces"], &["default"]);
     node.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
     node.kubectl(&["create", "configmap", "leaving", "--from-literal=a=b"]);
-    let large = node.write("large", &"x".repeat(700_000));
-    let large = format!("--from-file={large}");
+    node.kubectl(&["create", "namespace", "leaving"]);
+    // Nobody is this node: its pod has to be marked, which takes as much again, and waits.
+    node.apply(&NODE_WITH_A_POD.replace("NOTE", &"x".repeat(100_000)));
 
     on_disk(&node, FILL, "state");
     let mut refused = Vec::new();
-    for number in 0..20 {
-        let name = format!("large-{number}");
-        let output =
-            node.kubectl_command(&["create", "configmap", &name, &large]).output().expect("kubectl is installed");
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(said.contains("No space left on device"), "{said}");
+    // What the store's file has left takes some of the smaller ones, and none in the end.
+    for (size, bytes) in [("large", 700_000), ("small", 60_000)] {
+        let file = node.write(size, &"x".repeat(bytes));
+        let mut names = (0..100).map(|number| format!("{size}-{number}"));
+        let said = names.find_map(|name| {
+            let said = node.try_kubectl(&["create", "configmap", &name, &format!("--from-file={file}")]).err()?;
             refused.push(name);
-        }
+            Some(said)
+        });
+        let said = said.expect("the disk is full");
+        assert!(said.contains("No space left on device"), "{said}");
     }
-    assert!(!refused.is_empty(), "the disk is full");
     assert!(node.kubectl(&["get", "configmaps"]).contains("kept"), "reading goes on");
-    node.kubectl(&["delete", "configmap", "leaving"]);
+    for what in ["pod/leaving", "namespace/leaving", "configmap/leaving"] {
+        node.kubectl(&["delete", what, "--wait=false"]);
+    }
+    let marked = "jsonpath={.items[*].metadata.deletionGracePeriodSeconds}";
+    assert_eq!(node.kubectl(&["get", "pods", "-o", marked]), "30");
 
     on_disk(&node, EMPTY, "state");
     node.kubectl(&["create", "configmap", "after", "--from-literal=a=b"]);
@@ -111,6 +127,7 @@ fn a_full_disk_of_control_refuses_changes_and_loses_none_that_it_acknowledged() 
     control.kill(&node);
     control.start(&node);
     node.sees(&["get", "configmaps", "after"], &["after"]);
+    assert_eq!(node.kubectl(&["get", "pods", "-o", marked]), "30");
     assert_eq!(node.kubectl(&["get", "configmaps", "-o", "name"]), before);
 }
 

@@ -80,6 +80,16 @@ pub(super) fn put(kind: &Kind, part: Part, key: &str, object: &Value) -> Write {
     Write::Put { key: key.to_owned(), value: Bytes::from(object.to_string()), persistence }
 }
 
+/// The same write of something that is to go: it gets through where the disk is full.
+pub(super) fn ending(write: Write) -> Write {
+    match write {
+        Write::Put { key, value, persistence: Persistence::Durable } => {
+            Write::Put { key, value, persistence: Persistence::Ending }
+        }
+        write => write,
+    }
+}
+
 pub(super) fn record(key: String, value: &impl Serialize) -> Write {
     let value = serde_json::to_vec(value).expect("records have string keys only");
     Write::Put { key, value: value.into(), persistence: Persistence::Durable }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::records::{Intent, put, unchanged, with_revision};
+use super::records::{Intent, ending, put, unchanged, with_revision};
 use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
 use crate::control::kinds::{Kind, POD, STATUS};
 use crate::control::meta;
@@ -99,7 +99,8 @@ impl Objects {
                 if marked == current {
                     return self.acknowledge(uid).await;
                 }
-                self.commit(vec![unchanged(&entry)], vec![put(kind, Part::Main, &key, &marked)], Intent::None).await?
+                let write = ending(put(kind, Part::Main, &key, &marked));
+                self.commit(vec![unchanged(&entry)], vec![write], Intent::None).await?
             };
             if done.is_some() {
                 return Ok(());

@@ -69,11 +69,14 @@ async fn a_name_is_generated_for_an_object_that_gives_its_beginning() {
 async fn writes_are_as_persistent_as_what_they_are_about() {
     let objects = Objects::open(Memory::new()).await.unwrap();
     let set = json!({"metadata": {"name": "set"}});
-    let persistence = |kind, part| match records::put(kind, part, "key", &set) {
+    let of = |write| match write {
         Write::Put { persistence, .. } => persistence,
         Write::Delete { .. } => panic!("a put"),
     };
+    let persistence = |kind, part| of(records::put(kind, part, "key", &set));
     assert_eq!(persistence(&DAEMON_SET, Part::Main), Persistence::Durable);
+    let ending = |kind| of(records::ending(records::put(kind, Part::Main, "key", &set)));
+    assert_eq!([ending(&DAEMON_SET), ending(&EVENT)], [Persistence::Ending, Persistence::Volatile]);
     assert_eq!(persistence(&DAEMON_SET, Part::Status), Persistence::Checkpointed);
     assert_eq!(persistence(&EVENT, Part::Main), Persistence::Volatile);
 

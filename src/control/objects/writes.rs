@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::fleet::read_position;
 use super::pods::{self, PodIntent, PostedPod};
-use super::records::{Intent, put, record, tombstone, unchanged, with_revision};
+use super::records::{Intent, ending, put, record, tombstone, unchanged, with_revision};
 use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys};
 use crate::api::field::FieldError;
 use crate::control::kinds::{DAEMON_SET, Kind, NAMESPACE, POD, SERVICE_ACCOUNT};
@@ -159,7 +159,7 @@ impl Objects {
                 Removal::Remove => self.erase(kind, &entry, &current).await?.map(|_| Deleted::Removed(current)),
                 Removal::Mark { object, .. } if options.dry_run => return Ok(Deleted::Marked(object)),
                 Removal::Mark { object, for_nodes } => {
-                    let write = put(kind, Part::Main, &entry.key, &object);
+                    let write = ending(put(kind, Part::Main, &entry.key, &object));
                     let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
                     let intent =
                         if for_nodes { Intent::Deletes(tombstone(kind, &object, grace)) } else { Intent::None };
@@ -294,7 +294,7 @@ fn numbered(intent: Intent, seq: u64) -> Option<Write> {
     match intent {
         Intent::None | Intent::Moves => None,
         Intent::Deletes(tombstone) => {
-            Some(record(keys::tombstone(tombstone.uid.as_str()), &Tombstone { seq, ..tombstone }))
+            Some(ending(record(keys::tombstone(tombstone.uid.as_str()), &Tombstone { seq, ..tombstone })))
         }
         Intent::Tells(pod) => Some(record(keys::pod(pod.uid.as_str()), &PodIntent { seq, ..pod })),
     }

@@ -1,7 +1,7 @@
 //! Room on the disk that is kept for deletions: a file that is given up when the disk is full and somebody deletes.
 //!
-//! A deletion is a write like others, and on a full disk it would fail like others, although it is what makes room. The
-//! file is made again as soon as there is room for it.
+//! A deletion is a write like others, and on a full disk it would fail like others, although it is what makes room. So would the
+//! mark on what has to end first. The file is made again as soon as there is room for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -147,7 +147,7 @@ pub struct Job {
     pub revision: Revision,
     /// Revisions reserved from then on.
     pub reserved: Revision,
-    /// Somebody deletes: it may use the room that is kept for that.
+    /// Somebody deletes, or says that something is to go: it may use the room that is kept for that.
     pub deletes: bool,
 }
 
