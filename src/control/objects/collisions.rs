@@ -64,7 +64,8 @@ mod tests {
         let collisions = |set: &DaemonSet| set.status.as_ref().and_then(|status| status.collision_count);
         let record = async |set: &DaemonSet, data: Value| {
             let name = format!("web-{}", revision::of(set));
-            let record = json!({"metadata": {"name": name, "namespace": "default"}, "data": data, "revision": 1});
+            let metadata = json!({"name": name, "namespace": "default", "uid": name});
+            let record = json!({"metadata": metadata, "data": data, "revision": 1});
             objects.report(&CONTROLLER_REVISION, "default", &name, |_| Some(record.clone())).await.unwrap();
         };
         let two = update("i:2").await;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::records::{Intent, ending, put, unchanged, with_revision};
+use super::writes::check_same;
 use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
 use crate::control::kinds::{Kind, POD, STATUS};
 use crate::control::meta;
@@ -21,6 +22,7 @@ impl Objects {
     /// changes of kinds with a status, are check-pointed; the rest is as persistent as its kind.
     ///
     /// # Errors
+    /// [`ObjectError::Conflict`] if the new object is not the one that is there, by its uid;
     /// [`ObjectError::Deleted`] if the new object's uid has a tombstone: a pod deleted by force does not come back.
     pub async fn report(
         &self,
@@ -33,6 +35,9 @@ impl Objects {
         for _ in 0..ATTEMPTS {
             let (entry, current) = self.find(&key).await?.unzip();
             let Some(mut object) = change(current.as_ref()) else { return Ok(current) };
+            if let Some(current) = &current {
+                check_same(kind, &object, current)?;
+            }
             let condition = match &entry {
                 Some(entry) => Condition::ModifiedAt { key: key.clone(), revision: entry.modified },
                 None => {

@@ -127,6 +127,17 @@ async fn tombstones_stay_until_they_are_acknowledged() {
 }
 
 #[tokio::test]
+async fn nothing_that_is_reported_takes_the_place_of_another_object() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let there = create(&objects, &CONFIG_MAP, config_map("a", 1)).await.unwrap();
+    for other in [config_map("a", 2), json!({"metadata": {"name": "a", "uid": "another"}})] {
+        let refused = objects.report(&CONFIG_MAP, "default", "a", |_| Some(other.clone())).await;
+        assert!(matches!(refused, Err(ObjectError::Conflict { .. })), "{refused:?}");
+    }
+    assert_eq!(objects.get(&CONFIG_MAP, "default", "a").await.unwrap(), there);
+}
+
+#[tokio::test]
 async fn watchers_share_what_was_encoded_and_are_told_if_they_missed_changes() {
     let store = Memory::new();
     let objects = Objects::open(store.clone()).await.unwrap();

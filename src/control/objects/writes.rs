@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::fleet::read_position;
 use super::pods::{self, PodIntent, PostedPod};
 use super::records::{Intent, ending, put, record, tombstone, unchanged, with_revision};
-use super::{ATTEMPTS, MODIFIED, ObjectError, Objects, Tombstone, contended, keys};
+use super::{ATTEMPTS, ObjectError, Objects, Tombstone, contended, keys};
 use crate::api::field::FieldError;
 use crate::control::kinds::{DAEMON_SET, Kind, NAMESPACE, POD, SERVICE_ACCOUNT};
 use crate::control::meta;
@@ -304,18 +304,21 @@ fn numbered(intent: Intent, seq: u64) -> Option<Write> {
 
 /// A new object may name the version and the uid of the object it was made from; they must be the current ones.
 fn check_preconditions(kind: &'static Kind, object: &Value, current: &Value) -> Result<(), ObjectError> {
-    let conflict = |reason: String| ObjectError::Conflict { kind, name: meta::name(current).to_owned(), reason };
     let (asked, present) = (meta::text(object, "resourceVersion"), meta::text(current, "resourceVersion"));
     if !asked.is_empty() && asked != present {
-        return Err(conflict(MODIFIED.to_owned()));
+        return Err(contended(kind, meta::name(current)));
     }
+    if meta::uid(object).is_empty() { Ok(()) } else { check_same(kind, object, current) }
+}
+
+/// Nothing takes the place of another object by its name.
+pub(super) fn check_same(kind: &'static Kind, object: &Value, current: &Value) -> Result<(), ObjectError> {
     let (asked, present) = (meta::uid(object), meta::uid(current));
-    if !asked.is_empty() && asked != present {
-        return Err(conflict(format!(
-            "Precondition failed: UID in precondition: {asked}, UID in object meta: {present}"
-        )));
+    if asked == present {
+        return Ok(());
     }
-    Ok(())
+    let reason = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {present}");
+    Err(ObjectError::Conflict { kind, name: meta::name(current).to_owned(), reason })
 }
 
 /// Writes into a completed object who owns its fields now.

@@ -59,7 +59,9 @@ impl Harness {
         let labels = json!({"controller-revision-hash": revision.as_str()});
         let state = if ready { json!({"running": {}}) } else { json!({"terminated": {"exitCode": 3}}) };
         let pod = json!({
-            "metadata": {"name": format!("web-{node}"), "labels": labels, "ownerReferences": owner},
+            "metadata": {
+                "name": format!("web-{node}"), "uid": format!("web-{node}"), "labels": labels, "ownerReferences": owner,
+            },
             "spec": {"nodeName": node, "containers": []},
             "status": {
                 "phase": "Running",
