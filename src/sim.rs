@@ -18,7 +18,7 @@
 //! order in which it looks at the arms of a `select!` from a count of all runtimes before, too.
 
 mod chance;
-mod fuse;
+pub(crate) mod fuse;
 mod schedule;
 pub(crate) mod seeded;
 mod tests;

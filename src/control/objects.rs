@@ -40,7 +40,7 @@ use super::kinds::{Kind, NAMESPACE, PRIORITY_CLASS};
 use super::registry;
 use crate::api::classes::system_priority_classes;
 use crate::model::Position;
-use crate::store::{Entry, Revision, Store};
+use crate::store::{Condition, Entry, Revision, Store, StoreError, Write};
 pub use admission::AdmittedRecord;
 pub use error::ObjectError;
 use fleet::follow_position;
@@ -50,7 +50,7 @@ pub use paging::{List, ListOptions};
 pub use permits::PermitRecord;
 pub use pods::{PodIntent, PostedPod};
 pub use records::Tombstone;
-use records::{parse, render};
+use records::{parse, render, unchanged};
 use watcher::Recent;
 pub use watcher::{Event, Expired, Watcher};
 pub use writes::{Deleted, WriteOptions, Writer};
@@ -69,6 +69,8 @@ const MODIFIED: &str = "the object has been modified; please apply your changes 
 #[derive(Clone)]
 pub struct Objects {
     inner: Arc<Inner>,
+    /// The session in whose name it writes: the node's record, as it noted that.
+    session: Option<Arc<Entry>>,
 }
 
 struct Inner {
@@ -101,7 +103,7 @@ impl Objects {
         let follower = tokio::spawn(follow_position(store.clone(), position_tx));
         let fleet_tx = watch::Sender::new(Arc::new(fleet));
         let inner = Inner { store, recent: Arc::default(), position_rx, fleet_tx, follower };
-        let objects = Self { inner: Arc::new(inner) };
+        let objects = Self { inner: Arc::new(inner), session: None };
         for name in registry::BUILT_IN_NAMESPACES {
             match objects.create(&NAMESPACE, "", json!({"metadata": {"name": name}}), WriteOptions::default()).await {
                 Ok(_) | Err(ObjectError::AlreadyExists { .. }) => {}
@@ -138,6 +140,16 @@ impl Objects {
     /// The revision of the last commit.
     pub fn revision(&self) -> Revision {
         self.inner.store.revision()
+    }
+
+    /// What every write here comes down to.
+    async fn write(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<Revision, ObjectError> {
+        let conditions = self.session.as_deref().map(unchanged).into_iter().chain(conditions).collect();
+        let is_of_session = |key: &str| self.session.as_ref().is_some_and(|session| session.key == key);
+        self.inner.store.commit(conditions, writes).await.map_err(|error| match error {
+            StoreError::Conflict { key } if is_of_session(&key) => ObjectError::Superseded,
+            error => ObjectError::Store(error),
+        })
     }
 }
 

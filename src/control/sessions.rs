@@ -58,7 +58,7 @@ use self::session::{Ends, Session};
 use self::shelf::Shelf;
 use self::tunnels::Tunnels;
 use super::bearer::Bearer;
-use super::objects::{ObjectError, Objects};
+use super::objects::{Member, ObjectError, Objects};
 use super::streams::StreamError;
 use super::tokens::Allowance;
 use super::updates::{FromNode, Grant};
@@ -164,7 +164,7 @@ impl Shared {
         if let Some(ends) = self.stranger(&node, &hello).await? {
             return Ok(ends);
         }
-        let reception = self.received(&node, &hello).await?;
+        let (reception, member) = self.received(&node, &hello).await?;
         match &reception {
             Reception::Accepted => tracing::info!(node = %node.name, session = hello.session, "a node is in step"),
             other => {
@@ -180,13 +180,14 @@ impl Shared {
         }
         let (up_tx, up_rx) = mpsc::channel(UP_QUEUE);
         let (down_tx, down_rx) = mpsc::channel(DOWN_QUEUE);
-        let session = Session { shared: self, node: node.uid, name: node.name, reception };
-        tokio::spawn(session.run(hello, Ends { serial, orders_rx, up_rx, down_tx }));
+        let objects = self.objects.within(&member);
+        let session = Session { shared: self, objects, serial, node: node.uid, name: node.name, reception };
+        tokio::spawn(session.run(hello, Ends { orders_rx, up_rx, down_tx }));
         Ok(SessionEnds { up_tx, down_rx })
     }
 
-    /// How a node is received, written down before it hears of it.
-    async fn received(&self, node: &NodeIdentity, hello: &Hello) -> Result<Reception, Denied> {
+    /// How a node is received, written down before it hears of it, and its record from then on.
+    async fn received(&self, node: &NodeIdentity, hello: &Hello) -> Result<(Reception, Member), Denied> {
         loop {
             let member = self.known(node).await?;
             let known = Known {
@@ -196,10 +197,10 @@ impl Shared {
                 other: self.roster.other(&node.uid),
             };
             let reception = admit::receive(&known, hello);
-            let Some(noted) = admit::note(&member.record, hello, &reception) else { return Ok(reception) };
+            let Some(noted) = admit::note(&member.record, hello, &reception) else { return Ok((reception, member)) };
             // Each failure means that another session of this node was noted: the next look sees that one.
-            if self.objects.note_session(&member, &noted).await? {
-                return Ok(reception);
+            if let Some(member) = self.objects.note_session(&member, noted).await? {
+                return Ok((reception, member));
             }
         }
     }

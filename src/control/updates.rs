@@ -58,6 +58,8 @@ pub enum FromNode {
     Opened {
         /// `metadata.uid` of the Node.
         node: Uid,
+        /// The session's number in this process.
+        session: u64,
         /// What its ledger says it acted upon.
         taken: Vec<PermitNumber>,
     },
@@ -65,6 +67,8 @@ pub enum FromNode {
     Closed {
         /// `metadata.uid` of the Node.
         node: Uid,
+        /// The session's number in this process.
+        session: u64,
     },
     /// The node prepared a revision and asks for a permit.
     Asked {
@@ -120,6 +124,8 @@ pub struct Question {
 pub struct Grant {
     /// `metadata.uid` of the Node.
     pub node: Uid,
+    /// The session in which the node asked: in any other it is void.
+    pub session: u64,
     /// What it may do.
     pub permit: Permit,
 }
@@ -314,15 +320,15 @@ impl<'a> Updates<'a> {
 
     async fn told(&mut self, told: FromNode) -> Result<(), UpdateError> {
         match told {
-            FromNode::Opened { node, taken } => {
+            FromNode::Opened { node, session, taken } => {
                 // By place, not by looking at those of all nodes: after an outage all of them open.
                 let places = self.view.sets().map(|set| (set.clone(), node.clone()));
                 let of_node = places.filter_map(|place| self.permits.get(&place));
                 let void = of_node.filter(|permit| !taken.contains(&permit.number)).cloned().collect();
                 self.drop_permits(void).await?;
-                self.told.opened(node, &taken);
+                self.told.opened(node, session, &taken);
             }
-            FromNode::Closed { node } => self.concerned.extend(self.told.closed(&node)),
+            FromNode::Closed { node, session } => self.concerned.extend(self.told.closed(&node, session)),
             FromNode::Asked { node, daemonset, revision } => {
                 self.take_back(&node, &daemonset, &revision).await?;
                 self.said(&node, daemonset, |said| said.asks(revision));
@@ -530,8 +536,10 @@ impl<'a> Updates<'a> {
                 }
                 self.told.granted(number, now);
                 let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
-                // A session that is gone by now voids the permit when the node comes back.
-                drop(self.grants_tx.send(Grant { node, permit }).await);
+                // The next session voids the permit of one that is gone by now.
+                if let Some(session) = self.told.session(&node) {
+                    drop(self.grants_tx.send(Grant { node, session, permit }).await);
+                }
             }
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! A store that one control process has in hand, and that does nothing for it any more once that process is dead.
+//! A store that one control process has in hand, and that does nothing for it any more once that process is dead; or that keeps it
+//! waiting.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -6,17 +7,20 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, future};
+use tokio::sync::oneshot;
 
 use crate::store::{Condition, Entry, HistoryId, LeaseId, Memory, Range, Revision, Store, StoreError, Watch, Write};
 
 /// Commits go through until it is blown.
-pub(super) struct Fuse {
+pub(crate) struct Fuse {
     store: Arc<Memory>,
     blown: AtomicBool,
     /// How many commits fail next.
     failing: AtomicUsize,
     /// At which commit it blows by itself.
     end: Mutex<Option<End>>,
+    /// What the answer to the next commit waits for.
+    held: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 /// The commit at which a process dies.
@@ -29,9 +33,16 @@ pub(super) struct End {
 }
 
 impl Fuse {
-    pub(super) fn new(store: Arc<Memory>) -> Arc<Self> {
+    pub(crate) fn new(store: Arc<Memory>) -> Arc<Self> {
         let (blown, failing, end) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(None));
-        Arc::new(Self { store, blown, failing, end })
+        Arc::new(Self { store, blown, failing, end, held: Mutex::default() })
+    }
+
+    /// The next commit is done, and answered when what this gives is let go.
+    pub(crate) fn hold_next_answer(&self) -> oneshot::Sender<()> {
+        let (release_tx, released_rx) = oneshot::channel();
+        *self.held.lock().unwrap() = Some(released_rx);
+        release_tx
     }
 
     /// Whatever is under way never comes to anything.
@@ -93,6 +104,15 @@ impl Store for Fuse {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             let error = StoreError::Backend { action: "writing the store".to_owned(), source: Arc::new(full) };
             return future::ready(Err(error)).boxed();
+        }
+        let held = self.held.lock().unwrap().take();
+        if let Some(released_rx) = held {
+            return async move {
+                let answer = self.store.commit(conditions, writes).await;
+                drop(released_rx.await);
+                answer
+            }
+            .boxed();
         }
         self.store.commit(conditions, writes)
     }

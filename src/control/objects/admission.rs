@@ -164,13 +164,13 @@ impl Objects {
     pub async fn admit(&self, admitted: AdmittedRecord) -> Result<AdmittedRecord, ObjectError> {
         let key = keys::admitted(admitted.daemonset.as_str(), admitted.revision.as_str());
         let condition = Condition::Absent { key: key.clone() };
-        match self.inner.store.commit(vec![condition], vec![record(key, &admitted)]).await {
+        match self.write(vec![condition], vec![record(key, &admitted)]).await {
             Ok(_) => Ok(admitted),
-            Err(StoreError::Conflict { .. }) => {
+            Err(ObjectError::Store(StoreError::Conflict { .. })) => {
                 let earlier = self.admitted_revision(&admitted.daemonset, &admitted.revision).await?;
                 Ok(earlier.unwrap_or(admitted))
             }
-            Err(error) => Err(ObjectError::Store(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -180,7 +180,7 @@ impl Objects {
     /// [`ObjectError::Store`].
     pub async fn forget_admitted(&self, daemonset: &Uid, revision: &RevisionHash) -> Result<(), ObjectError> {
         let write = Write::Delete { key: keys::admitted(daemonset.as_str(), revision.as_str()) };
-        self.inner.store.commit(Vec::new(), vec![write]).await.map(drop).map_err(ObjectError::Store)
+        self.write(Vec::new(), vec![write]).await.map(drop)
     }
 }
 

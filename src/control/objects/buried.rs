@@ -38,7 +38,7 @@ impl Objects {
             writes.push(Write::Delete { key: keys::tombstone(deletion.uid.as_str()) });
             writes.push(record(keys::buried(deletion.uid.as_str()), deletion));
         }
-        self.inner.store.commit(Vec::new(), writes).await.map(drop).map_err(ObjectError::Store)
+        self.write(Vec::new(), writes).await.map(drop)
     }
 
     /// The writes that drop a tombstone which was acted on, if there is one. A pod's is remembered.

@@ -98,6 +98,9 @@ pub enum ObjectError {
         /// With this name.
         name: String,
     },
+    /// What a node says in a session is not written once it has begun another.
+    #[error("the node has begun another session")]
+    Superseded,
     /// The store failed or holds something unreadable.
     #[error("the store failed")]
     Store(#[source] StoreError),

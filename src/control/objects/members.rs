@@ -2,6 +2,9 @@
 //!
 //! They live beside the API objects, not in them: a user who edits a Node cannot make another key good.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,18 +61,27 @@ impl Objects {
         entry.map(|entry| Ok(Member { record: parse(&entry.key, &entry.value)?, entry })).transpose()
     }
 
-    /// Writes down the node's last session. False if somebody else wrote the record meanwhile.
+    /// Writes down the node's last session; the record as it is then. Nothing if somebody else wrote it meanwhile.
     ///
     /// Check-pointed, not flushed: a fleet that reconnects would wait for the disk once for each node. A record that is
     /// lost in a crash is an older one, and only makes control notice a copied disk one session later.
     ///
     /// # Errors
     /// [`ObjectError::Store`].
-    pub async fn note_session(&self, member: &Member, record: &MemberRecord) -> Result<bool, ObjectError> {
-        let value = serde_json::to_vec(record).expect("records have string keys only").into();
+    pub async fn note_session(&self, member: &Member, record: MemberRecord) -> Result<Option<Member>, ObjectError> {
+        let value = Bytes::from(serde_json::to_vec(&record).expect("records have string keys only"));
         let key = member.entry.key.clone();
-        let write = Write::Put { key, value, persistence: Persistence::Checkpointed };
-        self.commit_if(vec![unchanged(&member.entry)], vec![write]).await
+        let write = Write::Put { key, value: value.clone(), persistence: Persistence::Checkpointed };
+        match self.write(vec![unchanged(&member.entry)], vec![write]).await {
+            Ok(modified) => Ok(Some(Member { record, entry: Entry { value, modified, ..member.entry.clone() } })),
+            Err(ObjectError::Store(StoreError::Conflict { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same objects in the name of a node's session: nothing is written through it once another one was noted.
+    pub fn within(&self, session: &Member) -> Self {
+        Self { inner: self.inner.clone(), session: Some(Arc::new(session.entry.clone())) }
     }
 
     /// Forgets a node: its credentials are worth nothing from now on.
@@ -78,7 +90,7 @@ impl Objects {
     /// [`ObjectError::Store`].
     pub async fn forget_member(&self, uid: &Uid) -> Result<(), ObjectError> {
         let write = Write::Delete { key: keys::member(uid.as_str()) };
-        self.inner.store.commit(Vec::new(), vec![write]).await.map(drop).map_err(ObjectError::Store)
+        self.write(Vec::new(), vec![write]).await.map(drop)
     }
 
     /// A join token by its id.
@@ -132,10 +144,10 @@ impl Objects {
     }
 
     pub(super) async fn commit_if(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<bool, ObjectError> {
-        match self.inner.store.commit(conditions, writes).await {
+        match self.write(conditions, writes).await {
             Ok(_) => Ok(true),
-            Err(StoreError::Conflict { .. }) => Ok(false),
-            Err(error) => Err(ObjectError::Store(error)),
+            Err(ObjectError::Store(StoreError::Conflict { .. })) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Objects {
         let of_node = |permit: &PermitRecord| record(keys::permit(daemonset.as_str(), permit.node.as_str()), permit);
         let number = std::iter::once(record(keys::LAST_PERMIT.to_owned(), &highest));
         let writes = number.chain(permits.iter().map(of_node)).collect();
-        self.inner.store.commit(vec![condition(last.as_ref())], writes).await.map_err(ObjectError::Store)?;
+        self.write(vec![condition(last.as_ref())], writes).await?;
         Ok(permits)
     }
 
@@ -77,9 +77,9 @@ impl Objects {
                 continue;
             }
             let condition = Condition::ModifiedAt { key: key.clone(), revision: entry.modified };
-            match self.inner.store.commit(vec![condition], vec![Write::Delete { key }]).await {
-                Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(ObjectError::Store(error)),
+            match self.write(vec![condition], vec![Write::Delete { key }]).await {
+                Ok(_) | Err(ObjectError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -60,13 +60,13 @@ impl Objects {
             // A pod is known to its node; anything else that is new is known here only.
             let is_known = entry.is_some() || *kind == POD;
             let part = if is_known && kind.subresource(STATUS).is_some() { Part::Status } else { Part::Main };
-            match self.inner.store.commit(conditions, vec![put(kind, part, &key, &object)]).await {
+            match self.write(conditions, vec![put(kind, part, &key, &object)]).await {
                 Ok(revision) => return Ok(Some(with_revision(object, revision))),
-                Err(StoreError::Conflict { key }) if key == buried => {
+                Err(ObjectError::Store(StoreError::Conflict { key })) if key == buried => {
                     return Err(ObjectError::Deleted { kind, name: name.to_owned() });
                 }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(ObjectError::Store(error)),
+                Err(ObjectError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(contended(kind, name))
@@ -121,7 +121,7 @@ impl Objects {
     pub async fn acknowledge(&self, uid: &Uid) -> Result<(), ObjectError> {
         let writes = self.without_tombstone(uid).await?;
         if !writes.is_empty() {
-            self.inner.store.commit(Vec::new(), writes).await.map_err(ObjectError::Store)?;
+            self.write(Vec::new(), writes).await?;
         }
         Ok(())
     }

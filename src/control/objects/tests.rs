@@ -138,6 +138,43 @@ async fn nothing_that_is_reported_takes_the_place_of_another_object() {
 }
 
 #[tokio::test]
+async fn a_session_writes_nothing_once_another_one_was_noted() {
+    let objects = Objects::open(Memory::new()).await.unwrap();
+    let uid = Uid::from("node");
+    let record = MemberRecord {
+        uid: uid.clone(),
+        name: "one".into(),
+        key: "key".into(),
+        machine_id: "machine".into(),
+        session: 0,
+        session_nonce: String::new(),
+    };
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one", "uid": "node"}});
+    objects.recover_node(&record, &node).await.unwrap();
+    let begin = async |session| {
+        let before = objects.member(&uid).await.unwrap().unwrap();
+        let noted = MemberRecord { session, ..before.record.clone() };
+        objects.within(&objects.note_session(&before, noted).await.unwrap().unwrap())
+    };
+    let said = async |objects: &Objects, what: &str| {
+        let change = |node: Option<&Value>| {
+            let mut node = node?.clone();
+            node["status"]["by"] = what.into();
+            Some(node)
+        };
+        objects.report(&NODE, "", "one", change).await.map(drop)
+    };
+    let first = begin(1).await;
+    said(&first, "first").await.unwrap();
+    let second = begin(2).await;
+    assert!(matches!(said(&first, "old news").await, Err(ObjectError::Superseded)));
+    assert!(matches!(first.remove(&NODE, "", "one", &uid).await, Err(ObjectError::Superseded)));
+    assert_eq!(objects.get(&NODE, "", "one").await.unwrap()["status"]["by"], "first");
+    said(&second, "second").await.unwrap();
+    assert_eq!(objects.get(&NODE, "", "one").await.unwrap()["status"]["by"], "second");
+}
+
+#[tokio::test]
 async fn watchers_share_what_was_encoded_and_are_told_if_they_missed_changes() {
     let store = Memory::new();
     let objects = Objects::open(store.clone()).await.unwrap();

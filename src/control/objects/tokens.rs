@@ -19,7 +19,7 @@ impl Objects {
     /// [`ObjectError::Store`].
     pub async fn make_token(&self, authority: KeyPin, allowance: Allowance) -> Result<JoinToken, ObjectError> {
         let (token, kept) = tokens::mint(authority, random(), allowance, Timestamp::now());
-        self.write(record(keys::token(&token.id), &kept)).await?;
+        self.write_token(record(keys::token(&token.id), &kept)).await?;
         Ok(token)
     }
 
@@ -34,7 +34,7 @@ impl Objects {
         expires_at: Timestamp,
     ) -> Result<String, ObjectError> {
         let (token, id, kept) = user_tokens::mint(user, groups, expires_at, random());
-        self.write(record(keys::user_token(&id), &kept)).await?;
+        self.write_token(record(keys::user_token(&id), &kept)).await?;
         Ok(token)
     }
 
@@ -86,13 +86,13 @@ impl Objects {
         range.entries.iter().map(read).collect()
     }
 
-    async fn write(&self, write: Write) -> Result<(), ObjectError> {
-        self.inner.store.commit(Vec::new(), vec![write]).await.map(drop).map_err(ObjectError::Store)
+    async fn write_token(&self, write: Write) -> Result<(), ObjectError> {
+        self.write(Vec::new(), vec![write]).await.map(drop)
     }
 
     async fn forget(&self, key: String) -> Result<bool, ObjectError> {
         let found = self.inner.store.get(&key).await.map_err(ObjectError::Store)?.is_some();
-        self.write(Write::Delete { key }).await?;
+        self.write_token(Write::Delete { key }).await?;
         Ok(found)
     }
 }

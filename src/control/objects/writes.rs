@@ -281,10 +281,10 @@ impl Objects {
             writes.push(record(keys::POSITION.into(), &position));
             writes.extend(numbered(intent, position.seq));
         }
-        match self.inner.store.commit(conditions, writes).await {
+        match self.write(conditions, writes).await {
             Ok(revision) => Ok(Some(revision)),
-            Err(StoreError::Conflict { .. }) => Ok(None),
-            Err(error) => Err(ObjectError::Store(error)),
+            Err(ObjectError::Store(StoreError::Conflict { .. })) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -287,7 +287,8 @@ fn object_parts(error: &ObjectError) -> (StatusCode, &'static str, Option<Status
             let details = StatusDetails { causes: Some(vec![cause]), retry_after_seconds, ..StatusDetails::default() };
             (StatusCode::GATEWAY_TIMEOUT, "Timeout", Some(details))
         }
-        ObjectError::Store(_) | ObjectError::Corrupt { .. } => {
+        // Only what nodes say is of a session.
+        ObjectError::Superseded | ObjectError::Store(_) | ObjectError::Corrupt { .. } => {
             (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", None)
         }
     }

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::desired::Desired;
+use super::reports::write_conditions;
 use super::{Sessions, Shared};
 use crate::control::holds::{
     ConfirmError, Difference, DifferenceKind, EndError, Fleet, HeldNode, Holds, UnknownDaemonSet,
@@ -78,7 +79,7 @@ impl Fleet for Sessions {
             for (node, name, mut unknown) in holding {
                 unknown.retain(|held| !is_it(held));
                 let conditions = [(nodes::UNKNOWN, explain(&unknown))];
-                self.shared.write_conditions(&node, &name, &conditions).await?;
+                write_conditions(objects, &node, &name, &conditions).await?;
                 roster.holds_unknown(&node, unknown);
             }
             Ok(())

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::reports::change_node;
 use super::roster::{KnownPod, Lost};
 use super::session::change;
 use super::{Shared, pods};
@@ -139,7 +140,7 @@ impl Shared {
     /// Source: kubernetes v1.36 `pkg/controller/nodelifecycle/node_lifecycle_controller.go`, `monitorNodeHealth`.
     async fn mark_lost(&self, node: &Lost, taint: bool) -> Result<(), ObjectError> {
         let now = Timestamp::now();
-        self.change_node(&node.uid, &node.name, |object| nodes::lost(object, taint, now)).await?;
+        change_node(&self.objects, &node.uid, &node.name, |object| nodes::lost(object, taint, now)).await?;
         let pods = self.roster.mark(&node.uid, taint);
         if node.marked.is_some() {
             return Ok(());
@@ -161,11 +162,11 @@ impl Shared {
         self.objects.bury(&confirmed).await
     }
 
-    /// Passes permits on. One for a node that is not in step any more is void; its next hello does not name it.
+    /// Passes permits on. One for a session that is over is void; the next hello does not name it.
     pub(super) async fn pass_on(self: Arc<Self>, mut grants_rx: mpsc::Receiver<Grant>) {
-        while let Some(Grant { node, permit }) = grants_rx.recv().await {
+        while let Some(Grant { node, session, permit }) = grants_rx.recv().await {
             let number = permit.number.0;
-            if !self.roster.say(&node, Down::Permit(permit)) {
+            if !self.roster.say_within(&node, session, Down::Permit(permit)) {
                 tracing::info!(%node, number, "a permit did not reach its node");
             }
         }

@@ -3,6 +3,7 @@
 //! A node writes only what concerns itself: its own Node, pods that are its own, events about these. What does not
 //! concern it is dropped and logged.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ use crate::control::events;
 use crate::control::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD};
 use crate::control::meta;
 use crate::control::nodes;
-use crate::control::objects::ObjectError;
+use crate::control::objects::{ObjectError, Objects};
 use crate::control::updates::FromNode;
 use crate::link::{
     Ack, Ask, CommandId, EventReport, Hello, HoldReason, NodeReport, Outcome, PodReport, Reason, Reception, Standing,
@@ -67,7 +68,7 @@ impl Session {
         let Some(status) = checked::<NodeStatus>(&report.status, &self.name, "NodeStatus") else { return Ok(()) };
         let now = Timestamp::now();
         let change = |node: &Value| Some(nodes::reported(node, report, status.clone(), now));
-        self.shared.change_node(&self.node, &self.name, change).await?;
+        change_node(&self.objects, &self.node, &self.name, change).await?;
         self.shared.roster.reported(&self.node);
         Ok(())
     }
@@ -76,7 +77,7 @@ impl Session {
         let shared = &self.shared;
         let (key, uid) = (&report.key, &report.key.uid);
         if report.gone {
-            return shared.pod_is_gone(&self.node, &self.name, uid).await;
+            return self.pod_is_gone(uid).await;
         }
         // The Node is gone and its pods with it; the agent is about to hear of it.
         if !shared.roster.knows(&self.node) {
@@ -85,14 +86,18 @@ impl Session {
         let Some(status) = checked::<PodStatus>(&report.status, &self.name, "PodStatus") else { return Ok(()) };
         // A pod in the API keeps the spec it has; the revision is looked up only for one that is not.
         let known = shared.roster.pod(&self.node, uid);
-        let is_known = known.is_some() && found(shared.objects.get(&POD, &key.namespace, &key.name).await)?.is_some();
+        let is_known = known.is_some() && found(self.objects.get(&POD, &key.namespace, &key.name).await)?.is_some();
         let bundle = if is_known { None } else { shared.revision(report).await? };
         let own = |pod: &Value| meta::uid(pod) == uid.as_str() && pod["spec"]["nodeName"] == self.name.as_str();
         let change = |current: Option<&Value>| match current {
             Some(pod) => own(pod).then(|| pods::updated(pod, report, status.clone())),
             None => bundle.as_ref().map(|bundle| pods::rendered(report, bundle, &self.name, status.clone())),
         };
-        match shared.objects.report(&POD, &key.namespace, &key.name, change).await {
+        if let Some(known) = &known {
+            // What the API says is not known until this is written: the session may end before.
+            shared.roster.put_pod(&self.node, uid, KnownPod { digest: None, ..known.clone() });
+        }
+        match self.objects.report(&POD, &key.namespace, &key.name, change).await {
             Ok(Some(pod)) if own(&pod) => {
                 let known = known.unwrap_or_else(|| KnownPod::of(&pod));
                 let (digest, daemonset) = (Some(report.digest()), meta::controller(&pod));
@@ -114,7 +119,7 @@ impl Session {
 
     async fn event(&self, report: &EventReport) -> Result<(), ObjectError> {
         if self.concerns_this_node(report).await? {
-            events::write(&self.shared.objects, &events::reported(report, &self.name)).await
+            events::write(&self.objects, &events::reported(report, &self.name)).await
         } else {
             let (kind, name) = (&report.kind, &report.name);
             tracing::warn!(node = %self.name, kind, name, "a node reports an event that is not its own");
@@ -123,7 +128,7 @@ impl Session {
     }
 
     async fn concerns_this_node(&self, report: &EventReport) -> Result<bool, ObjectError> {
-        let objects = &self.shared.objects;
+        let objects = &self.objects;
         Ok(match report.kind.as_str() {
             "Node" => report.name == self.name.as_str() && report.namespace.is_empty(),
             "DaemonSet" => {
@@ -175,7 +180,7 @@ impl Session {
         let desired = self.shared.desired();
         let Some(bundle) = desired.newest(daemonset) else { return Ok(()) };
         let event = events::daemonset_refused(&bundle.key(), daemonset, &self.name, reason, Timestamp::now());
-        events::write(&self.shared.objects, &event).await
+        events::write(&self.objects, &event).await
     }
 
     async fn acknowledged(&self, ack: Ack) -> Result<(), SessionEnd> {
@@ -200,64 +205,39 @@ impl Session {
         }
         Ok(())
     }
-}
 
-impl Shared {
-    /// Changes a Node unless it was removed, or another one has its name by now.
-    pub(super) async fn change_node(
-        &self,
-        uid: &Uid,
-        name: &NodeName,
-        change: impl Fn(&Value) -> Option<Value>,
-    ) -> Result<Option<Value>, ObjectError> {
-        let of_this = |node: &&Value| meta::uid(node) == uid.as_str();
-        self.objects.report(&NODE, "", name.as_str(), |node| change(node.filter(of_this)?)).await
-    }
-
-    /// Says on the Node what control has to say of it: each condition by reason and words, or not at all.
-    pub(super) async fn write_conditions(
-        &self,
-        uid: &Uid,
-        name: &NodeName,
-        conditions: &[(&str, Option<(String, String)>)],
-    ) -> Result<(), ObjectError> {
-        let now = Timestamp::now();
-        let change = |node: &Value| {
-            let with = |node, (kind, said): &(&str, _)| nodes::with_condition(node, kind, Option::as_ref(said), now);
-            Some(conditions.iter().fold(node.clone(), with))
-        };
-        self.change_node(uid, name, change).await.map(drop)
-    }
-
-    /// Removes the node's pods that its hello does not name: their last reports were lost with a connection.
+    /// Removes the pods, of those that were known before, that the node's hello does not name: their last reports were lost with a
+    /// connection.
     pub(super) async fn drop_pods_not_held(
         &self,
-        node: &Uid,
-        name: &NodeName,
         hello: &Hello,
+        mut known: HashMap<Uid, KnownPod>,
     ) -> Result<(), ObjectError> {
-        let mut known = self.roster.pods(node);
         hello.pods.iter().for_each(|held| drop(known.remove(&held.uid)));
+        let desired = self.shared.desired();
         // One that was posted and is not to end was never taken on; one that was let go has a right to be there.
-        known.retain(|uid, _| !self.desired().pods.is_owed(name, uid));
+        known.retain(|uid, _| !desired.pods.is_owed(&self.name, uid));
         for (uid, pod) in known {
             self.objects.remove(&POD, &pod.key.namespace, &pod.key.name, &uid).await?;
-            self.roster.remove_pod(node, &uid);
+            self.shared.roster.remove_pod(&self.node, &uid);
         }
         Ok(())
     }
 
     /// Takes a pod away on its node's word.
-    async fn pod_is_gone(&self, node: &Uid, name: &NodeName, pod: &Uid) -> Result<(), ObjectError> {
-        if let Some(known) = self.roster.pod(node, pod) {
+    async fn pod_is_gone(&self, pod: &Uid) -> Result<(), ObjectError> {
+        let (roster, desired) = (&self.shared.roster, self.shared.desired());
+        if let Some(known) = roster.pod(&self.node, pod) {
             self.objects.remove(&POD, &known.key.namespace, &known.key.name, pod).await?;
-            self.roster.remove_pod(node, pod);
-        } else if self.desired().tombstones.get(pod).is_some_and(|one| one.node.as_deref() == Some(name.as_str())) {
+            roster.remove_pod(&self.node, pod);
+        } else if desired.ending.get(&self.name).into_iter().flatten().any(|one| one.uid == *pod) {
             self.objects.acknowledge(pod).await?;
         }
         Ok(())
     }
+}
 
+impl Shared {
     /// The revision a pod was made from: at hand, or from the DaemonSet's history.
     async fn revision(&self, report: &PodReport) -> Result<Option<Arc<Bundle>>, ObjectError> {
         let desired = self.desired();
@@ -278,6 +258,32 @@ impl Shared {
             None => written,
         })))
     }
+}
+
+/// Changes a Node unless it was removed, or another one has its name by now.
+pub(super) async fn change_node(
+    objects: &Objects,
+    uid: &Uid,
+    name: &NodeName,
+    change: impl Fn(&Value) -> Option<Value>,
+) -> Result<(), ObjectError> {
+    let of_this = |node: &&Value| meta::uid(node) == uid.as_str();
+    objects.report(&NODE, "", name.as_str(), |node| change(node.filter(of_this)?)).await.map(drop)
+}
+
+/// Says on the Node what control has to say of it: each condition by reason and words, or not at all.
+pub(super) async fn write_conditions(
+    objects: &Objects,
+    uid: &Uid,
+    name: &NodeName,
+    conditions: &[(&str, Option<(String, String)>)],
+) -> Result<(), ObjectError> {
+    let now = Timestamp::now();
+    let change = |node: &Value| {
+        let with = |node, (kind, said): &(&str, _)| nodes::with_condition(node, kind, Option::as_ref(said), now);
+        Some(conditions.iter().fold(node.clone(), with))
+    };
+    change_node(objects, uid, name, change).await
 }
 
 /// A revision as its DaemonSet's history has it. Its template generation is not on record; the record's number, which

@@ -240,6 +240,11 @@ impl Roster {
         (serial, orders_rx)
     }
 
+    /// Whether a session is one that counts: no other has taken its place, and it keeps up.
+    pub(super) fn is_open(&self, uid: &Uid, serial: u64) -> bool {
+        self.lock().nodes.get(uid).is_some_and(|entry| entry.sessions.iter().any(|open| open.serial == serial))
+    }
+
     /// Whether the node has one session only.
     pub(super) fn is_alone(&self, uid: &Uid) -> bool {
         self.lock().nodes.get(uid).is_some_and(|entry| entry.sessions.len() == 1)
@@ -303,9 +308,19 @@ impl Roster {
 
     /// Says something to a node in step. False if it has no such session; one that does not keep up loses its session.
     pub(super) fn say(&self, uid: &Uid, down: Down) -> bool {
+        self.say_in(uid, |_| true, down)
+    }
+
+    /// The same, if the session is the one of this number.
+    pub(super) fn say_within(&self, uid: &Uid, serial: u64, down: Down) -> bool {
+        self.say_in(uid, |open| open.serial == serial, down)
+    }
+
+    fn say_in(&self, uid: &Uid, is_meant: impl Fn(&Open) -> bool, down: Down) -> bool {
         let mut inner = self.lock();
         let Some(entry) = inner.nodes.get_mut(uid) else { return false };
-        let Some(open) = entry.sessions.iter().find(|open| open.footing == Footing::InStep) else { return false };
+        let is_meant = |open: &&Open| open.footing == Footing::InStep && is_meant(open);
+        let Some(open) = entry.sessions.iter().find(is_meant) else { return false };
         let said = open.orders_tx.try_send(Order::Say(down)).is_ok();
         if !said {
             let serial = open.serial;

@@ -15,12 +15,13 @@ use super::Shared;
 use super::assigned::Assignment;
 use super::desired::{Blob, Desired};
 use super::holds;
+use super::reports::write_conditions;
 use super::roster::{Footing, KnownPod, Order};
 use super::user_pods::Amended;
 use crate::control::events;
 use crate::control::kinds::NODE;
 use crate::control::nodes;
-use crate::control::objects::{ObjectError, Tombstone};
+use crate::control::objects::{ObjectError, Objects, Tombstone};
 use crate::control::updates::FromNode;
 use crate::error::Chain;
 use crate::link::{
@@ -39,6 +40,10 @@ const REVIEW_LATE: Duration = Duration::from_secs(600);
 /// What a session is about.
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
+    /// What it writes is written only as long as the node has begun no other session.
+    pub(super) objects: Objects,
+    /// Its number in the roster.
+    pub(super) serial: u64,
     pub(super) node: Uid,
     pub(super) name: NodeName,
     pub(super) reception: Reception,
@@ -46,7 +51,6 @@ pub(super) struct Session {
 
 /// The link's and the roster's ends of it.
 pub(super) struct Ends {
-    pub(super) serial: u64,
     pub(super) orders_rx: mpsc::Receiver<Order>,
     pub(super) up_rx: mpsc::Receiver<Up>,
     pub(super) down_tx: mpsc::Sender<Frame>,
@@ -68,7 +72,7 @@ pub(super) enum SessionEnd {
     Review,
     #[error("the node is removed")]
     Removed,
-    #[error("the store failed")]
+    #[error("what it is about cannot be read or written")]
     Objects(#[from] ObjectError),
 }
 
@@ -84,23 +88,26 @@ pub(super) fn footing(reception: &Reception) -> Footing {
 impl Session {
     /// The session, from the welcome on.
     pub(super) async fn run(self, hello: Hello, ends: Ends) {
-        let Ends { serial, orders_rx, up_rx, down_tx } = ends;
+        let Ends { orders_rx, up_rx, down_tx } = ends;
+        // Those that the hello can tell of. It may be told of others before all of them are looked through.
+        let known = self.shared.roster.pods(&self.node);
         let in_step = footing(&self.reception) == Footing::InStep;
         let (needs_tx, needs_rx) = watch::channel(Needs::default());
         let (replies_tx, replies_rx) = mpsc::channel(REPLIES);
         let asked = Asked { orders_rx, needs_rx, replies_rx };
         let end = tokio::select! {
-            end = self.tell(&hello, asked, &down_tx) => end,
+            end = self.tell(&hello, known, asked, &down_tx) => end,
             end = self.listen(up_rx, &needs_tx, &replies_tx) => end,
             () = self.review(), if !in_step => Err(SessionEnd::Review),
         };
         if let Err(end) = end {
             tracing::info!(node = %self.name, reason = %Chain(&end), "a session ended");
         }
-        let still_in_step = self.shared.roster.leave(&self.node, serial);
+        let still_in_step = self.shared.roster.leave(&self.node, self.serial);
         self.shared.measures.broke(&self.node);
         if in_step && !still_in_step {
-            self.shared.tell_updates(FromNode::Closed { node: self.node.clone() }).await;
+            let (node, session) = (self.node.clone(), self.serial);
+            self.shared.tell_updates(FromNode::Closed { node, session }).await;
         }
     }
 
@@ -127,6 +134,7 @@ impl Session {
     async fn tell(
         &self,
         hello: &Hello,
+        known: HashMap<Uid, KnownPod>,
         Asked { mut orders_rx, mut needs_rx, mut replies_rx }: Asked,
         down_tx: &mpsc::Sender<Frame>,
     ) -> Result<(), SessionEnd> {
@@ -136,7 +144,7 @@ impl Session {
         say(down_tx, Frame::new(Down::Welcome(welcome))).await?;
         let takes_intent = matches!(self.reception, Reception::Accepted | Reception::AdoptOnly(_));
         let answers = if takes_intent { self.shared.answers(&self.name, hello, &desired).await? } else { Vec::new() };
-        self.begin(hello, &answers).await?;
+        self.begin(hello, known, &answers).await?;
         let (mut told, mut assigned) = (Told::default(), Assignment::default());
         if takes_intent && desired.removal(&self.node).is_none() {
             for frame in self.opening(hello, answers, &desired).await? {
@@ -199,7 +207,12 @@ impl Session {
     }
 
     /// What others have to know of the session: the API why the node holds, updates that it may be granted permits.
-    async fn begin(&self, hello: &Hello, answers: &[(Uid, Answer)]) -> Result<(), SessionEnd> {
+    async fn begin(
+        &self,
+        hello: &Hello,
+        known: HashMap<Uid, KnownPod>,
+        answers: &[(Uid, Answer)],
+    ) -> Result<(), SessionEnd> {
         let hold = match &self.reception {
             Reception::Hold { reason, message } => Some((format!("{reason:?}"), message.clone())),
             Reception::Accepted | Reception::AdoptOnly(_) => None,
@@ -207,16 +220,17 @@ impl Session {
         let is_unknown = |held: &&HeldDaemonSet| answers.contains(&(held.uid.clone(), Answer::Unknown));
         let unknown: Vec<_> = hello.daemonsets.iter().filter(is_unknown).cloned().collect();
         let conditions = [(nodes::HELD, hold), (nodes::UNKNOWN, holds::explain(&unknown))];
-        self.shared.write_conditions(&self.node, &self.name, &conditions).await?;
+        write_conditions(&self.objects, &self.node, &self.name, &conditions).await?;
         if let [_, (_, Some((_, words)))] = &conditions {
             let event = events::runs_unknown(&self.name, &self.node, words, Timestamp::now());
-            events::write(&self.shared.objects, &event).await?;
+            events::write(&self.objects, &event).await?;
         }
         self.shared.roster.holds_unknown(&self.node, unknown);
         if self.reception == Reception::Accepted {
-            self.shared.drop_pods_not_held(&self.node, &self.name, hello).await?;
+            self.drop_pods_not_held(hello, known).await?;
             let taken = hello.permits.iter().map(|permit| permit.number).collect();
-            self.shared.tell_updates(FromNode::Opened { node: self.node.clone(), taken }).await;
+            let (node, session) = (self.node.clone(), self.serial);
+            self.shared.tell_updates(FromNode::Opened { node, session, taken }).await;
         }
         Ok(())
     }
@@ -233,11 +247,11 @@ impl Session {
         let known = self.shared.roster.pods(&self.node);
         for held in hello.pods.iter().filter(|held| !known.contains_key(&held.uid)) {
             // Its node had carried that out, and its disk was put back since.
-            frames.extend(self.shared.objects.buried_pod(&held.uid).await?.as_ref().map(deletion));
+            frames.extend(self.objects.buried_pod(&held.uid).await?.as_ref().map(deletion));
         }
         // Read before the Node, so that what the node confirms is not more than it was told.
-        let position = *self.shared.objects.position().borrow();
-        match self.shared.objects.get(&NODE, "", self.name.as_str()).await {
+        let position = *self.objects.position().borrow();
+        match self.objects.get(&NODE, "", self.name.as_str()).await {
             Ok(node) => frames.push(Frame::new(Down::Node(change(position, nodes::intent(&node))))),
             // It was removed just now; that is told next.
             Err(ObjectError::NotFound { .. }) => {}
@@ -259,6 +273,10 @@ impl Session {
         replies_tx: &mpsc::Sender<Down>,
     ) -> Result<(), SessionEnd> {
         while let Some(up) = up_rx.recv().await {
+            // What was on its way when the node began another session is old news.
+            if !self.shared.roster.is_open(&self.node, self.serial) {
+                return Err(SessionEnd::Review);
+            }
             self.shared.roster.heard(&self.node);
             match up {
                 Up::Needs(needs) => drop(needs_tx.send_replace(needs)),

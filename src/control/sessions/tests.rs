@@ -27,13 +27,14 @@ use crate::link::{
     Outcome, PodAction, PodReport, Reason, SILENCE, Standing, TunnelUp, Up, Verdict, listen, server,
 };
 use crate::model::{FleetId, Load, Loads, Measure, NodeName, PodKey, Position, Uid, Usage};
-use crate::store::Memory;
+use crate::store::{Memory, Store};
 
 mod admission;
 mod holds;
 mod objects;
 mod pods;
 mod recovery;
+mod succession;
 mod tokens;
 
 /// Longer than anything here takes; reached only by a test that fails.
@@ -88,7 +89,10 @@ impl Harness {
 
     /// With the authority in a directory, and nothing in its store.
     async fn in_dir(dir: TempDir) -> Self {
-        let store = Memory::new();
+        Self::over(dir, Memory::new()).await
+    }
+
+    async fn over(dir: TempDir, store: Arc<dyn Store>) -> Self {
         let objects = Objects::open(store).await.unwrap();
         let authority = Arc::new(Authority::open(dir.path()).unwrap());
         let tls = tls::server_config(&authority, &["127.0.0.1".to_owned()]).unwrap();
@@ -545,14 +549,22 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     let mut harness = Harness::new().await;
     let host = harness.join("edge-1").await;
     let (mut node, _) = harness.in_step(&host, hello()).await;
-    assert!(matches!(harness.told().await, FromNode::Opened { node, .. } if node == host.uid));
+    let FromNode::Opened { node: opened, session, .. } = harness.told().await else { panic!("it is in step") };
+    assert_eq!(opened, host.uid);
     let daemonset = Uid::from("22222222-0000-4000-8000-000000000000");
     let ask = Ask { daemonset: daemonset.clone(), revision: "abc".into(), prepared: Ok(()) };
     node.say(Up::Ask(ask)).await;
     assert!(matches!(harness.told().await, FromNode::Asked { revision, .. } if revision == "abc".into()));
     let permit =
         crate::link::Permit { number: crate::model::PermitNumber(7), daemonset, revision: "abc".into(), void: false };
-    harness.grants_tx.send(Grant { node: host.uid.clone(), permit: permit.clone() }).await.unwrap();
+    let grant = |session, number| Grant {
+        node: host.uid.clone(),
+        session,
+        permit: crate::link::Permit { number: crate::model::PermitNumber(number), ..permit.clone() },
+    };
+    // One for a session before would be void.
+    harness.grants_tx.send(grant(session - 1, 6)).await.unwrap();
+    harness.grants_tx.send(grant(session, 7)).await.unwrap();
     assert_eq!(node.pick(|down| if let Down::Permit(permit) = down { Some(permit) } else { None }).await, permit);
     node.say(Up::Ack(Ack::Taken(permit.number))).await;
     assert!(matches!(harness.told().await, FromNode::Took { permit: taken } if taken == permit.number));
@@ -576,7 +588,7 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     let told = harness.told().await;
     assert!(matches!(&told, FromNode::Rejected { revisions, .. } if revisions[..] == ["def".into()]), "{told:?}");
     drop(node);
-    assert!(matches!(harness.told().await, FromNode::Closed { node } if node == host.uid));
+    assert!(matches!(harness.told().await, FromNode::Closed { node, .. } if node == host.uid));
 }
 
 // === holding ===

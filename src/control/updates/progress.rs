@@ -307,7 +307,7 @@ mod tests {
             json!({"metadata": {"uid": "set"}, "spec": {"selector": {}, "template": {"spec": {"containers": []}}}});
         view.put_set(serde_json::from_value(object).unwrap(), "new".into());
         let mut told = Told::default();
-        told.opened(node.clone(), &[PermitNumber(7)]);
+        told.opened(node.clone(), 1, &[PermitNumber(7)]);
         told.granted(PermitNumber(7), at(0));
         let permit = PermitRecord {
             number: PermitNumber(7),

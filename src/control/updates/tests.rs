@@ -74,12 +74,12 @@ impl Harness {
 
     async fn opens(&self, node: &str, taken: &[PermitNumber]) {
         let node = self.node(node).await;
-        self.told_tx.send(FromNode::Opened { node, taken: taken.to_vec() }).await.unwrap();
+        self.told_tx.send(FromNode::Opened { node, session: 1, taken: taken.to_vec() }).await.unwrap();
     }
 
     async fn closes(&self, node: &str) {
         let node = self.node(node).await;
-        self.told_tx.send(FromNode::Closed { node }).await.unwrap();
+        self.told_tx.send(FromNode::Closed { node, session: 1 }).await.unwrap();
     }
 
     async fn asks(&self, node: &str, revision: &RevisionHash) {

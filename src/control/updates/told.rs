@@ -11,13 +11,20 @@ use crate::model::{PermitNumber, RevisionHash, Uid};
 #[derive(Debug, Default)]
 pub(super) struct Told {
     /// The nodes with a session in step, and what they said in it of DaemonSets.
-    connected: HashMap<Uid, HashMap<Uid, Said>>,
+    connected: HashMap<Uid, Connected>,
     /// So many nodes vanished together that nothing is granted.
     pub(super) doubt: bool,
     /// Permits that are in the ledgers of their nodes.
     taken: HashSet<PermitNumber>,
     /// When permits were granted, in the term of this process.
     granted: HashMap<PermitNumber, Timestamp>,
+}
+
+/// A session, by its number, and what was said in it of DaemonSets.
+#[derive(Debug)]
+struct Connected {
+    session: u64,
+    said: HashMap<Uid, Said>,
 }
 
 /// What one node said of one DaemonSet in this session.
@@ -33,19 +40,26 @@ pub(super) struct Said {
 
 impl Told {
     /// A session began; what was said in those before is void.
-    pub(super) fn opened(&mut self, node: Uid, taken: &[PermitNumber]) {
-        self.connected.insert(node, HashMap::new());
+    pub(super) fn opened(&mut self, node: Uid, session: u64, taken: &[PermitNumber]) {
+        self.connected.insert(node, Connected { session, said: HashMap::new() });
         self.taken.extend(taken);
     }
 
     /// A session ended. Gives the DaemonSets that something was said of.
-    pub(super) fn closed(&mut self, node: &Uid) -> impl Iterator<Item = Uid> + use<> {
-        self.connected.remove(node).unwrap_or_default().into_keys()
+    pub(super) fn closed(&mut self, node: &Uid, session: u64) -> impl Iterator<Item = Uid> + use<> {
+        let is_it = self.session(node) == Some(session);
+        let closed = if is_it { self.connected.remove(node) } else { None };
+        closed.into_iter().flat_map(|closed| closed.said.into_keys())
     }
 
     /// What a node says of a DaemonSet, to be changed; none without a session.
     pub(super) fn of_mut(&mut self, node: &Uid, daemonset: &Uid) -> Option<&mut Said> {
-        Some(self.connected.get_mut(node)?.entry(daemonset.clone()).or_default())
+        Some(self.connected.get_mut(node)?.said.entry(daemonset.clone()).or_default())
+    }
+
+    /// The number of a node's session, if it has one.
+    pub(super) fn session(&self, node: &Uid) -> Option<u64> {
+        self.connected.get(node).map(|connected| connected.session)
     }
 
     /// Whether a node has a session.
@@ -55,7 +69,7 @@ impl Told {
 
     /// What a node says of a DaemonSet.
     pub(super) fn of(&self, node: &Uid, daemonset: &Uid) -> Option<&Said> {
-        self.connected.get(node)?.get(daemonset)
+        self.connected.get(node)?.said.get(daemonset)
     }
 
     /// A permit is in the ledger of its node.
