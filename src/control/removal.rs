@@ -143,10 +143,14 @@ pub fn is_orphaning(object: &Value) -> bool {
     meta::is_deleting(object) && meta::finalizers(object).any(|finalizer| finalizer == ORPHAN)
 }
 
+/// An object marked for deletion that has no time left: only finalizers keep it.
+pub fn is_over(object: &Value) -> bool {
+    meta::is_deleting(object) && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}
+
 /// An object marked for deletion that nothing keeps any more. An empty namespace is let go by the collector only.
 pub fn is_released(kind: &Kind, object: &Value) -> bool {
-    let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-    meta::is_deleting(object) && meta::finalizers(object).next().is_none() && grace == 0 && *kind != NAMESPACE
+    is_over(object) && meta::finalizers(object).next().is_none() && *kind != NAMESPACE
 }
 
 /// Nodes may hold something of this object: its deletion needs a record for them.

@@ -1,5 +1,5 @@
 //! Deletions that nodes have carried out, remembered for a node whose disk is put back to before: of DaemonSets, when every node
-//! has confirmed them, and of single pods.
+//! has confirmed them, and of single pods, also of those that their nodes have ended by themselves.
 //!
 //! Without a record such a node would keep what it runs: a stop needs one.
 
@@ -49,9 +49,18 @@ impl Objects {
         let Some(deletion) = self.tombstone(uid).await? else { return Ok(Vec::new()) };
         let mut writes = vec![Write::Delete { key: keys::tombstone(uid.as_str()) }];
         if deletion.kind == POD.kind {
-            writes.extend(self.outdated(keys::BURIED_PODS, 1, KEPT).await?);
-            writes.push(record(keys::buried_pod(uid.as_str()), &deletion));
+            writes.extend(self.remembering(&deletion).await?);
         }
+        Ok(writes)
+    }
+
+    /// The writes that remember the end of a pod.
+    ///
+    /// # Errors
+    /// [`ObjectError::Store`] and [`ObjectError::Corrupt`].
+    pub(super) async fn remembering(&self, end: &Tombstone) -> Result<Vec<Write>, ObjectError> {
+        let mut writes = self.outdated(keys::BURIED_PODS, 1, KEPT).await?;
+        writes.push(record(keys::buried_pod(end.uid.as_str()), end));
         Ok(writes)
     }
 

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::records::{Intent, ending, put, unchanged, with_revision};
+use super::records::{Intent, ending, put, tombstone, unchanged, with_revision};
 use super::writes::check_same;
-use super::{ATTEMPTS, ObjectError, Objects, contended, keys};
+use super::{ATTEMPTS, ObjectError, Objects, Tombstone, contended, keys};
 use crate::control::kinds::{Kind, POD, STATUS};
 use crate::control::meta;
 use crate::control::registry::{self, Part};
@@ -91,21 +91,27 @@ impl Objects {
                 let mut writes = vec![Write::Delete { key: entry.key.clone() }];
                 let mut intent = Intent::None;
                 if *kind == POD {
-                    writes.extend(self.without_tombstone(uid).await?);
-                    writes.push(Write::Delete { key: keys::pod(uid.as_str()) });
+                    let deletion = self.without_tombstone(uid).await?;
                     // Its node was told that there is this pod, and is not to be told so again.
                     if self.posted(&current).await?.is_some() {
                         intent = Intent::Moves;
+                        if deletion.is_empty() {
+                            let seq = self.position().borrow().seq;
+                            writes.extend(self.remembering(&Tombstone { seq, ..tombstone(kind, &current, 0) }).await?);
+                        }
                     }
+                    writes.extend(deletion);
+                    writes.push(Write::Delete { key: keys::pod(uid.as_str()) });
                 }
                 self.commit(vec![unchanged(&entry)], writes, intent).await?
             } else {
-                let marked = removal::mark(current.clone(), 0, Timestamp::now());
-                if marked == current {
+                if removal::is_over(&current) {
                     return self.acknowledge(uid).await;
                 }
-                let write = ending(put(kind, Part::Main, &key, &marked));
-                self.commit(vec![unchanged(&entry)], vec![write], Intent::None).await?
+                let marked = removal::mark(current.clone(), 0, Timestamp::now());
+                let mut writes = vec![ending(put(kind, Part::Main, &key, &marked))];
+                writes.extend(self.without_tombstone(uid).await?);
+                self.commit(vec![unchanged(&entry)], writes, Intent::None).await?
             };
             if done.is_some() {
                 return Ok(());

@@ -3,7 +3,7 @@
 //! Worked out anew whenever the fleet's intent moves, the Node changes or the node needs something else; said only where it
 //! differs from what was said before in the session.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::desired::{Blob, Desired};
@@ -54,7 +54,8 @@ impl Session {
     ) -> Result<Option<Frame>, ObjectError> {
         let mut now = Assignment::default();
         let is_there = |pod: &Uid| self.shared.roster.pod(&self.node, pod).is_some();
-        let posted = desired.pods.posted(&self.name);
+        let leaving = self.leaving(desired);
+        let posted = desired.pods.posted(&self.name).filter(|posted| !leaving.contains(&posted.entry.uid));
         let posted = posted.filter(|posted| !posted.is_replaceable() || is_there(&posted.entry.uid));
         now.pods.extend(posted.map(|posted| posted.entry.clone()));
         for wanted in &needs.objects {
@@ -77,6 +78,11 @@ impl Session {
             let (pods, objects) = (told.pods.clone(), told.objects.clone());
             Frame::new(Down::Assigned(Assigned { position: desired.position, pods, objects }))
         }))
+    }
+
+    /// The single pods that the node ends, or has ended, and that were told before.
+    pub(super) fn leaving(&self, desired: &Desired) -> HashSet<Uid> {
+        self.shared.roster.leaving(&self.node, |uid| desired.pods.is_single(&self.name, uid))
     }
 
     /// Whether this node may have an object.

@@ -76,6 +76,9 @@ impl Session {
     async fn pod_report(&self, report: &PodReport) -> Result<(), ObjectError> {
         let shared = &self.shared;
         let (key, uid) = (&report.key, &report.key.uid);
+        if (report.gone || report.ending.is_some()) && shared.desired().pods.is_single(&self.name, uid) {
+            shared.roster.leaves(&self.node, uid);
+        }
         if report.gone {
             return self.pod_is_gone(uid).await;
         }
@@ -207,7 +210,7 @@ impl Session {
     }
 
     /// Removes the pods, of those that were known before, that the node's hello does not name: their last reports were lost with a
-    /// connection.
+    /// connection. So it does with those that are to end and that it never took on, or that are gone but for their deletion's record.
     pub(super) async fn drop_pods_not_held(
         &self,
         hello: &Hello,
@@ -216,10 +219,16 @@ impl Session {
         hello.pods.iter().for_each(|held| drop(known.remove(&held.uid)));
         let desired = self.shared.desired();
         // One that was posted and is not to end was never taken on; one that was let go has a right to be there.
-        known.retain(|uid, _| !desired.pods.is_owed(&self.name, uid));
+        let leaving = self.leaving(&desired);
+        known.retain(|uid, _| leaving.contains(uid) || !desired.pods.is_owed(&self.name, uid));
         for (uid, pod) in known {
             self.objects.remove(&POD, &pod.key.namespace, &pod.key.name, &uid).await?;
             self.shared.roster.remove_pod(&self.node, &uid);
+        }
+        for deletion in desired.ending.get(&self.name).into_iter().flatten() {
+            if hello.pods.iter().all(|held| held.uid != deletion.uid) {
+                self.objects.remove(&POD, &deletion.namespace, &deletion.name, &deletion.uid).await?;
+            }
         }
         Ok(())
     }
@@ -230,8 +239,9 @@ impl Session {
         if let Some(known) = roster.pod(&self.node, pod) {
             self.objects.remove(&POD, &known.key.namespace, &known.key.name, pod).await?;
             roster.remove_pod(&self.node, pod);
-        } else if desired.ending.get(&self.name).into_iter().flatten().any(|one| one.uid == *pod) {
-            self.objects.acknowledge(pod).await?;
+        } else if let Some(deletion) = desired.ending.get(&self.name).into_iter().flatten().find(|one| one.uid == *pod)
+        {
+            self.objects.remove(&POD, &deletion.namespace, &deletion.name, pod).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! Guarded by one lock that is held for a few map operations at a time, since every session and every call needs it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ struct Entry {
     vouched: Arc<Vouched>,
     /// Its pods in the API.
     pods: HashMap<Uid, KnownPod>,
+    /// Pods that it is ending, or has ended, while what is told of single pods may be from before.
+    leaving: HashSet<Uid>,
     /// More than one only for a moment, or if two hosts use one identity.
     sessions: Vec<Open>,
 }
@@ -153,6 +155,7 @@ impl Entry {
             unknown: Vec::new(),
             vouched: Arc::default(),
             pods: HashMap::new(),
+            leaving: HashSet::new(),
             sessions: Vec::new(),
         }
     }
@@ -421,6 +424,21 @@ impl Roster {
         if let Some(entry) = self.lock().nodes.get_mut(node) {
             entry.pods.remove(pod);
         }
+    }
+
+    /// A node ends a pod, or has ended it: it is not to be told that there is one.
+    pub(super) fn leaves(&self, node: &Uid, pod: &Uid) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.leaving.insert(pod.clone());
+        }
+    }
+
+    /// Those of the single pods that a node ends or has ended. Others need not be remembered.
+    pub(super) fn leaving(&self, node: &Uid, is_single: impl Fn(&Uid) -> bool) -> HashSet<Uid> {
+        let mut inner = self.lock();
+        let Some(entry) = inner.nodes.get_mut(node) else { return HashSet::new() };
+        entry.leaving.retain(is_single);
+        entry.leaving.clone()
     }
 
     /// One of the node's pods in the API.

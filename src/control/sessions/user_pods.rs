@@ -57,8 +57,9 @@ pub(super) struct Amended {
 }
 
 impl UserPods {
-    /// Works out what to tell. `before` keeps what has not changed; pods that are to end are left out, and those of a DaemonSet that
-    /// is `orphaning` as long as nodes know of that one: they would make others in their place.
+    /// Works out what to tell. `before` keeps what has not changed; pods that are to end are left out, and those that are gone and
+    /// kept in the API by a finalizer; and those of a DaemonSet that is `orphaning` as long as nodes know of that one: they would
+    /// make others in their place.
     pub(super) fn of(
         pods: Vec<(PodIntent, Value)>,
         tombstones: &HashMap<Uid, Tombstone>,
@@ -92,6 +93,11 @@ impl UserPods {
     /// The pods of DaemonSets on a node that users changed.
     pub(super) fn amended(&self, node: &NodeName) -> impl Iterator<Item = &Amended> {
         self.on(node).filter_map(|pod| if let UserPod::Amended(amended) = pod { Some(amended) } else { None })
+    }
+
+    /// Whether a pod of this node stands by itself.
+    pub(super) fn is_single(&self, node: &NodeName, uid: &Uid) -> bool {
+        self.posted(node).any(|posted| posted.entry.uid == *uid)
     }
 
     /// Whether a pod of this node stands by itself and has a right to be there.
@@ -138,6 +144,9 @@ fn user_pod(intent: PodIntent, pod: Value, known: Option<&Posted>, seq: u64) -> 
         .inspect_err(|error| tracing::error!(pod = %intent.key, %error, "a pod in the store cannot be read"))
         .ok()?;
     let added = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    if intent.posted.is_some() && pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let Some(PostedPod { runtime_handler, let_go_by, unentitled }) = intent.posted else {
         let objects = named(&intent.key.namespace, None, added);
         return Some(UserPod::Amended(Amended { uid, seq: intent.seq, objects, amendment: amendment(pod) }));

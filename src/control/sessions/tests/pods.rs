@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::removal::Propagation;
-use crate::link::{Amendment, Assigned, Entry, Kind as LinkKind, ObjectAnswer, ObjectRef};
+use crate::link::{Amendment, Assigned, Entry, Kind as LinkKind, ObjectAnswer, ObjectRef, PodEnding};
 use crate::model::ObjectKey;
 
 impl Harness {
@@ -183,6 +183,120 @@ async fn a_pod_waits_for_its_node_whatever_that_held_before() {
     let (mut node, _) = harness.connect(&host, hello()).await;
     assert_eq!(node.assigned_pods().await[0].uid, uid);
     assert!(harness.objects.get(&POD, "default", "probe").await.is_ok());
+}
+
+/// The pods that a node is told of when it asks for something else.
+async fn told_beside(node: &mut Node, name: &str) -> Vec<Uid> {
+    let object = ObjectRef { kind: LinkKind::ConfigMap, key: ObjectKey::new("default", name) };
+    node.say(Up::Needs(Needs { blobs: vec![], objects: vec![object.clone()] })).await;
+    node.pick(|down| match down {
+        Down::Assigned(Assigned { pods, objects, .. }) if objects.iter().any(|(told, _)| *told == object) => {
+            Some(pods.into_iter().map(|entry| entry.uid).collect())
+        }
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_pod_that_its_node_has_ended_is_not_told_again_whatever_keeps_it_in_the_api() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _) = harness.in_step(&host, hello()).await;
+    let pod = harness.post("probe", "edge-1").await;
+    let uid = Uid::from(meta(&pod, "uid"));
+    assert_eq!(node.assigned_pods().await[0].uid, uid);
+    harness.change_pod("probe", Part::Main, |pod| pod["metadata"]["finalizers"] = json!(["example.com/keep"])).await;
+    // As for a taint; its last report is lost with the connection.
+    let ending = Some(PodEnding { since: Timestamp::now(), grace_period_secs: 30 });
+    node.say(Up::Pods(vec![PodReport { ending, ..report(&pod, "Running") }])).await;
+    let grace = |seconds: i64| {
+        move |pod: Option<&Value>| pod.is_some_and(|pod| pod["metadata"]["deletionGracePeriodSeconds"] == seconds)
+    };
+    harness.until(&POD, "probe", grace(30)).await;
+    drop(node);
+
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, ..hello() }).await;
+    harness.until(&POD, "probe", grace(0)).await;
+    assert_eq!(told_beside(&mut node, "first").await, []);
+    drop(node);
+    // Also where control has begun anew, and after whatever users do.
+    harness.sessions.shared.load().await.unwrap();
+    let (mut node, _) = harness.connect(&host, Hello { session: 3, ..hello() }).await;
+    let other = harness.post("other", "edge-1").await;
+    assert_eq!(
+        node.assigned_pods().await.iter().map(|pod| pod.uid.as_str()).collect::<Vec<_>>(),
+        [meta(&other, "uid")]
+    );
+    harness.change_pod("probe", Part::Main, |pod| pod["metadata"]["finalizers"] = json!([])).await;
+    harness.until(&POD, "probe", |pod| pod.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_its_node_has_ended_ends_again_on_a_disk_that_is_put_back() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _) = harness.in_step(&host, hello()).await;
+    let pod = harness.post("probe", "edge-1").await;
+    let uid = node.assigned_pods().await[0].uid.clone();
+    node.say(Up::Pods(vec![report(&pod, "Running")])).await;
+    node.say(Up::Pods(vec![PodReport { gone: true, ..report(&pod, "Running") }])).await;
+    harness.until(&POD, "probe", |pod| pod.is_none()).await;
+    drop(node);
+    let pods = vec![HeldPod { uid: uid.clone(), digest: report(&pod, "Running").digest() }];
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, pods, ..hello() }).await;
+    let command = node.pick(|down| if let Down::Pod { command, .. } = down { Some(command) } else { None }).await;
+    assert!(command.uid == uid && matches!(command.action, PodAction::Delete { .. }), "{command:?}");
+}
+
+#[tokio::test]
+async fn a_deletion_is_carried_out_once_whatever_keeps_its_pod_in_the_api() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let (mut node, _) = harness.in_step(&host, hello()).await;
+    let pod = harness.post("probe", "edge-1").await;
+    let uid = Uid::from(meta(&pod, "uid"));
+    assert_eq!(node.assigned_pods().await[0].uid, uid);
+    node.say(Up::Pods(vec![report(&pod, "Running")])).await;
+    harness.until(&POD, "probe", |pod| pod.is_some_and(|pod| pod["status"]["phase"] == "Running")).await;
+    harness.change_pod("probe", Part::Main, |pod| pod["metadata"]["finalizers"] = json!(["example.com/keep"])).await;
+    harness.delete(&POD, "default", "probe").await;
+    let command = |down| if let Down::Pod { command, .. } = down { Some(command) } else { None };
+    assert_eq!(node.pick(command).await.uid, uid);
+    // Its last report comes twice.
+    let gone = PodReport { gone: true, ..report(&pod, "Succeeded") };
+    node.say(Up::Pods(vec![gone.clone(), gone])).await;
+    let is_over = |pod: Option<&Value>| pod.is_some_and(|pod| pod["metadata"]["deletionGracePeriodSeconds"] == 0);
+    harness.until(&POD, "probe", is_over).await;
+    let other = harness.post("other", "edge-1").await;
+    let told = async |node: &mut Node| {
+        loop {
+            let pods: Vec<_> = node.assigned_pods().await.into_iter().map(|pod| pod.uid).collect();
+            assert!(!pods.contains(&uid), "it is told again");
+            if pods == [Uid::from(meta(&other, "uid"))] {
+                return;
+            }
+        }
+    };
+    told(&mut node).await;
+    drop(node);
+    let (mut node, _) = harness.connect(&host, Hello { session: 2, ..hello() }).await;
+    told(&mut node).await;
+    assert_eq!(harness.objects.tombstones().await.unwrap().0, []);
+}
+
+#[tokio::test]
+async fn a_pod_that_was_posted_and_deleted_while_its_node_was_away_is_gone_when_that_is_back() {
+    let harness = Harness::new().await;
+    let host = harness.join("edge-1").await;
+    let pod = harness.post("probe", "edge-1").await;
+    harness.delete(&POD, "default", "probe").await;
+    let mut desired_rx = harness.sessions.shared.desired_rx.clone();
+    let uid = Uid::from(meta(&pod, "uid"));
+    desired_rx.wait_for(|desired| desired.tombstones.contains_key(&uid)).await.unwrap();
+    let (_node, _) = harness.connect(&host, hello()).await;
+    harness.until(&POD, "probe", |pod| pod.is_none()).await;
+    assert_eq!(harness.objects.tombstones().await.unwrap().0, []);
 }
 
 #[tokio::test]
