@@ -246,25 +246,25 @@ impl Shared {
     }
 
     fn pod_event(&self, pod: &Pod, event: PodEvent) -> EventReport {
-        event_report("Pod", &ObjectKey::new(&pod.key.namespace, &pod.key.name), &pod.key.uid, event)
+        self.event_report("Pod", &ObjectKey::new(&pod.key.namespace, &pod.key.name), &pod.key.uid, event)
     }
-}
 
-/// An event that happened just now, about the object of this kind.
-fn event_report(kind: &str, key: &ObjectKey, uid: &Uid, event: PodEvent) -> EventReport {
-    let now = Timestamp::now();
-    EventReport {
-        kind: kind.to_owned(),
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        uid: uid.clone(),
-        field_path: event.field_path,
-        warning: event.warning,
-        reason: event.reason.to_owned(),
-        message: event.message,
-        first_at: now,
-        last_at: now,
-        count: 1,
+    /// An event that happened just now, about the object of this kind.
+    fn event_report(&self, kind: &str, key: &ObjectKey, uid: &Uid, event: PodEvent) -> EventReport {
+        let now = self.clock.wall();
+        EventReport {
+            kind: kind.to_owned(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            uid: uid.clone(),
+            field_path: event.field_path,
+            warning: event.warning,
+            reason: event.reason.to_owned(),
+            message: event.message,
+            first_at: now,
+            last_at: now,
+            count: 1,
+        }
     }
 }
 
@@ -460,7 +460,7 @@ fn share(
         log_root: settings.pod_logs_dir.clone(),
         api,
     };
-    let (clock, host) = (Clock::new(), watch::Sender::new(Arc::new(host)));
+    let (clock, host) = (Clock::new(Timestamp::now), watch::Sender::new(Arc::new(host)));
     Ok(Shared {
         devices: Devices::new(&settings, &facts.boot_id, host.clone()),
         images: Images::new(runtime.clone()),

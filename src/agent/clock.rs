@@ -12,11 +12,18 @@ use crate::model::Moment;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,
+    wall: fn() -> Timestamp,
 }
 
 impl Clock {
-    pub(super) fn new() -> Self {
-        Self { start: Instant::now() }
+    /// `wall` tells the host's time of day.
+    pub(super) fn new(wall: fn() -> Timestamp) -> Self {
+        Self { start: Instant::now(), wall }
+    }
+
+    /// What the host's wall clock shows; somebody may set it at any time, both ways.
+    pub(super) fn wall(self) -> Timestamp {
+        (self.wall)()
     }
 
     pub(super) fn now(self) -> Moment {
@@ -37,7 +44,7 @@ impl Clock {
     /// none at worst.
     pub(super) fn deadline(self, ending: &Ending) -> Moment {
         let grace = Duration::from_secs(ending.grace_period_secs.into());
-        let passed = Duration::try_from(Timestamp::now().duration_since(ending.since)).unwrap_or_default();
+        let passed = Duration::try_from(self.wall().duration_since(ending.since)).unwrap_or_default();
         self.now() + grace.saturating_sub(passed)
     }
 }

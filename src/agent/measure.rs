@@ -6,8 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::Shared;
 use super::blocking::blocking;
 use crate::cri::Instance;
@@ -52,7 +50,7 @@ pub(super) async fn measure(shared: &Shared, owner: &Owner, what: Measure) -> Re
             tokio::time::sleep(PAUSE).await;
             let taken = taken(&first, &node().await?);
             let [((), load)] = taken.loads[..] else { return Err("the clock of the node was set".to_owned()) };
-            Ok(usage(&taken, Loads::Node(load)))
+            Ok(usage(shared, &taken, Loads::Node(load)))
         }
         Measure::Containers => {
             let first = containers(shared, owner).await?;
@@ -63,7 +61,7 @@ pub(super) async fn measure(shared: &Shared, owner: &Owner, what: Measure) -> Re
                 name: instance.name.clone(),
                 load: *load,
             });
-            Ok(usage(&taken, Loads::Containers(loads.collect())))
+            Ok(usage(shared, &taken, Loads::Containers(loads.collect())))
         }
     }
 }
@@ -77,6 +75,6 @@ async fn containers(shared: &Shared, owner: &Owner) -> Result<BTreeMap<Instance,
     shared.runtime.container_samples(owner).await.map_err(|error| Chain(&error).to_string())
 }
 
-fn usage<K>(taken: &Taken<K>, loads: Loads) -> Usage {
-    Usage { at: taken.at.unwrap_or_else(Timestamp::now), window: taken.window, loads }
+fn usage<K>(shared: &Shared, taken: &Taken<K>, loads: Loads) -> Usage {
+    Usage { at: taken.at.unwrap_or_else(|| shared.clock.wall()), window: taken.window, loads }
 }

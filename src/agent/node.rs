@@ -57,7 +57,7 @@ pub(super) async fn run(
         let pressure = *conditions_rx.borrow_and_update();
         let host = host_rx.borrow_and_update().clone();
         let alarms = alarms(unwritable_rx.borrow_and_update().as_deref(), &lost_rx.borrow_and_update());
-        let (ready, conditions) = conditions(&status, pressure, alarms, &known, Timestamp::now());
+        let (ready, conditions) = conditions(&status, pressure, alarms, &known, shared.clock.wall());
         let report = NodeReport {
             labels: labels(&host.node_name, &shared.facts),
             status: serde_json::to_vec(&node_status(
@@ -120,14 +120,14 @@ fn unwritable_alarm(why: &str) -> Alarm {
     (LEDGER_UNWRITABLE, true, "WriteFailed", message)
 }
 
-/// The same report, with the condition of a ledger that cannot be written; none if it has that.
-pub(super) fn with_unwritable(report: &NodeReport, why: &str) -> Option<NodeReport> {
+/// The same report, with the condition of a ledger that cannot be written `now`; none if it has that.
+pub(super) fn with_unwritable(report: &NodeReport, why: &str, now: Timestamp) -> Option<NodeReport> {
     let mut status: NodeStatus = serde_json::from_slice(&report.status).ok()?;
     let conditions = status.conditions.get_or_insert_default();
     if conditions.iter().any(|condition| condition.type_ == LEDGER_UNWRITABLE) {
         return None;
     }
-    conditions.push(condition(unwritable_alarm(why), &[], Timestamp::now()));
+    conditions.push(condition(unwritable_alarm(why), &[], now));
     let status = serde_json::to_vec(&status).expect("a status is JSON: its map keys are strings").into();
     Some(NodeReport { labels: report.labels.clone(), status })
 }

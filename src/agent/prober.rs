@@ -192,7 +192,7 @@ impl PodProbes {
     /// Says what runs now and at which addresses, and whether the pod ends. What was not running before has its initial
     /// health when this returns; what does not run any more has none.
     pub(super) fn update(&self, running: Vec<Running>, ips: Vec<IpAddr>, ending: bool) {
-        let now = self.prober.clock.now();
+        let (now, wall) = (self.prober.clock.now(), self.prober.clock.wall());
         let mut board = self.prober.board();
         let Board { pods, agenda, .. } = &mut *board;
         let Some(watched) = pods.get_mut(&self.id) else { return };
@@ -201,7 +201,7 @@ impl PodProbes {
             running.iter().any(|running| running.container == *container && running.id == instance.id)
         });
         for running in running {
-            watched.meet(running, now);
+            watched.meet(running, now, wall);
         }
         if ending {
             watched.end(now);
@@ -228,13 +228,13 @@ impl Drop for PodProbes {
 
 impl Watched {
     /// Takes on an instance that was not running before.
-    fn meet(&mut self, running: Running, now: Moment) {
+    fn meet(&mut self, running: Running, now: Moment, wall: Timestamp) {
         let probes = &self.pod.containers[running.container].probes;
         if *probes == Probes::default() || self.instances.contains_key(&running.container) {
             return;
         }
         // An instance that a clock set back puts into the future has just been started.
-        let age = Timestamp::now().duration_since(running.started_at).try_into().unwrap_or(Duration::ZERO);
+        let age = wall.duration_since(running.started_at).try_into().unwrap_or(Duration::ZERO);
         let random = Uuid::new_v4().as_fields().0;
         let instance = Instance { id: running.id, probing: Probing::begin(probes, age, now, random) };
         self.instances.insert(running.container, instance);

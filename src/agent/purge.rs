@@ -97,7 +97,7 @@ pub async fn purge(settings: AgentSettings, confirmed: bool) -> Result<Vec<PodKe
 pub(super) async fn end_pods(shared: Arc<Shared>, identity: Identity, opened: Opened) -> Result<(), PurgeError> {
     let Opened { ledger, mut contents, .. } = opened;
     let patience = longest_grace_period(&ledger, &contents) + PATIENCE;
-    delete_all(&mut contents);
+    delete_all(&mut contents, shared.clock.wall());
     let (inputs_tx, inputs_rx) = mpsc::channel(INPUTS);
     let (status_tx, status_rx) = watch::channel(Err("not asked yet".to_owned()));
     let owner = Owner { fleet: identity.fleet.clone(), node: identity.uid.clone() };
@@ -111,11 +111,11 @@ pub(super) async fn end_pods(shared: Arc<Shared>, identity: Identity, opened: Op
     gone.map_err(PurgeError::Left)
 }
 
-/// As if each DaemonSet had been deleted. Pods that have none any more end by themselves.
-fn delete_all(contents: &mut Contents) {
+/// As if each DaemonSet had been deleted `now`. Pods that have none any more end by themselves.
+fn delete_all(contents: &mut Contents, now: Timestamp) {
     contents.daemonsets.values_mut().for_each(|set| set.deleted = true);
     for record in contents.pods.values_mut().filter(|record| record.daemonset.is_none()) {
-        record.ending.get_or_insert(Ending { since: Timestamp::now(), grace_period_secs: GRACE_PERIOD_SECS });
+        record.ending.get_or_insert(Ending { since: now, grace_period_secs: GRACE_PERIOD_SECS });
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Shared;
 use super::blocking::blocking;
 use super::roster::Input;
-use super::{Shared, event_report};
 use crate::cri::{CriError, Image};
 use crate::error::Chain;
 use crate::host::usage;
@@ -94,7 +94,8 @@ impl Reclaimer {
             let freed = after.available.saturating_sub(before.available);
             let event = events::disk_stays_full(after, freed, surplus(shared, Some(after)));
             let host = shared.host();
-            let event = event_report("Node", &ObjectKey::new("", host.node_name.as_str()), &host.node_uid, event);
+            let event =
+                shared.event_report("Node", &ObjectKey::new("", host.node_name.as_str()), &host.node_uid, event);
             drop(inputs_tx.send(Input::Event(event)).await);
         }
         has_removed

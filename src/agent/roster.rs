@@ -17,14 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::Shared;
 use super::blocking::blocking;
 use super::desired::{Desired, Folder};
 use super::eviction::Eviction;
 use super::measure::Measures;
+use super::node;
 use super::objects::{self, Book};
 use super::posted::PostedPods;
 use super::session::Session;
@@ -32,7 +33,6 @@ use super::status::Status;
 use super::tokens::Tokens;
 use super::watchdog::Watchdog;
 use super::worker::{self, Assignment, Charge, FromPod, PodView, WorkerHandle};
-use super::{Shared, event_report, node};
 use crate::cri::RuntimeFeatures;
 use crate::error::Chain;
 use crate::fit::{self, Abilities, Holder, Rejection, Room};
@@ -287,7 +287,7 @@ impl Roster {
                 tracing::error!(kind = %record.kind, key = %record.key, error, "an object in the ledger cannot be used");
             }
         }
-        let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
         for record in &self.contents.tokens {
             match ledger.blob(&record.blob) {
                 Ok(text) => self.tokens.loaded(record, &text, now, wall),
@@ -447,7 +447,7 @@ impl Roster {
         if self.commit_retry_at.is_some_and(|due| due > now) {
             return false;
         }
-        self.contents.last_seen = self.contents.last_seen.max(Some(Timestamp::now()));
+        self.contents.last_seen = self.contents.last_seen.max(Some(self.shared.clock.wall()));
         match self.write().await {
             Ok(()) => {
                 self.commit_retry_at = None;
@@ -476,7 +476,7 @@ impl Roster {
         if turned {
             let node = ObjectKey::new("", self.identity.name.as_str());
             let event = events::ledger_unwritable(why.as_deref());
-            self.session.event(event_report("Node", &node, &self.identity.uid, event));
+            self.session.event(self.shared.event_report("Node", &node, &self.identity.uid, event));
         }
         self.shared.unwritable.send_if_modified(|known| {
             let changes = *known != why;
@@ -497,7 +497,8 @@ impl Roster {
             Err(_) => {
                 let why = format!("the disk has not taken it for {COMMIT_SLOW:?}");
                 // The node's own next report waits with everything else that comes in.
-                let report = self.node.as_ref().and_then(|node| node::with_unwritable(&node.report, &why));
+                let now = self.shared.clock.wall();
+                let report = self.node.as_ref().and_then(|node| node::with_unwritable(&node.report, &why, now));
                 report.into_iter().for_each(|report| self.session.say(Up::Node(report)));
                 self.note_writable(Some(why));
                 self.session.flush();

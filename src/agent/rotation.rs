@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::Shared;
@@ -97,7 +96,10 @@ async fn look(shared: &Shared, id: &ContainerId, path: PathBuf) -> Result<(), Ro
     let rotated = match logs::due(&path)? {
         Due::Nothing => return Ok(()),
         Due::Reopen => None,
-        Due::Rotate => Some(blocking(move || logs::rotate(&path, Timestamp::now())).await?),
+        Due::Rotate => {
+            let now = shared.clock.wall();
+            Some(blocking(move || logs::rotate(&path, now)).await?)
+        }
     };
     let reopened = shared.runtime.reopen_container_log(id).await;
     match (reopened, rotated) {

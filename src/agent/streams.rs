@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -68,7 +69,7 @@ pub(super) fn open(
 ) -> Result<(), TooMany> {
     let TunnelEnds { up_tx, mut down_rx } = tunnels.open(id)?;
     let work = match found {
-        Some(found) => find(found, &asked.kind),
+        Some(found) => find(found, &asked.kind, shared.clock.wall()),
         None => Err(failure(404, "the pod is not on this node any more")),
     };
     let shared = shared.clone();
@@ -85,10 +86,10 @@ pub(super) fn open(
 }
 
 /// Looks up what a stream is about.
-fn find(Found { worker, view }: Found<'_>, kind: &TunnelKind) -> Result<Work, TunnelFailure> {
+fn find(Found { worker, view }: Found<'_>, kind: &TunnelKind, now: Timestamp) -> Result<Work, TunnelFailure> {
     let observed = worker.observed.borrow().clone();
     match kind {
-        TunnelKind::Logs(asked) => logs::find(worker, view, &observed, asked),
+        TunnelKind::Logs(asked) => logs::find(worker, view, &observed, asked, now),
         TunnelKind::Exec(asked) => Ok(Work::Exec {
             container: running(&observed, &asked.container)?,
             command: asked.command.clone(),

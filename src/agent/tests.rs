@@ -69,6 +69,8 @@ pub(crate) struct Host {
     takes_plugins: bool,
     /// The present agent's.
     pub(crate) life: Arc<Life>,
+    /// Its clock.
+    pub(crate) wall: fn() -> Timestamp,
 }
 
 /// An agent that runs, and control's end of its link.
@@ -111,7 +113,7 @@ impl Host {
         // What its workers are about comes to nothing, too.
         let life = Life::new(move || runtime.freeze_after(0));
         let (key, takes_plugins) = (None, false);
-        Self { dir, cri, identity, key, machine_id, boot_id, cgroup_driver, takes_plugins, life }
+        Self { dir, cri, identity, key, machine_id, boot_id, cgroup_driver, takes_plugins, life, wall: Timestamp::now }
     }
 
     /// Starts an agent as [`super::run`] does, but for the link.
@@ -192,7 +194,7 @@ impl Host {
         (host.root_dir, host.log_root) = (settings.root_dir.clone(), settings.pod_logs_dir.clone());
         let runtime = self.cri.runtime();
         let cgroups = Cgroups::detect().unwrap();
-        let (clock, host) = (Clock::new(), watch::Sender::new(Arc::new(host)));
+        let (clock, host) = (Clock::new(self.wall), watch::Sender::new(Arc::new(host)));
         Shared {
             devices: Devices::new(&settings, &facts.boot_id, host.clone()),
             images: Images::new(runtime.clone()),

@@ -153,7 +153,7 @@ pub(super) fn spawn(
     let hint = shared.hints.of(&pod.key.uid);
     let probes = shared.prober.watch_pod(pod.clone(), inputs_tx.clone());
     shared.rotation.keep(pod.clone(), observed_rx.clone());
-    let active_until = finish::active_until(&pod, created_at, Timestamp::now(), shared.clock.now());
+    let active_until = finish::active_until(&pod, created_at, shared.clock.wall(), shared.clock.now());
     let worker = Worker {
         memory: PodMemory::new(&[]),
         objects,
@@ -273,7 +273,7 @@ impl Worker {
         let pod = self.order.borrow_and_update().pod.clone();
         if !Arc::ptr_eq(&self.pod, &pod) {
             let before = std::mem::replace(&mut self.pod, pod);
-            let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+            let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
             self.active_until = finish::active_until(&self.pod, self.created_at, wall, now);
             let next_attempts = self.next_attempts().await;
             self.memory.pod_changed((&before, &self.pod), &next_attempts);
@@ -447,7 +447,7 @@ impl Worker {
     }
 
     fn look(&mut self, plan: &Plan) -> (PodView, Option<Moment>) {
-        let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
         let min_ready = self.order.borrow().min_ready;
         let (assignment, host) = (&self.order.borrow().assignment, self.shared.host());
         let situation = Situation {

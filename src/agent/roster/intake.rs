@@ -13,7 +13,7 @@ use crate::agent::desired::Folder;
 use crate::agent::eviction::Eviction;
 use crate::agent::posted::Refusal;
 use crate::agent::worker::{FromPod, PodView};
-use crate::agent::{event_report, measure, objects, streams};
+use crate::agent::{measure, objects, streams};
 use crate::cri::labels::Owner;
 use crate::error::Chain;
 use crate::host::ledger::{AmendedMetadata, DaemonSetRecord, Ending, NodeIntent, PodRecord};
@@ -162,7 +162,7 @@ impl Roster {
                 }
             }
             Down::Token { id, outcome } => {
-                let (now, wall) = (self.shared.clock.now(), Timestamp::now());
+                let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
                 let (contents, new_blobs) = (&mut self.contents, &mut self.new_blobs);
                 self.dirty |= self.tokens.answer((id, outcome), contents, new_blobs, now, wall);
                 self.unpublished = true;
@@ -235,7 +235,7 @@ impl Roster {
             let message = super::join(&reasons);
             tracing::warn!(pod = %key, message, "a posted pod cannot be realized");
             let event = PodEvent { warning: true, reason: "Refused", message, field_path: String::new() };
-            self.session.event(event_report("Pod", &key, &uid, event));
+            self.session.event(self.shared.event_report("Pod", &key, &uid, event));
         }
     }
 
@@ -279,7 +279,7 @@ impl Roster {
     pub(super) fn end_pod(&mut self, uid: &Uid, grace_period_secs: u32) -> Outcome {
         self.posted.forget(uid);
         if let Some(record) = self.contents.pods.get_mut(uid) {
-            end(record, grace_period_secs);
+            end(record, self.shared.clock.wall(), grace_period_secs);
             self.session.pod_changed(uid);
         } else {
             // It is gone already; its last report may have been lost with the session before.
@@ -347,7 +347,7 @@ impl Roster {
         };
         for record in self.contents.pods.values_mut().filter(is_single) {
             let bundle = self.desired.bundle(&record.revision.bundle);
-            end(record, grace_period_secs(bundle));
+            end(record, self.shared.clock.wall(), grace_period_secs(bundle));
             self.session.pod_changed(&record.key.uid);
         }
         self.dirty = true;
@@ -382,7 +382,7 @@ impl Roster {
         let is_sent_away = self.send_away(&pod, (finished, SENT_AWAY_GRACE), events::evicted(message));
         if let Some(resource) = shortage.filter(|_| is_sent_away) {
             let node = ObjectKey::new("", self.identity.name.as_str());
-            self.session.event(event_report("Node", &node, &self.identity.uid, events::short_of(resource)));
+            self.session.event(self.shared.event_report("Node", &node, &self.identity.uid, events::short_of(resource)));
         }
     }
 
@@ -413,7 +413,7 @@ impl Roster {
         let Some(record) = record else { return false };
         tracing::warn!(pod = %record.key, why = event.message, "pod is sent away");
         let pod = ObjectKey::new(&record.key.namespace, &record.key.name);
-        self.session.event(event_report("Pod", &pod, uid, event));
+        self.session.event(self.shared.event_report("Pod", &pod, uid, event));
         self.evicted.insert(uid.clone(), end);
         self.restaff = true;
         true
@@ -466,9 +466,8 @@ fn is_intent(down: &Down) -> bool {
     )
 }
 
-/// Marks a pod as ending. A shorter grace period than before holds, a longer one does not.
-pub(super) fn end(record: &mut PodRecord, grace_period_secs: u32) {
-    let since = Timestamp::now();
+/// Marks a pod as ending from `since` on. A shorter grace period than before holds, a longer one does not.
+pub(super) fn end(record: &mut PodRecord, since: Timestamp, grace_period_secs: u32) {
     match &mut record.ending {
         Some(ending) => ending.grace_period_secs = ending.grace_period_secs.min(grace_period_secs),
         ending => *ending = Some(Ending { since, grace_period_secs }),

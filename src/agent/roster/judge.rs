@@ -4,12 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Toleration;
 
 use super::intake::end;
 use super::{Input, Preparation, Roster};
-use crate::agent::event_report;
 use crate::agent::prepare::prepare;
 use crate::agent::worker::WorkerHandle;
 use crate::api::admission::tolerate_for_a_while;
@@ -97,7 +95,7 @@ impl Roster {
         for (key, grace_period_secs) in due {
             tracing::info!(pod = %key, "pod does not tolerate a taint of its node, or not any longer");
             let object = ObjectKey::new(&key.namespace, &key.name);
-            self.session.event(event_report("Pod", &object, &key.uid, events::tainted_out(&key)));
+            self.session.event(self.shared.event_report("Pod", &object, &key.uid, events::tainted_out(&key)));
             self.end_pod(&key.uid, grace_period_secs);
             self.dirty = true;
         }
@@ -296,7 +294,7 @@ impl Roster {
                     key: key.clone(),
                     daemonset: Some(uid.clone()),
                     revision,
-                    created_at: Timestamp::now(),
+                    created_at: self.shared.clock.wall(),
                     ending: None,
                     finished: None,
                     amended: None,
@@ -309,7 +307,8 @@ impl Roster {
             Move::End(pod, why) => {
                 if let Some(record) = self.contents.pods.get_mut(&pod) {
                     tracing::info!(pod = %record.key, ?why, "pod ends");
-                    end(record, grace_period_secs(self.desired.bundle(&record.revision.bundle)));
+                    let since = self.shared.clock.wall();
+                    end(record, since, grace_period_secs(self.desired.bundle(&record.revision.bundle)));
                     self.session.pod_changed(&pod);
                     self.dirty = true;
                 }
@@ -374,7 +373,7 @@ impl Roster {
             self.failures.insert(uid.clone(), failures);
         }
         let event = events::daemon_replaced(&record.key, &self.identity.name, succeeded);
-        self.session.event(event_report("DaemonSet", &set.key, uid, event));
+        self.session.event(self.shared.event_report("DaemonSet", &set.key, uid, event));
     }
 
     fn begin_to_prepare(&mut self, uid: &Uid) {

@@ -33,6 +33,7 @@ pub(super) fn find(
     view: Option<&PodView>,
     observed: &ObservedPod,
     asked: &link::LogOptions,
+    now: Timestamp,
 ) -> Result<Work, TunnelFailure> {
     let (name, pod) = (&asked.container, &worker.pod);
     let Some(container) = pod.containers.iter().find(|container| container.name == *name) else {
@@ -47,7 +48,7 @@ pub(super) fn find(
     };
     Ok(Work::Logs {
         path: pod.log_dir.join(container.log_path(instance.attempt)),
-        options: options(asked, Timestamp::now()),
+        options: options(asked, now),
         writer: asked.follow.then(|| writer(worker, instance)),
     })
 }
