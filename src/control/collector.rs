@@ -137,13 +137,13 @@ async fn read(objects: &Objects) -> Result<Vec<Facts>, ObjectError> {
 
 /// Whether an object has had its time.
 fn is_over(kind: &Kind, object: &Value, now: Timestamp) -> bool {
+    if *kind == EVENT {
+        return now.duration_since(last_seen(object, now)) > EVENT_TTL;
+    }
     let is_past = |time: &Value, ttl| {
         let time: Option<Timestamp> = time.as_str().and_then(|time| time.parse().ok());
         time.is_some_and(|time| now.duration_since(time) > ttl)
     };
-    if *kind == EVENT {
-        return is_past(last_seen(object), EVENT_TTL);
-    }
     *kind == CERTIFICATE_SIGNING_REQUEST && is_request_over(object, is_past)
 }
 
@@ -163,15 +163,16 @@ fn is_request_over(request: &Value, is_past: impl Fn(&Value, SignedDuration) -> 
     }
 }
 
-/// When an event was last seen, as far as it tells.
-fn last_seen(event: &Value) -> &Value {
+/// When an event was last seen; now, if it does not tell. The clock of the node that tells may be any: what is yet to come does not
+/// count, and an event was seen when it was made here.
+fn last_seen(event: &Value, now: Timestamp) -> Timestamp {
     let times = [
         &event["series"]["lastObservedTime"],
         &event["lastTimestamp"],
         &event["eventTime"],
         &event["metadata"]["creationTimestamp"],
     ];
-    times.into_iter().find(|time| time.is_string()).unwrap_or(&Value::Null)
+    times.into_iter().filter_map(|time| time.as_str()?.parse().ok()).filter(|time| *time <= now).max().unwrap_or(now)
 }
 
 async fn take(objects: &Objects, step: Step) -> Result<(), ObjectError> {
@@ -305,6 +306,21 @@ mod tests {
         ] {
             assert_eq!(is_over(kind, &object, now), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn an_event_is_as_old_as_what_it_tells_and_no_older_than_itself() {
+        let event =
+            |last: &str| json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "lastTimestamp": last});
+        let now = "2026-01-01T02:00:00Z".parse().unwrap();
+        for (case, last, seen) in [
+            ("told again", "2026-01-01T01:30:00Z", "2026-01-01T01:30:00Z"),
+            ("by a clock at 1970", "1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("by a clock that is ahead", "2027-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(last_seen(&event(last), now).to_string(), seen, "{case}");
+        }
+        assert_eq!(last_seen(&json!({}), now), now);
     }
 
     #[tokio::test(start_paused = true)]

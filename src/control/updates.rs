@@ -9,6 +9,7 @@
 //!
 //! Nothing here is remembered that the store and the nodes do not know: it may be dropped and begun anew at any time.
 
+mod clock;
 mod history;
 mod progress;
 mod status;
@@ -28,6 +29,7 @@ pub(super) use self::history::record as history_record;
 pub use self::progress::{Rollout, Row};
 pub use self::text::render;
 
+use self::clock::{Clock, Now};
 use self::progress::Progress;
 use self::told::{Said, Told};
 use self::view::View;
@@ -137,9 +139,9 @@ pub async fn run(
     mut questions_rx: mpsc::Receiver<Question>,
     grants_tx: mpsc::Sender<Grant>,
 ) {
-    let mut told = Told::default();
+    let (mut told, clock) = (Told::default(), Clock::start());
     loop {
-        match Updates::begin(&objects, &grants_tx, std::mem::take(&mut told)).await {
+        match Updates::begin(&objects, &grants_tx, std::mem::take(&mut told), clock).await {
             Ok(mut updates) => {
                 let Err(error) = updates.follow(&mut from_nodes, &mut questions_rx).await else { return };
                 told = updates.told;
@@ -174,6 +176,7 @@ type Recorded = (RevisionHash, Option<i32>, BTreeSet<RevisionHash>);
 struct Updates<'a> {
     objects: &'a Objects,
     grants_tx: &'a mpsc::Sender<Grant>,
+    clock: Clock,
     view: View,
     watchers: [Watcher; 4],
     told: Told,
@@ -186,13 +189,18 @@ struct Updates<'a> {
     phases: HashMap<Uid, (RevisionHash, Phase)>,
     /// DaemonSets that something has changed for.
     concerned: HashSet<Uid>,
-    /// DaemonSets whose status changes by itself.
+    /// DaemonSets whose status changes by itself, and when, by the steady clock.
     due: BTreeSet<(Timestamp, Uid)>,
 }
 
 impl<'a> Updates<'a> {
     /// Reads everything there is and follows it from there.
-    async fn begin(objects: &'a Objects, grants_tx: &'a mpsc::Sender<Grant>, told: Told) -> Result<Self, UpdateError> {
+    async fn begin(
+        objects: &'a Objects,
+        grants_tx: &'a mpsc::Sender<Grant>,
+        told: Told,
+        clock: Clock,
+    ) -> Result<Self, UpdateError> {
         let mut view = View::default();
         let (nodes, nodes_at) = read(objects, &NODE).await?;
         nodes.iter().for_each(|node| drop(view.put_node(node)));
@@ -200,11 +208,12 @@ impl<'a> Updates<'a> {
         let concerned = sets.into_iter().flat_map(|set| put_set(&mut view, set)).collect();
         let histories_at = objects.revision();
         let (pods, pods_at) = read(objects, &POD).await?;
-        let now = Timestamp::now();
+        let now = clock.now();
         pods.iter().for_each(|pod| drop(view.put_pod(&pod_key(pod), pod, now)));
         Ok(Self {
             objects,
             grants_tx,
+            clock,
             view,
             watchers: [
                 objects.watch(&NODE, None, nodes_at),
@@ -233,7 +242,7 @@ impl<'a> Updates<'a> {
             for uid in std::mem::take(&mut self.concerned) {
                 self.work_out(&uid).await?;
             }
-            let due = self.due.first().map(|(at, _)| wait_until(*at));
+            let due = self.due.first().map(|(at, _)| wait_until(self.clock, *at));
             let [nodes, sets, pods, histories] = &mut self.watchers;
             // Every arm is cancel-safe: watchers and receivers give whole items, the timer only waits.
             tokio::select! {
@@ -293,8 +302,9 @@ impl<'a> Updates<'a> {
         for event in events {
             let Some(object) = parsed(event) else { continue };
             let key = pod_key(&object);
-            let put = |view: &mut View| view.put_pod(&key, &object, Timestamp::now());
-            let concerned = if event.deleted { self.view.remove_pod(&key) } else { put(&mut self.view) };
+            let now = self.clock.now();
+            let concerned =
+                if event.deleted { self.view.remove_pod(&key) } else { self.view.put_pod(&key, &object, now) };
             self.concerned.extend(concerned);
         }
     }
@@ -308,7 +318,7 @@ impl<'a> Updates<'a> {
     }
 
     fn time_passed(&mut self) {
-        let now = Timestamp::now();
+        let now = self.clock.now().steady;
         while let Some((at, uid)) = self.due.pop_first() {
             if at > now {
                 self.due.insert((at, uid));
@@ -402,17 +412,17 @@ impl<'a> Updates<'a> {
         }
         self.keep_history(uid, &set).await?;
         let set = as_admitted(self.objects, uid, set).await?;
-        let now = Timestamp::now();
+        let Now { steady: now, wall } = self.clock.now();
         if let (None, Some(phase)) = (self.phases.get(uid), progress::written(&set)) {
             self.phases.insert(uid.clone(), (set.revision.clone(), phase));
         }
         let (progress, granted) = self.look(uid, &set, now);
         let mut outlook = status::outlook(&self.view, uid, &set, now);
         let before = set.object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        outlook.status.conditions = Some(vec![progress.condition(before, now)]);
+        outlook.status.conditions = Some(vec![progress.condition(before, wall)]);
         self.due.extend(outlook.next.map(|at| (at, uid.clone())));
         self.write_status(&set.object, &outlook.status).await?;
-        self.say(uid, &set, &progress, now).await?;
+        self.say(uid, &set, &progress, wall).await?;
         self.grant(uid, &set, &granted, now).await
     }
 
@@ -551,7 +561,8 @@ impl<'a> Updates<'a> {
             Some(set) => {
                 let set = as_admitted(self.objects, &daemonset, set).await?;
                 let (told, permits) = (&self.told, &self.permits);
-                let seats = progress::survey(&self.view, &daemonset, &set, told, permits, Timestamp::now());
+                let now = self.clock.now().steady;
+                let seats = progress::survey(&self.view, &daemonset, &set, told, permits, now);
                 let was_complete = self.was_complete(&daemonset, &set);
                 Some(progress::rollout(&set, &seats, progress::budget(&set.object), was_complete))
             }
@@ -608,10 +619,9 @@ fn pod_key(pod: &Value) -> String {
     format!("{}/{}", meta::namespace(pod), meta::name(pod))
 }
 
-/// Waits until a moment of the wall clock, looked at again after a while in case somebody sets it.
-async fn wait_until(at: Timestamp) {
-    let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-    tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+/// Waits until a moment of the steady clock.
+async fn wait_until(clock: Clock, at: Timestamp) {
+    tokio::time::sleep(Duration::try_from(at.duration_since(clock.now().steady)).unwrap_or_default()).await;
 }
 
 async fn maybe(future: Option<impl Future<Output = ()>>) {

@@ -295,6 +295,7 @@ mod tests {
 
     use super::*;
     use crate::control::objects::PermitRecord;
+    use crate::control::updates::clock::Now;
     use crate::model::PermitNumber;
 
     #[test]
@@ -334,10 +335,11 @@ mod tests {
                 "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
             })
         };
-        view.put_pod("p", &pod("False"), at(700));
+        let now = |second| Now { steady: at(second), wall: at(second) };
+        view.put_pod("p", &pod("False"), now(700));
         assert_eq!(cause(&view, 1299), (Cause::Taken, "the new pod is not available yet".to_owned(), Some(at(1300))));
         assert_eq!(cause(&view, 1300).0, Cause::Unhealthy);
-        view.put_pod("p", &pod("True"), at(1301));
+        view.put_pod("p", &pod("True"), now(1301));
         assert_eq!(cause(&view, 9999).0, Cause::Available);
     }
 }

@@ -63,6 +63,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::control::updates::clock::Now;
 
     fn node(name: &str, change: &Value) -> Value {
         let mut node = json!({"metadata": {"name": name, "uid": name, "labels": {"disk": "ssd"}}, "spec": {}});
@@ -93,7 +94,9 @@ mod tests {
         });
         view.put_set(serde_json::from_value(set).unwrap(), "new".into());
         nodes.iter().for_each(|node| drop(view.put_node(node)));
-        pods.iter().enumerate().for_each(|(key, pod)| drop(view.put_pod(&key.to_string(), pod, Timestamp::UNIX_EPOCH)));
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let now = Now { steady: now, wall: now };
+        pods.iter().enumerate().for_each(|(key, pod)| drop(view.put_pod(&key.to_string(), pod, now)));
         view
     }
 

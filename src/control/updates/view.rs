@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
+use super::clock::Now;
 use crate::api::revision::REVISION_LABEL;
 use crate::control::meta;
 use crate::eligibility::{self, BadSelector, NodeFacts, Verdict};
@@ -69,10 +70,14 @@ impl Set {
 pub(super) struct Pod {
     key: String,
     created_at: String,
+    /// When it was looked at last, by the steady clock.
+    seen_at: Timestamp,
     pub(super) revision: RevisionHash,
-    /// Condition `Ready` is true since then.
+    /// Condition `Ready` is true since then, by the steady clock.
     pub(super) ready_since: Option<Timestamp>,
-    /// Since when it is not, as far as this process has seen, by its own clock.
+    /// Since when its node says that.
+    ready_told: Option<Timestamp>,
+    /// Since when it is not, as far as this process has seen, by the steady clock.
     pub(super) unready_since: Option<Timestamp>,
     /// Phase `Succeeded` or `Failed`, and being deleted.
     pub(super) over: bool,
@@ -130,13 +135,13 @@ impl View {
     }
 
     /// Takes a pod in under its key in the store, as it is now.
-    pub(super) fn put_pod(&mut self, key: &str, object: &Value, now: Timestamp) -> Vec<Uid> {
-        let unready_since = self.pod(key).and_then(|before| before.unready_since).unwrap_or(now);
+    pub(super) fn put_pod(&mut self, key: &str, object: &Value, now: Now) -> Vec<Uid> {
+        let pod = pod(key, object, self.pod(key), now);
         let mut concerned = self.remove_pod(key);
         let Some(set) = meta::controller(object) else { return concerned };
         let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
         let pods = self.pods.entry(set.clone()).or_default().entry(node.clone()).or_default();
-        pods.push(pod(key, object, unready_since));
+        pods.push(pod);
         pods.sort_by(|a, b| (&a.created_at, &a.key).cmp(&(&b.created_at, &b.key)));
         self.places.insert(key.to_owned(), (set.clone(), node));
         concerned.push(set);
@@ -170,19 +175,27 @@ impl View {
     }
 }
 
-fn pod(key: &str, object: &Value, unready_since: Timestamp) -> Pod {
+/// A pod as it is now, and was `before`.
+fn pod(key: &str, object: &Value, before: Option<&Pod>, now: Now) -> Pod {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().find(|one| one["type"] == "Ready" && one["status"] == "True");
-    let since = ready.map(|ready| ready["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()));
+    let time = |ready: &Value| ready["lastTransitionTime"].as_str().and_then(|time| time.parse().ok());
+    let ready_told = ready.map(|ready| time(ready).unwrap_or(Timestamp::UNIX_EPOCH));
+    // What was worked out holds, whatever clocks are set to since. Where it was not ready it has not been so since before that.
+    let known = before.filter(|before| before.ready_told == ready_told).and_then(|before| before.ready_since);
+    let not_before = before.filter(|before| before.ready_told.is_none()).map(|before| before.seen_at);
+    let unready_since = before.and_then(|before| before.unready_since).unwrap_or(now.steady);
     let phase = object.pointer("/status/phase").and_then(Value::as_str);
     let label =
         object.pointer("/metadata/labels").and_then(|labels| labels.get(REVISION_LABEL)).and_then(Value::as_str);
     Pod {
         key: key.to_owned(),
         created_at: meta::text(object, "creationTimestamp").to_owned(),
+        seen_at: now.steady,
         revision: label.unwrap_or_default().into(),
-        unready_since: ready.is_none().then_some(unready_since),
-        ready_since: since.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
+        unready_since: ready_told.is_none().then_some(unready_since),
+        ready_since: known.or_else(|| ready_told.map(|told| now.since(told).max(not_before.unwrap_or(Timestamp::MIN)))),
+        ready_told,
         over: meta::is_deleting(object) && matches!(phase, Some("Succeeded" | "Failed")),
         trouble: trouble(&object["status"]),
     }
@@ -245,12 +258,36 @@ mod tests {
                 "metadata": {"name": "p", "ownerReferences": owners}, "spec": {"nodeName": "a"},
                 "status": {"phase": "Running", "conditions": conditions},
             });
-            view.put_pod("p", &pod, at(second));
+            view.put_pod("p", &pod, Now { steady: at(second), wall: at(second) });
             view.pods(&"set".into(), "a")[0].unready_since
         };
         assert_eq!(put("False", 1), Some(at(1)));
         assert_eq!(put("False", 2), Some(at(1)));
         assert_eq!(put("True", 3), None);
         assert_eq!(put("False", 4), Some(at(4)));
+    }
+
+    #[test]
+    fn whatever_clocks_are_set_to_a_pod_is_ready_for_as_long_as_was_seen() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut view = View::default();
+        let mut put = |told: Option<i64>, steady, wall| {
+            let owners = json!([{"kind": "DaemonSet", "controller": true, "uid": "set"}]);
+            let ready = |told| json!({"type": "Ready", "status": "True", "lastTransitionTime": at(told).to_string()});
+            let conditions: Vec<_> = told.map(ready).into_iter().collect();
+            let pod = json!({
+                "metadata": {"name": "p", "ownerReferences": owners}, "spec": {"nodeName": "a"},
+                "status": {"phase": "Running", "conditions": conditions},
+            });
+            view.put_pod("p", &pod, Now { steady: at(steady), wall: at(wall) });
+            view.pods(&"set".into(), "a")[0].ready_since.map(Timestamp::as_second)
+        };
+        assert_eq!(put(Some(1000), 1005, 1005), Some(1000), "as its node says");
+        assert_eq!(put(Some(1000), 1006, 500), Some(1000), "this host's clock is set back");
+        assert_eq!(put(Some(900), 1010, 910), Some(1000), "it became ready anew ten seconds ago");
+        assert_eq!(put(Some(90_000), 1020, 1020), Some(1020), "its node's clock is a day ahead");
+        assert_eq!(put(Some(90_000), 1030, 200_000), Some(1020));
+        assert_eq!(put(None, 1040, 1040), None);
+        assert_eq!(put(Some(7), 1050, 1050), Some(1040), "its node's clock is at 1970");
     }
 }
