@@ -27,6 +27,10 @@ pub(super) enum Step {
     ReadoptPod(usize, String),
     /// A pod on a machine that no DaemonSet has, if there is one in the API.
     DeleteSingle(usize),
+    /// A finalizer keeps such a pod in the API, whatever its node does.
+    KeepSingle(usize),
+    /// Finalizers are taken from all pods.
+    LetGo,
     /// The agent dies at whatever it is about.
     KillAgent(usize),
     /// The agent dies at its so-many-th call from now that would change something in its runtime.
@@ -70,6 +74,10 @@ pub(super) enum Step {
     FailStore(usize),
     /// All clocks are set.
     JumpClock(i64),
+    /// Control's is, and no other.
+    JumpControl(i64),
+    /// A machine's clock is so many seconds apart from control's.
+    SetApart(usize, i64),
 }
 
 /// What a simulated user says of a DaemonSet.
@@ -83,6 +91,8 @@ pub(super) struct Template {
     pub(super) missing: bool,
     pub(super) zone: Option<&'static str>,
     pub(super) budget: Budget,
+    /// `minReadySeconds`.
+    pub(super) min_ready: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +140,10 @@ const SETS_MIN: usize = 2;
 const SETS_MAX: usize = 4;
 /// Where machines are, and what some DaemonSets are for.
 pub(super) const ZONES: [&str; 2] = ["a", "b"];
+/// What clocks are set by while they go, in seconds.
+const JUMPS: [i64; 4] = [-3600, -5, 5, 3600];
+/// How far machines' clocks are apart from control's: minutes, hours, a day; one has none that goes on without power.
+const APART: [i64; 7] = [-300, 300, -7200, 7200, -86_400, 86_400, -1_767_139_200];
 /// Calls that may fail or hang.
 const METHODS: [&str; 6] =
     ["PullImage", "RunPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "StopPodSandbox"];
@@ -155,13 +169,22 @@ pub(super) fn next(chance: &mut Chance, outline: &Outline) -> Step {
         10 if chance.one_in(3) => Step::KillControl,
         10 => Step::KillControlAt(End { after: chance.below(30), done: chance.one_in(2) }),
         11 if chance.one_in(2) => Step::FailStore(1 + chance.below(3)),
-        11 => Step::JumpClock(*chance.pick(&[-3600, -5, 5, 3600])),
+        11 if chance.one_in(2) => Step::JumpClock(*chance.pick(&JUMPS)),
+        11 if chance.one_in(3) => Step::JumpControl(*chance.pick(&JUMPS)),
+        11 => Step::SetApart(machine(chance, outline), apart(chance)),
         12 if chance.one_in(2) => Step::OrphanSet(chance.pick(&outline.sets).0.clone()),
         12 | 13 => Step::ReleasePod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
         14 => Step::ReadoptPod(machine(chance, outline), chance.pick(&outline.sets).0.clone()),
+        15 if chance.one_in(3) => Step::KeepSingle(machine(chance, outline)),
+        15 if chance.one_in(6) => Step::LetGo,
         15 => Step::DeleteSingle(machine(chance, outline)),
         _ => fault(chance, outline),
     }
+}
+
+/// How many seconds a machine's clock is apart from control's: mostly none.
+pub(super) fn apart(chance: &mut Chance) -> i64 {
+    if chance.one_in(2) { 0 } else { *chance.pick(&APART) }
 }
 
 /// How long it is until the next step: now and then in the middle of things, now and then when all has settled.
@@ -195,13 +218,8 @@ fn update(chance: &mut Chance, outline: &Outline) -> Step {
         _ if chance.one_in(4) => spread(chance),
         before => before,
     };
-    let (version, missing) = if chance.one_in(6) {
-        (before.version, before.missing)
-    } else {
-        let new = template(chance, outline, &before.label);
-        (new.version, new.missing)
-    };
-    Step::UpdateSet(name, Template { label: before.label, version, missing, zone, budget })
+    let template = if chance.one_in(6) { before } else { template(chance, outline, &before.label) };
+    Step::UpdateSet(name, Template { zone, budget, ..template })
 }
 
 fn template(chance: &mut Chance, outline: &Outline, label: &str) -> Template {
@@ -211,6 +229,7 @@ fn template(chance: &mut Chance, outline: &Outline, label: &str) -> Template {
         missing: chance.one_in(8),
         zone: None,
         budget: Budget::Nodes(1),
+        min_ready: if chance.one_in(4) { 10 } else { 0 },
     }
 }
 

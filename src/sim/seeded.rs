@@ -1,4 +1,5 @@
-//! Makes a thread repeatable: what it draws of the system's randomness follows from a seed, and its wall clock goes with tokio's.
+//! Makes a thread repeatable: what it draws of the system's randomness follows from a seed, and its wall clock goes with tokio's,
+//! as do those of its machines, which may be apart from it.
 //!
 //! Uids, back-off, the order of hash maps and tokio's own choices all begin with `getrandom`, and every `Timestamp::now` with
 //! `clock_gettime`. Both are C symbols; the ones defined here take the place of libc's in this test program. On threads that
@@ -10,6 +11,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::libc;
 use tokio::time::Instant;
 
@@ -18,9 +20,15 @@ use super::chance::Chance;
 /// Where every simulation begins: 2026-01-01T00:00:00Z.
 pub(crate) const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
 
+/// How many clocks machines go by, in turn.
+const CLOCKS: usize = 8;
+const WALLS: [fn() -> Timestamp; CLOCKS] =
+    [wall::<0>, wall::<1>, wall::<2>, wall::<3>, wall::<4>, wall::<5>, wall::<6>, wall::<7>];
+
 thread_local! {
     static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
     static WALL: Cell<Option<Wall>> = const { Cell::new(None) };
+    static APART: Cell<[i64; CLOCKS]> = const { Cell::new([0; CLOCKS]) };
     static BROKEN: RefCell<Vec<Broken>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -54,11 +62,46 @@ pub(crate) fn start_clock() {
     WALL.set(Some(Wall { set: Instant::now(), at: BEGINNING }));
 }
 
+impl Wall {
+    /// What it shows now.
+    fn now(self) -> Duration {
+        self.at + self.set.elapsed()
+    }
+}
+
 /// Sets the wall clock of all machines forward, or back.
 pub(crate) fn jump(by_secs: i64) {
     let wall = WALL.get().expect("the clock was started");
+    WALL.set(Some(Wall { at: shifted(wall.at, by_secs), ..wall }));
+}
+
+/// Sets this thread's own wall clock forward, or back, and none of the machines'.
+pub(super) fn jump_alone(by_secs: i64) {
+    jump(by_secs);
+    APART.set(APART.get().map(|apart| apart - by_secs));
+}
+
+/// Sets a machine's wall clock so far apart from this thread's own.
+pub(super) fn set_apart(machine: usize, secs: i64) {
+    let mut apart = APART.get();
+    apart[machine % CLOCKS] = secs;
+    APART.set(apart);
+}
+
+/// The wall clock that a machine goes by.
+pub(super) fn clock_of(machine: usize) -> fn() -> Timestamp {
+    WALLS[machine % CLOCKS]
+}
+
+fn wall<const CLOCK: usize>() -> Timestamp {
+    let now = shifted(WALL.get().expect("the clock was started").now(), APART.get()[CLOCK]);
+    Timestamp::UNIX_EPOCH + now
+}
+
+/// No clock goes back beyond 1970.
+fn shifted(at: Duration, by_secs: i64) -> Duration {
     let by = Duration::from_secs(by_secs.unsigned_abs());
-    WALL.set(Some(Wall { at: if by_secs < 0 { wall.at - by } else { wall.at + by }, ..wall }));
+    if by_secs < 0 { at.saturating_sub(by) } else { at + by }
 }
 
 /// Lets calls fail that write to files below `dir`, or flush them: `calls` of them after so many that do not fail.
@@ -164,7 +207,7 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
         // SAFETY: the arguments are those of the system call, as they came.
         return unsafe { c_int::try_from(libc::syscall(libc::SYS_clock_gettime, clock, time)).unwrap_or(-1) };
     };
-    let now = wall.at + wall.set.elapsed();
+    let now = wall.now();
     let seconds = libc::time_t::try_from(now.as_secs()).unwrap_or_default();
     // SAFETY: the caller vouches for it.
     unsafe { time.write(libc::timespec { tv_sec: seconds, tv_nsec: now.subsec_nanos().into() }) };

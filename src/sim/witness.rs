@@ -125,6 +125,8 @@ pub(super) struct Witness {
     pub(super) sets: BTreeMap<Uid, SetSeen>,
     pub(super) machines: Vec<MachineSeen>,
     deleted_pods: BTreeSet<Uid>,
+    /// Pods whose deletion control has acknowledged, with their machine; whether they have gone there.
+    ending: BTreeMap<Uid, (usize, bool)>,
     /// Pods that a DaemonSet has let go, or adopted.
     singles: BTreeMap<Uid, Single>,
     /// The highest resourceVersion an answer had.
@@ -181,6 +183,13 @@ impl Witness {
 
     pub(super) fn pod_deleted(&mut self, uid: Uid) {
         self.deleted_pods.insert(uid);
+    }
+
+    /// Control has answered to the deletion of a pod.
+    pub(super) fn pod_deletion_answered(&mut self, uid: Uid, machine: usize, is_done: bool) {
+        if is_done {
+            self.ending.insert(uid, (machine, false));
+        }
     }
 
     pub(super) fn machine_joined(&mut self, name: &str, dir: PathBuf, key: Option<Key>, zone: Option<String>) {
@@ -242,7 +251,8 @@ impl Witness {
             return Some(format!("{} has {pod}, which is nobody's, or does not run: {stray:?}", seen.name));
         }
         if let Some(pod) = self.missing(machine) {
-            return Some(format!("{pod}, which is nobody's, does not run again on {}", seen.name));
+            let record = on_disk(seen).pods.remove(pod);
+            return Some(format!("{pod}, which is nobody's, does not run again on {}; on disk: {record:?}", seen.name));
         }
         self.present().find_map(|(uid, set)| {
             let here: Vec<_> =
@@ -334,6 +344,7 @@ impl Witness {
         }
         self.machines[machine].pods = after;
         self.check_number(machine);
+        self.check_ended(machine);
         self.note_arrivals(machine, &before);
         for (uid, pod) in &before {
             let runs = self.machines[machine].pods.get(uid).is_some_and(|pod| pod.image.is_some());
@@ -355,6 +366,24 @@ impl Witness {
                 .then(|| format!("{number} pods of {} on {}: {:?}", set.name, seen.name, seen.pods))
         });
         self.violations.extend(too_many);
+    }
+
+    /// Looks on disks which pods that were deleted have gone.
+    pub(super) fn look_at_ended(&mut self) {
+        for (pod, (machine, has_gone)) in self.ending.iter_mut().filter(|(_, (_, has_gone))| !has_gone) {
+            let seen = &self.machines[*machine];
+            *has_gone = !seen.pods.contains_key(pod) && !on_disk(seen).pods.contains_key(pod);
+        }
+    }
+
+    /// What was deleted and has gone does not come back.
+    fn check_ended(&mut self, machine: usize) {
+        let seen = &self.machines[machine];
+        let is_back = |(pod, (_, has_gone)): &(&Uid, &(usize, bool))| *has_gone && seen.pods.contains_key(*pod);
+        if let Some((pod, _)) = self.ending.iter().find(is_back).filter(|_| !seen.rolled_back) {
+            let what = format!("the pod {pod} was deleted, had gone from {}, and is there again", seen.name);
+            self.violations.push(what);
+        }
     }
 
     /// A machine that runs the revision it was taken down for is on its way no longer.
@@ -562,6 +591,24 @@ mod tests {
         assert_eq!(stops(|witness| witness.cleared(0, true)), [""; 0]);
         assert_eq!(stops(|witness| witness.machines[0].is_struck = true), [""; 0]);
         assert_eq!(stops(|witness| witness.set_changed(&"set".into(), "web:2", Some("b".into()), 1)), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_deleted_and_has_gone_stays_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut witness = witness(dir.path(), false);
+        let comes = |witness: &mut Witness| {
+            witness.changed(0, &[pod("a", "one", true)]);
+            std::mem::take(&mut witness.violations)
+        };
+        assert_eq!(comes(&mut witness), [""; 0]);
+        witness.pod_deleted("a".into());
+        witness.pod_deletion_answered("a".into(), 0, true);
+        witness.changed(0, &[]);
+        assert_eq!(comes(&mut witness), [""; 0], "its node may not have heard of it");
+        witness.changed(0, &[]);
+        witness.look_at_ended();
+        assert!(comes(&mut witness)[0].contains("is there again"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::fuse::{End, Fuse};
 use super::schedule::{self, Budget, MachineOutline, Outline, Step, Template};
 use super::seeded;
 use super::wire::{Line, Wire};
-use super::witness::{LABEL, PodSeen, SetMade, Witness};
+use super::witness::{LABEL, MachineSeen, PodSeen, SetMade, Witness};
 use crate::agent::tests::Host;
 use crate::control::bearer::Bearer;
 use crate::control::kinds::{DAEMON_SET, Kind, NODE, POD};
@@ -44,6 +44,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(40 * 60);
 /// The user's taint.
 const TAINT: &str = "maintenance";
 const NAMESPACE: &str = "default";
+/// The user's finalizer.
+const FINALIZER: &str = "example.com/keep";
 
 pub(super) struct World {
     chance: Chance,
@@ -119,7 +121,11 @@ impl World {
         sleep(schedule::pause(&mut self.chance)).await;
         self.tell(&format!("{step:?}"));
         self.carry_out(step).await;
-        self.witness().look_at_singles();
+        {
+            let mut witness = self.witness();
+            witness.look_at_singles();
+            witness.look_at_ended();
+        }
         self.verdict()
     }
 
@@ -203,6 +209,8 @@ impl World {
             Step::Clear(machine, cleared) => self.clear(machine, cleared).await,
             Step::DeletePod(machine, set) => self.delete_pod(machine, Some(&set)).await,
             Step::DeleteSingle(machine) => self.delete_pod(machine, None).await,
+            Step::KeepSingle(machine) => self.keep_single(machine).await,
+            Step::LetGo => self.let_go().await,
             Step::ReleasePod(machine, set) => self.release_pod(machine, &set).await,
             Step::ReadoptPod(machine, set) => self.readopt_pod(machine, &set).await,
             Step::KillAgent(machine) => self.kill_agent(machine).await,
@@ -252,6 +260,8 @@ impl World {
             }
             Step::FailStore(commits) => self.living().fuse.fail_next(commits),
             Step::JumpClock(seconds) => seeded::jump(seconds),
+            Step::JumpControl(seconds) => seeded::jump_alone(seconds),
+            Step::SetApart(machine, seconds) => seeded::set_apart(machine, seconds),
         }
         // What the machines remember of calls is of no use here.
         self.machines.iter().for_each(|machine| drop(machine.host.cri.take_changes()));
@@ -364,7 +374,7 @@ impl World {
         let made = trying(async || {
             let change = |current: &Value| {
                 let mut changed = current.clone();
-                for field in ["template", "updateStrategy"] {
+                for field in ["template", "updateStrategy", "minReadySeconds"] {
                     changed["spec"][field] = object["spec"][field].clone();
                 }
                 Ok::<_, ObjectError>(changed)
@@ -435,9 +445,38 @@ impl World {
     async fn delete_pod(&self, machine: usize, set: Option<&str>) {
         let objects = self.objects();
         let Some(pod) = self.pod_on(machine, set, None).await else { return };
-        self.witness().pod_deleted(text(&pod, "uid").into());
+        let uid = Uid::from(text(&pod, "uid"));
+        self.witness().pod_deleted(uid.clone());
         // It may go by itself meanwhile.
-        drop(objects.delete(&POD, NAMESPACE, text(&pod, "name"), &DeleteOptions::default()).await);
+        let deleted = objects.delete(&POD, NAMESPACE, text(&pod, "name"), &DeleteOptions::default()).await;
+        self.witness().pod_deletion_answered(uid, machine, deleted.is_ok());
+    }
+
+    async fn keep_single(&self, machine: usize) {
+        let Some(pod) = self.pod_on(machine, None, None).await else { return };
+        self.change_pod(text(&pod, "name"), |pod| pod["metadata"]["finalizers"] = json!([FINALIZER])).await;
+    }
+
+    async fn let_go(&self) {
+        for pod in self.list(&POD).await.iter().filter(|pod| meta::finalizers(pod).next().is_some()) {
+            self.change_pod(text(pod, "name"), |pod| pod["metadata"]["finalizers"] = json!([])).await;
+        }
+    }
+
+    /// It may go by itself meanwhile.
+    async fn change_pod(&self, name: &str, change: impl Fn(&mut Value)) {
+        let objects = self.objects();
+        let change = |current: &Value| {
+            let mut changed = current.clone();
+            change(&mut changed);
+            Ok::<_, ObjectError>(changed)
+        };
+        let options = WriteOptions::default();
+        let update = async || match objects.update(&POD, NAMESPACE, name, Part::Main, options, change).await {
+            Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        };
+        trying(update).await;
     }
 
     async fn release_pod(&self, machine: usize, set: &str) {
@@ -468,20 +507,7 @@ impl World {
     async fn label_pod(&self, (machine, pod): (usize, &Value), set: &str, label: &str) {
         let set = self.set_uid(set).await;
         self.witness().labelled(&text(pod, "uid").into(), machine, &set, label);
-        let objects = self.objects();
-        let change = |current: &Value| {
-            let mut changed = current.clone();
-            changed["metadata"]["labels"][LABEL] = label.into();
-            Ok::<_, ObjectError>(changed)
-        };
-        let options = WriteOptions::default();
-        let update =
-            async || match objects.update(&POD, NAMESPACE, text(pod, "name"), Part::Main, options, change).await {
-                // It may go by itself meanwhile.
-                Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(()),
-                Err(error) => Err(error),
-            };
-        trying(update).await;
+        self.change_pod(text(pod, "name"), |pod| pod["metadata"]["labels"][LABEL] = label.into()).await;
     }
 
     async fn set_uid(&self, name: &str) -> Uid {
@@ -521,6 +547,7 @@ impl World {
             "metadata": { "name": name },
             "spec": {
                 "selector": { "matchLabels": labels },
+                "minReadySeconds": template.min_ready,
                 "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": rolling },
                 "template": { "metadata": { "labels": labels }, "spec": spec },
             },
@@ -561,6 +588,8 @@ impl World {
         let identity = Identity { fleet: enrolled.fleet, name: enrolled.node_name, uid: enrolled.node_uid };
         let mut host = Host::of(identity, place());
         host.machine_id.clone_from(&name);
+        host.wall = seeded::clock_of(number);
+        seeded::set_apart(number, schedule::apart(&mut self.chance));
         // Some have a key, others do not.
         host.key = (number % 2 == 1).then(|| Key::new(&[1; KEY_BYTES]));
         let (dir, key) = (host.dir.path().to_owned(), host.key.clone());
@@ -693,6 +722,7 @@ impl World {
             self.start_runtime(number);
             self.start_agent(number);
         }
+        self.let_go().await;
         // No user gives a single pod another image than one that was missing.
         for pod in self.list(&POD).await {
             let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
@@ -714,8 +744,11 @@ impl World {
         }
         let in_runtimes: usize = witness.machines.iter().map(|machine| machine.pods.len()).sum();
         if pods.len() != in_runtimes {
-            let names: Vec<_> = pods.iter().map(|pod| text(pod, "name")).collect();
-            return Some(format!("{in_runtimes} pods are there, the API has {names:?}"));
+            let in_api: Vec<_> = pods.iter().map(|pod| (text(pod, "name"), text(pod, "uid"))).collect();
+            let there =
+                |machine: &MachineSeen| (machine.name.clone(), machine.pods.keys().cloned().collect::<Vec<_>>());
+            let there: Vec<_> = witness.machines.iter().map(there).collect();
+            return Some(format!("{in_runtimes} pods are there, {there:?}, the API has {in_api:?}"));
         }
         if let Some(pod) = pods.iter().find(|pod| !self.is_owned_rightly(&witness, pod)) {
             return Some(format!("{} has the wrong owner, {}", text(pod, "name"), pod["metadata"]));

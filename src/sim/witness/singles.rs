@@ -100,13 +100,19 @@ impl Witness {
                 self.singles.entry(pod.clone()).or_insert_with(|| Single::new(machine, &label, &found.set)).due = false;
             }
         }
+        let mut here: BTreeMap<usize, usize> = BTreeMap::new();
+        for (pod, single) in self.singles.iter().filter(|(_, single)| single.label == label) {
+            *here.entry(single.machine).or_default() +=
+                usize::from(self.machines[single.machine].pods.contains_key(pod));
+        }
         for (pod, single) in self.singles.iter_mut().filter(|(_, single)| single.label == label) {
             let seen = &self.machines[single.machine];
             let since = seen.pods.get(pod).and_then(|found| found.since);
             // One that is on its way out is not adopted.
             let stays = !self.deleted_pods.contains(pod)
                 && since.is_some_and(|since| !seen.cleared.since(since).any(|cleared| *cleared));
-            let is_first = is_settled && stays && !seen.rolled_back;
+            // Of two that were left while one surged only one stays.
+            let is_first = is_settled && stays && !seen.rolled_back && here[&single.machine] == 1;
             single.tenures.push(Tenure { is_first, ..Tenure::of(set) });
         }
     }
@@ -212,6 +218,8 @@ impl Witness {
         let last = self.singles.get(pod).and_then(|single| single.tenures.last()).unwrap_or(&made);
         self.sets.get(&last.set).is_none_or(|set| match &set.deleted {
             None => last.until.is_some(),
+            // It was labelled apart before, though its node had yet to hear of that.
+            Some(_) if self.singles.get(pod).is_some_and(|single| single.label != set.label) => true,
             Some(deletion) => deletion.orphaning || !set.takes_along(pod, last),
         })
     }
@@ -221,7 +229,10 @@ impl Witness {
         let seen = &self.machines[machine];
         let is_missing = |(pod, single): &(&Uid, &Single)| {
             let is_due = single.due && single.machine == machine && !single.going && !seen.rolled_back;
-            is_due && !self.deleted_pods.contains(*pod) && seen.pods.get(*pod).is_none_or(|found| found.image.is_none())
+            // It may have gone with a DaemonSet that adopted it while its node was away.
+            let mut sets = single.tenures.iter().filter_map(|tenure| self.sets.get(&tenure.set));
+            let is_deleted = self.deleted_pods.contains(*pod) || sets.any(|set| set.deletes(pod));
+            is_due && !is_deleted && seen.pods.get(*pod).is_none_or(|found| found.image.is_none())
         };
         self.singles.iter().find(is_missing).map(|(pod, _)| pod)
     }
