@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::preemption::ranked;
 use super::*;
 
 /// One life of an agent. Afterwards all of it is gone, its threads too.
@@ -127,6 +128,43 @@ fn killed_anywhere_in_an_update_it_stops_the_old_pod_only_under_a_taken_permit()
         if !was_killed {
             // The image; container, sandbox stopped, sandbox removed; sandbox, container, start.
             assert_eq!(calls, 7);
+            return;
+        }
+    }
+}
+
+#[test]
+fn killed_anywhere_while_a_pod_makes_way_the_same_one_makes_way_in_its_time() {
+    for calls in 0.. {
+        let host = Host::new();
+        life(async {
+            let mut agent = host.start();
+            agent.connect().await;
+            agent.apply(1, &[ranked("low", 0), set("beside", "one")]).await;
+            host.runs("low", "one").await;
+            host.runs("beside", "one").await;
+            agent.stop().await;
+        });
+        let before = life(running(&host));
+        let was_killed = killed_after(calls, &host, &async |agent, _| {
+            agent.apply(2, &[ranked("low", 0), set("beside", "one"), ranked("high", 1000)]).await;
+            host.runs("high", "one").await;
+            agent.settle().await;
+        });
+        let stops = host.cri.calls().into_iter().filter(|call| call.method == "StopContainer");
+        assert!(
+            stops.map(|call| call.request["timeout"].clone()).all(|grace| grace == json!(5)),
+            "after {calls} calls"
+        );
+        let after = life(running(&host));
+        assert_eq!(after.keys().collect::<Vec<_>>(), ["beside", "high"], "killed after {calls} calls");
+        assert_eq!(after["beside"], before["beside"], "killed after {calls} calls");
+        // One waits in its place, and what had to go is gone.
+        let low: Vec<_> = host.ledger().pods.into_values().filter(|pod| pod.daemonset == Some(uid("low"))).collect();
+        assert!(matches!(&low[..], [pod] if pod.finished.is_none() && pod.ending.is_none()), "{calls}: {low:?}");
+        if !was_killed {
+            // Container, sandbox stopped, sandbox removed; sandbox, container, start.
+            assert_eq!(calls, 6);
             return;
         }
     }

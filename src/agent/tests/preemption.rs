@@ -3,7 +3,7 @@
 use super::*;
 
 /// A DaemonSet whose pod wants the one port that there is.
-fn ranked(name: &str, priority: i32) -> Bundle {
+pub(super) fn ranked(name: &str, priority: i32) -> Bundle {
     with_host_port(Bundle { priority, ..set(name, "one") })
 }
 
