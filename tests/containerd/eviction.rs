@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::harness::{Node, daemonset};
+use crate::processes::sleeper;
 
 /// A DaemonSet that writes 5 MiB to a place once the test says so, bounded by lines of its container and its volume.
 fn manifest(name: &str, place: &str, container: &str, volume: &str, folder: &str) -> String {
@@ -85,4 +86,89 @@ fn a_node_short_of_memory_says_so_and_sends_away_all_but_what_is_critical() {
     let evicted = node.kubectl(&["get", "events", "--field-selector=reason=Evicted"]);
     assert!(!evicted.contains("critical"), "{evicted}");
     node.sees(&["get", "pods", "-l", "app=critical", "--no-headers"], &["1/1", "Running", " 0 "]);
+}
+
+/// A DaemonSet `greedy` that runs a script with the folder `/cache` of its own when the test says so, beside another, `steady`.
+fn greedy_and_steady(node: &Node, script: &str) -> String {
+    let script = format!("while [ ! -e /test/go ]; do sleep 0.1; done; {script}");
+    let folder = node.path("test");
+    fs::create_dir(&folder).expect("the node's folder is writable");
+    let spec = format!(
+        "      terminationGracePeriodSeconds: 1
+      volumes:
+        - {{name: test, hostPath: {{path: {}, type: Directory}}}}
+        - {{name: cache, emptyDir: {{}}}}
+      containers:
+        - name: main
+          image: busybox:1.35
+          command: [sh, -c, {script:?}]
+          volumeMounts: [{{name: test, mountPath: /test}}, {{name: cache, mountPath: /cache}}]
+",
+        folder.display()
+    );
+    daemonset("greedy", &spec) + &sleeper("steady", "one")
+}
+
+/// Has `greedy` take what there is of `resource`, and waits until the node was relieved of it.
+fn goes_for_taking_all(node: &mut Node, eviction_hard: &str, greedy: &str, [short, enough]: [&str; 2], resource: &str) {
+    let flags = ["--eviction-hard", eviction_hard];
+    node.garrison_up_with(&flags);
+    node.apply(greedy);
+    for set in ["greedy", "steady"] {
+        node.kubectl(&["rollout", "status", &format!("daemonset/{set}"), "--timeout=90s"]);
+    }
+    node.sees(&["describe", "node"], &[enough]);
+    let steady = node.kubectl(&["get", "pods", "-l", "app=steady", "-o", "name"]);
+    let runs_untouched = ["1/1", "Running", " 0 ", steady.trim().trim_start_matches("pod/")];
+
+    node.write("test/go", "");
+    let message = format!("The node was low on resource: {resource}.");
+    node.sees(&["get", "events", "--field-selector=reason=Evicted"], &["pod/greedy-", &message]);
+    fs::remove_file(node.path("test/go")).expect("it was written");
+    node.sees(&["describe", "node"], &[short]);
+    // Another has taken its place, and does not begin as long as the node is short.
+    let of_greedy = ["get", "pods", "-l", "app=greedy", "-o", "jsonpath={.items[*].status.message}"];
+    node.sees(&of_greedy, &["The node had condition: ["]);
+    node.sees(&["get", "pods", "-l", "app=steady", "--no-headers"], &runs_untouched);
+
+    // A condition holds on for five minutes; an agent that has just begun knows of no shortage but one that there is.
+    node.kill_garrison();
+    node.garrison_up_with(&flags);
+    node.sees(&["describe", "node"], &[enough]);
+    node.sees(&["get", "pods", "-l", "app=greedy", "--no-headers"], &["1/1", "Running"]);
+    node.sees(&["get", "pods", "-l", "app=steady", "--no-headers"], &runs_untouched);
+    let evicted = node.kubectl(&["get", "events", "--field-selector=reason=Evicted"]);
+    assert!(!evicted.contains("steady"), "{evicted}");
+}
+
+#[test]
+fn a_node_out_of_inodes_says_so_and_sends_away_who_has_most_files() {
+    let mut node = Node::up("inodes");
+    node.shell(
+        "truncate -s 16M /run/few.img && mkfs.ext4 -q -m0 -N 256 /run/few.img
+         mkdir -p /var/lib/kubelet && mount -o loop /run/few.img /var/lib/kubelet",
+    );
+    let greedy = greedy_and_steady(&node, "i=0; while touch /cache/$i 2>/dev/null; do i=$((i+1)); done; sleep 1000");
+    let conditions = ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"];
+    goes_for_taking_all(&mut node, "nodefs.inodesFree<10%", &greedy, conditions, "inodes");
+}
+
+/// How many processes the greedy pod starts; half of them are too many, with what else the machine may do meanwhile.
+const PROCESSES: u64 = 600;
+
+#[test]
+fn a_node_out_of_process_numbers_says_so_and_sends_away_who_has_most_processes() {
+    let mut node = Node::up("pids");
+    let number = |file: &str, word: usize| -> u64 {
+        let text = node.read(file).expect("the kernel tells");
+        let word = text.split_whitespace().nth(word).expect("as proc(5) says").rsplit('/').next();
+        word.and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let most = number("/proc/sys/kernel/pid_max", 0).min(number("/proc/sys/kernel/threads-max", 0));
+    let left = most - number("/proc/loadavg", 3);
+    let script = format!("i=0; while [ $i -lt {PROCESSES} ]; do sleep 1000 & i=$((i+1)); done; wait");
+    let greedy = greedy_and_steady(&node, &script);
+    let conditions = ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"];
+    let eviction_hard = format!("pid.available<{}", left - PROCESSES / 2);
+    goes_for_taking_all(&mut node, &eviction_hard, &greedy, conditions, "pids");
 }

@@ -1,6 +1,9 @@
 //! Wrong input and trouble: a clear reason, other pods untouched.
 
+use std::fs;
+
 use crate::harness::{Node, daemonset};
+use crate::processes::{Process, path};
 
 /// A DaemonSet of one busybox container, with these further lines in its pod spec and its container.
 fn manifest(name: &str, image: &str, container: &str, pod: &str) -> String {
@@ -82,4 +85,75 @@ fn a_pod_that_cannot_start_says_why_and_others_run() {
     // The port is free as soon as its holder is gone.
     node.kubectl(&["delete", "daemonset", "first"]);
     node.kubectl(&["rollout", "status", "daemonset/second", "--timeout=90s"]);
+}
+
+/// A process that the kernel names as it names a kubelet, until this goes.
+struct Kubelet<'a> {
+    node: &'a Node,
+    pid: u32,
+}
+
+impl<'a> Kubelet<'a> {
+    fn start(node: &'a Node) -> Self {
+        let script = "cp \"$(readlink -f /bin/sh)\" /run/kubelet
+            setsid /run/kubelet -c 'while sleep 1000; do :; done' </dev/null >/dev/null 2>&1 & echo $!";
+        let pid = node.shell(script).trim().parse().expect("a shell tells a pid");
+        let kubelet = Self { node, pid };
+        node.eventually("the kernel names it so", |_| {
+            kubelet.name().filter(|name| name == "kubelet").ok_or("".to_owned())
+        });
+        kubelet
+    }
+
+    fn name(&self) -> Option<String> {
+        self.node.read(&format!("/proc/{}/comm", self.pid)).map(|name| name.trim().to_owned())
+    }
+}
+
+impl Drop for Kubelet<'_> {
+    fn drop(&mut self) {
+        self.node.kill(self.pid);
+        self.node.eventually("it has ended", |_| self.name().map_or(Ok(()), Err));
+    }
+}
+
+#[test]
+fn beside_a_kubelet_no_agent_starts_and_one_that_runs_goes_on() {
+    let node = Node::up("kubelet");
+    node.write("manifests/first.yaml", &manifest("first", "busybox:1.35", "", ""));
+    let mut agent = Process::alone(&node);
+    let refused = |kubelet: &Kubelet<'_>| {
+        let mut command = node.inside("timeout");
+        command.args(["60", env!("CARGO_BIN_EXE_garrison"), "agent", "--manifests", &path(&node, "manifests")]);
+        let output = command.args(["--state-dir", &path(&node, "agent")]).output().expect("timeout can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("kubelet (pid {}) runs here and manages pods in the same places: stop it", kubelet.pid);
+        assert!(!output.status.success() && said.contains(&expected), "{said}");
+    };
+    let runs = |pods: usize| {
+        // Each has a sandbox, too.
+        node.eventually("its pods run", |node| {
+            let tasks = node.tasks();
+            if tasks.len() == 2 * pods { Ok(tasks) } else { Err(format!("{tasks:?}")) }
+        })
+    };
+
+    let kubelet = Kubelet::start(&node);
+    refused(&kubelet);
+    assert_eq!(node.tasks(), []);
+    drop(kubelet);
+    agent.start(&node);
+    let before = runs(1);
+
+    // One that comes later is not the agent's to end. It is noticed at the next start.
+    let kubelet = Kubelet::start(&node);
+    node.write("manifests/second.yaml", &manifest("second", "busybox:1.35", "", ""));
+    let both = runs(2);
+    assert!(before.iter().all(|task| both.contains(task)), "{before:?} {both:?}");
+    agent.kill(&node);
+    refused(&kubelet);
+    drop(kubelet);
+    agent.start(&node);
+    fs::remove_file(node.path("manifests/second.yaml")).expect("it was written");
+    assert_eq!(runs(1), before, "nothing was restarted");
 }
