@@ -52,7 +52,7 @@ pub async fn run(objects: Objects, authority: Arc<Authority>) {
             continue;
         }
         // An expired watch is a cause, too: changes may have been missed.
-        let _ = changes.next().await;
+        while changes.next().await.is_ok_and(|events| events.is_empty()) {}
     }
 }
 
