@@ -12,6 +12,7 @@
 //!   `prepare` readies newer revisions.
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `eviction` sends pods away that take too much, `storage` measures what they take; `measure` tells users when they ask.
+//!   `reclaim` removes images before pods have to go.
 //! - `devices` takes device plugins in and knows which container holds what they have.
 //! - `strays` ends what the runtime has lost, when others can take its place.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
@@ -214,19 +215,16 @@ impl Shared {
             Some(_) => Vec::new(),
             None => blocking::blocking(facts::addresses).await,
         };
-        self.host.send_if_modified(|known| {
-            let mut host = HostFacts::clone(known);
+        let changed = change_host(&self.host, |host| {
             host.cgroup_driver = driver.unwrap_or(host.cgroup_driver);
             if !addresses.is_empty() {
                 host.ips = addresses;
             }
-            let changes = host != **known;
-            if changes {
-                tracing::info!(cgroup_driver = ?host.cgroup_driver, addresses = ?host.ips, "the host or its runtime has changed");
-                *known = Arc::new(host);
-            }
-            changes
         });
+        if changed {
+            let host = self.host();
+            tracing::info!(cgroup_driver = ?host.cgroup_driver, addresses = ?host.ips, "the host or its runtime has changed");
+        }
     }
 
     /// The pod of a record. Only a revision this version cannot realize has none.
@@ -266,6 +264,19 @@ impl Shared {
             count: 1,
         }
     }
+}
+
+/// Publishes what changes of the host's facts. True if something did.
+fn change_host(facts: &watch::Sender<Arc<HostFacts>>, change: impl FnOnce(&mut HostFacts)) -> bool {
+    facts.send_if_modified(|known| {
+        let mut host = HostFacts::clone(known);
+        change(&mut host);
+        let changes = host != **known;
+        if changes {
+            *known = Arc::new(host);
+        }
+        changes
+    })
 }
 
 /// Runs the agent until `stop` says so. Its pods run on.

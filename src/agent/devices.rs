@@ -29,6 +29,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking::blocking;
+use super::change_host;
 use crate::config::AgentSettings;
 use crate::devices::pod_resources::{self, Inventory, PodDevices};
 use crate::devices::{self, Plugin, PluginError, Registration, Registry};
@@ -275,15 +276,7 @@ impl Devices {
         let counted = state.registered.iter();
         let counted = counted.map(|(resource, one)| (resource.clone(), (one.stock.len() as u64, healthy(&one.stock))));
         let counted: BTreeMap<_, _> = counted.collect();
-        self.0.host.send_if_modified(|known| {
-            let mut host = HostFacts::clone(known);
-            host.count_devices(&counted);
-            let changes = host != **known;
-            if changes {
-                *known = Arc::new(host);
-            }
-            changes
-        });
+        change_host(&self.0.host, |host| host.count_devices(&counted));
         self.0.changed.send_replace(());
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileError, failed};
+use super::{FileError, failed, socket};
 use crate::fit::devices::Holding;
 
 /// Where plugins and the agent have their sockets, below the root directory.
@@ -47,12 +47,7 @@ pub fn listen(folder: &Path) -> Result<UnixListener, FileError> {
             super::remove(&entry.path())?;
         }
     }
-    let path = folder.join(SOCKET);
-    let listener = UnixListener::bind(&path).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    listener.map_err(failed("listen on", &path))
+    socket::bind(&folder.join(SOCKET))
 }
 
 /// Who holds which devices, beyond the life of an agent.

@@ -25,11 +25,16 @@ pub fn listen(state_dir: &Path) -> Result<UnixListener, FileError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&path).and_then(|listener| {
+    bind(&path)
+}
+
+/// Listens at a path where nothing is, for tasks that do not block.
+pub(super) fn bind(path: &Path) -> Result<UnixListener, FileError> {
+    let listener = UnixListener::bind(path).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    listener.map_err(failed("listen on", &path))
+    listener.map_err(failed("listen on", path))
 }
 
 /// Asks the agent of a state directory. None if there is none that runs.
