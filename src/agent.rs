@@ -13,6 +13,7 @@
 //! - `prober` asks containers how they are, `hooks` does what they want done after their start and before their stop.
 //! - `eviction` sends pods away that take too much, `storage` measures what they take; `measure` tells users when they ask.
 //!   `reclaim` removes images before pods have to go.
+//! - `kubelet` notices one that comes to run on the host, and ends the agent.
 //! - `devices` takes device plugins in and knows which container holds what they have.
 //! - `strays` ends what the runtime has lost, when others can take its place.
 //! - `observer` follows the runtime, `node` reports the host, `files` reads the folder of manifests.
@@ -41,7 +42,7 @@ use crate::host::ledger::key::{self, KeyError};
 use crate::host::ledger::{AmendedMetadata, Identity, Ledger, LedgerError, Opened, PodRecord};
 use crate::host::slices::Slices;
 use crate::host::userns::Users;
-use crate::host::{FileError, cni, facts, lock, preflight, resolv, service, socket};
+use crate::host::{FileError, cni, facts, lock, resolv, service, socket};
 use crate::link::client::{self, ClientError, ClientSettings, Incoming, LinkHandle};
 use crate::link::tls::{Credentials, TlsError};
 use crate::link::{BadToken, EventReport, POD_API};
@@ -68,6 +69,7 @@ mod hints;
 mod hooks;
 mod images;
 mod join;
+mod kubelet;
 pub(crate) mod manifest;
 mod measure;
 mod node;
@@ -282,13 +284,11 @@ fn change_host(facts: &watch::Sender<Arc<HostFacts>>, change: impl FnOnce(&mut H
 /// Runs the agent until `stop` says so. Its pods run on.
 ///
 /// # Errors
-/// [`AgentError`] when it cannot begin. A runtime that is not there yet is waited for, and so is control.
+/// [`AgentError`] when it cannot begin, and when a kubelet begins beside it. A runtime that is not there yet is waited for, and so is control.
 pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Result<(), AgentError> {
     let lock = lock::take(&settings.state_dir).map_err(AgentError::Host)?;
     let _lock = lock.ok_or_else(|| AgentError::Busy(settings.state_dir.clone()))?;
-    if let Some((name, pid)) = preflight::kubelets().into_iter().next().filter(|_| !settings.is_apart_from_kubelet()) {
-        return Err(AgentError::Kubelet { name, pid });
-    }
+    kubelet::refuse(&settings)?;
     let key = ledger_key()?;
     let opened = Ledger::open(&settings.state_dir, key.clone()).map_err(AgentError::Ledger)?;
     let Opened { ledger, mut contents, notes } = opened;
@@ -357,14 +357,15 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     };
     let roster = Roster::new(shared.clone(), identity, (ledger, contents), link, inputs_tx.clone());
     tasks.spawn(devices::tell(shared.devices.clone(), roster.admitted()));
-    tasks.spawn(eviction::run(shared, roster.admitted(), conditions_tx, inputs_tx));
+    tasks.spawn(eviction::run(shared.clone(), roster.admitted(), conditions_tx, inputs_tx));
     service::ready("caring for this host's pods");
-    tokio::select! {
-        () = roster.run(inputs_rx) => {}
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
+    let ended = tokio::select! {
+        () = roster.run(inputs_rx) => Ok(()),
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        refused = kubelet::comes(&shared.settings) => Err(refused),
+    };
     service::stopping();
-    Ok(())
+    ended
 }
 
 /// What everything secret that the agent keeps is sealed with; none where nobody made a key.

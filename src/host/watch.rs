@@ -27,7 +27,7 @@ pub struct FolderWatch {
 }
 
 impl FolderWatch {
-    /// Begins to watch. Neither the folder nor its parent has to exist.
+    /// Begins to watch. Neither the folder nor its parent has to exist, but nothing is told before there is one of them.
     ///
     /// # Errors
     /// When the kernel has no inotify instance left (`fs.inotify.max_user_instances`).

@@ -56,6 +56,16 @@ impl Process {
         node.kill_child(self.starter.take().expect("it was started"), "garrison");
     }
 
+    /// Waits until it ends by itself with an error; what garrison's processes have said by then.
+    pub fn fails(&mut self, node: &Node) -> String {
+        let mut starter = self.starter.take().expect("it was started");
+        node.eventually("it ends by itself", |_| match starter.try_wait() {
+            Ok(Some(status)) if !status.success() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        fs::read_to_string(node.path("garrison.log")).expect("a log file")
+    }
+
     /// Its pid inside the node.
     pub fn pid(&self, node: &Node) -> u32 {
         let pattern = format!("{} {} ", env!("CARGO_BIN_EXE_garrison"), self.role);
