@@ -329,6 +329,7 @@ pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Re
     tasks.spawn(prober::run(shared.clone()));
     tasks.spawn(rotation::run(shared.clone()));
     tasks.spawn(devices::run(shared.devices.clone()));
+    tasks.spawn(clock::listen(inputs_tx.clone()));
     if let Some(folder) = shared.settings.manifests.clone() {
         let inputs_tx = inputs_tx.clone();
         tasks.spawn(async move {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod cgroups;
 pub mod check;
+pub mod clock;
 pub mod cni;
 pub mod credentials;
 pub mod devices;

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::roster::Input;
+use crate::host::clock::ClockAlarm;
 use crate::host::ledger::Ending;
 use crate::model::Moment;
 
@@ -46,5 +49,21 @@ impl Clock {
         let grace = Duration::from_secs(ending.grace_period_secs.into());
         let passed = Duration::try_from(self.wall().duration_since(ending.since)).unwrap_or_default();
         self.now() + grace.saturating_sub(passed)
+    }
+}
+
+/// Tells the roster whenever somebody sets the wall clock.
+pub(super) async fn listen(inputs_tx: mpsc::Sender<Input>) {
+    let listening = async {
+        let alarm = ClockAlarm::new()?;
+        loop {
+            alarm.rings().await?;
+            if inputs_tx.send(Input::ClockSet).await.is_err() {
+                return Ok::<_, std::io::Error>(());
+            }
+        }
+    };
+    if let Err(error) = listening.await {
+        tracing::warn!(%error, "tokens that are over once this host's clock is set will be renewed in their time only");
     }
 }

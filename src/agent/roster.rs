@@ -99,6 +99,8 @@ pub(super) enum Input {
     Measured(Measure, Result<Usage, String>),
     /// Something to tell the users.
     Event(EventReport),
+    /// Somebody set the host's wall clock.
+    ClockSet,
     /// Somebody at the host asks how this node is.
     Status(oneshot::Sender<Status>),
 }

@@ -2,7 +2,8 @@
 //!
 //! The ledger holds the last good token of each pod, so that a reboot without network mounts it again; one that has run out
 //! is better than none, since only control could tell. Delays are reckoned on the clock that only moves forward: the wall
-//! clock of a host may be wrong when a token comes, and right later.
+//! clock of a host may be wrong when a token comes, and right later. When it is set, that may cut them short: control may
+//! be on the same host.
 //!
 //! Source: kubernetes v1.36 `pkg/kubelet/token/token_manager.go`.
 
@@ -56,8 +57,16 @@ impl Tokens {
     /// Puts in a token that was on disk already.
     pub(super) fn loaded(&mut self, record: &TokenRecord, text: &[u8], now: Moment, wall: Timestamp) {
         self.texts.insert(record.blob.clone(), TokenText(String::from_utf8_lossy(text).into_owned()));
-        let left = Duration::try_from(record.renew_at.duration_since(wall)).unwrap_or_default();
-        self.renew_at.insert(record.id(), now + left.min(renewal(Duration::from_secs(record.spec.expiration_secs))));
+        let left = left(record, wall).min(renewal(Duration::from_secs(record.spec.expiration_secs)));
+        self.renew_at.insert(record.id(), now + left);
+    }
+
+    /// The wall clock was set, and control's may have been with it: what is over by that is renewed now. Nothing is renewed later.
+    pub(super) fn clock_set(&mut self, contents: &Contents, now: Moment, wall: Timestamp) {
+        for record in &contents.tokens {
+            let by_wall = now + left(record, wall);
+            self.renew_at.entry(record.id()).and_modify(|at| *at = by_wall.min(*at));
+        }
     }
 
     /// What was asked for in the session that has ended is not answered any more.
@@ -184,6 +193,11 @@ fn life(token: &Token, spec: &TokenSpec, wall: Timestamp) -> Duration {
     let asked = Duration::from_secs(spec.expiration_secs);
     let told = Duration::try_from(token.expires_at.duration_since(wall)).unwrap_or_default();
     if told.is_zero() { asked } else { told.min(asked) }
+}
+
+/// How long a token is not to be renewed yet, by the wall clock.
+fn left(record: &TokenRecord, wall: Timestamp) -> Duration {
+    Duration::try_from(record.renew_at.duration_since(wall)).unwrap_or_default()
 }
 
 /// How long after it was made a token is renewed.

@@ -90,6 +90,10 @@ impl Roster {
             Input::NeededImages(needed_tx) => drop(needed_tx.send(self.needed_images())),
             Input::Measured(what, measured) => self.measured(what, &measured),
             Input::Event(event) => self.session.event(event),
+            Input::ClockSet => {
+                let clock = self.shared.clock;
+                self.tokens.clock_set(&self.contents, clock.now(), clock.wall());
+            }
             Input::Status(status_tx) => drop(status_tx.send(self.status())),
         }
     }

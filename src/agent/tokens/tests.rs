@@ -195,6 +195,19 @@ fn a_wrong_wall_clock_neither_hurries_nor_forgets() {
 }
 
 #[test]
+fn a_clock_that_is_set_beyond_a_tokens_end_renews_it_at_once() {
+    let mut node = Node::new(Source::Link);
+    let id = node.asks();
+    node.gets(id, "one", node.wall + 1000);
+    for (by, rests) in [(-1_000_000, 800), (999_900, 800), (600, 300), (40_000_000, 0)] {
+        node.wall += by;
+        node.tokens.clock_set(&node.contents, node.now, node.wall());
+        assert_eq!(node.rests(), rests, "set by {by} s");
+    }
+    node.asks();
+}
+
+#[test]
 fn the_next_agent_has_the_token_and_renews_it_when_it_is_time() {
     let mut node = Node::new(Source::Link);
     let id = node.asks();
