@@ -73,6 +73,7 @@ fn a_full_disk_keeps_no_deletion_out_and_is_got_over_when_there_is_room_again() 
     // A new agent finds what the full disk holds.
     agent.kill(&node);
     agent.start(&node);
+    agent_says(&node, ", in session");
     agent_says(&node, "its ledger cannot be written");
 
     on_disk(&node, EMPTY, "agent");

@@ -141,13 +141,27 @@ fn goes_for_taking_all(node: &mut Node, eviction_hard: &str, greedy: &str, [shor
     assert!(!evicted.contains("steady"), "{evicted}");
 }
 
+/// Puts what pods write on a file system of 16 MiB.
+fn with_a_small_disk(name: &str, options: &str) -> Node {
+    let node = Node::up(name);
+    node.shell(&format!(
+        "truncate -s 16M /run/small.img && mkfs.ext4 -q -m0 {options} /run/small.img
+         mkdir -p /var/lib/kubelet && mount -o loop /run/small.img /var/lib/kubelet"
+    ));
+    node
+}
+
+#[test]
+fn a_node_out_of_disk_says_so_and_sends_away_who_has_most_of_it() {
+    let mut node = with_a_small_disk("disk", "");
+    let greedy = greedy_and_steady(&node, "cat /dev/zero >/cache/all; sleep 1000");
+    let conditions = ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"];
+    goes_for_taking_all(&mut node, "nodefs.available<25%", &greedy, conditions, "ephemeral-storage");
+}
+
 #[test]
 fn a_node_out_of_inodes_says_so_and_sends_away_who_has_most_files() {
-    let mut node = Node::up("inodes");
-    node.shell(
-        "truncate -s 16M /run/few.img && mkfs.ext4 -q -m0 -N 256 /run/few.img
-         mkdir -p /var/lib/kubelet && mount -o loop /run/few.img /var/lib/kubelet",
-    );
+    let mut node = with_a_small_disk("inodes", "-N 256");
     let greedy = greedy_and_steady(&node, "i=0; while touch /cache/$i 2>/dev/null; do i=$((i+1)); done; sleep 1000");
     let conditions = ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"];
     goes_for_taking_all(&mut node, "nodefs.inodesFree<10%", &greedy, conditions, "inodes");

@@ -373,3 +373,44 @@ fn a_rollout_goes_through_a_network_that_loses_every_fifth_packet_and_nothing_el
     let lost = fleet.lost_packets();
     assert!(lost > 20, "only {lost} packets were lost");
 }
+
+#[test]
+fn a_new_authority_reaches_every_node_and_one_that_was_away_and_no_container_ends() {
+    let mut fleet = Fleet::up("authority");
+    fleet.control.apply(&shell_daemonset("steady", "true", "", ""));
+    fleet.control.kubectl(&["rollout", "status", "daemonset/steady", "--timeout=90s"]);
+    let before: Vec<_> = fleet.nodes.iter().map(Node::tasks).collect();
+    let state_dir = fleet.control.path("state").to_str().expect("test paths are UTF-8").to_owned();
+    let rotate = |fleet: &mut Fleet, args: &[&str]| {
+        let args = [&["control", "rotate-ca", "--state-dir", &state_dir], args].concat();
+        fleet.control.run(&args).expect("the authority's files can be written");
+        fleet.control.kill_garrison();
+        fleet.control.garrison_control();
+    };
+    // The first part of the file is the key, the second the node's certificate.
+    let certificate = |node: &Node| {
+        let content = std::fs::read_to_string(node.path("state/node.pem")).expect("it has joined");
+        content.split("-----BEGIN ").nth(2).expect("a certificate").to_owned()
+    };
+    let former: Vec<_> = fleet.nodes.iter().map(certificate).collect();
+    let renews = |fleet: &Fleet, place: usize| {
+        fleet.nodes[place].eventually("it has another certificate", |node| {
+            if certificate(node) == former[place] { Err("the former".to_owned()) } else { Ok(()) }
+        });
+    };
+
+    fleet.cut(2);
+    rotate(&mut fleet, &[]);
+    [0, 1].iter().for_each(|place| renews(&fleet, *place));
+    assert_eq!(certificate(&fleet.nodes[2]), former[2]);
+    fleet.mend(2);
+    renews(&fleet, 2);
+    rotate(&mut fleet, &["--finish"]);
+
+    fleet.control.apply(&shell_daemonset("after", "true", "", ""));
+    fleet.control.kubectl(&["rollout", "status", "daemonset/after", "--timeout=90s"]);
+    for (node, before) in fleet.nodes.iter().zip(before) {
+        let tasks = node.tasks();
+        assert!(tasks.len() == 4 && before.iter().all(|task| tasks.contains(task)), "{before:?} {tasks:?}");
+    }
+}

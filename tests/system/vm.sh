@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What containers cannot show, in a virtual machine of today's make: cgroup v2 alone, containerd with its systemd cgroup driver, a
-# kernel of its own that is started anew and has netem. Installs the .deb there, joins, runs examples/, makes the line bad and cuts
-# the network. Root only. The machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a busy host.
+# kernel of its own that is started anew and has netem. Installs the .deb there, joins, runs examples/, makes the line bad, sets
+# the clock and cuts the network. Root only. The machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a
+# busy host.
 #
 #   vm.sh               everything; DEB may name a package that is built already
 #   KEEP=1 vm.sh        leaves the machine up; `vm.sh down` ends it
@@ -175,6 +176,35 @@ a_lossy_line_is_slow_and_a_cut_one_is_caught_up_with() {
 
 is_unknown() { [[ $(kube get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') == Unknown ]]; }
 
+# It is control's clock, too. kubectl's is another one.
+wherever_the_clock_is_set_no_daemon_stops() {
+  local clock before
+  before=$(containers)
+  for clock in '+80 days' 1970-01-02 "@$(date +%s)"; do
+    in_vm date --set "$clock"
+    wait_until 600 "tokens that are good at $clock" tokens_are_good
+    apply_limited timed 'memory: 32Mi' "echo at $clock; trap 'exit 0' TERM; while :; do sleep 1; done"
+    kube rollout status --timeout=1200s daemonset/timed
+    contains "$(kube logs --selector app=timed)" "at $clock"
+    kube delete daemonset timed
+    kube wait --for=delete pod -l app=timed --timeout=1200s
+    equals "$before" "$(containers)" "containers at $clock"
+    in_session || die "the node is not in session at $clock"
+  done
+  kube wait --for=condition=Ready node/vm --timeout=1200s
+}
+
+containers() { in_vm ctr -n k8s.io tasks ls -q | sort; }
+
+# Of the second part of each that is in a pod, by the machine's clock.
+tokens_are_good() {
+  in_vm sh -c '
+    for token in /var/lib/kubelet/pods/*/volumes/kubernetes.io~projected/*/token; do
+      ends=$(cut -d. -f2 "$token" | tr _- /+ | base64 -d 2>/dev/null | grep -o "\"exp\":[0-9]*" | cut -d: -f2)
+      [ "$ends" -gt "$(date +%s)" ] || exit 1
+    done'
+}
+
 a_reboot_without_network_and_control_brings_every_daemon_back() {
   local before pods
   before=$(boot_id) pods=$(running_pods)
@@ -206,7 +236,7 @@ in_session() { in_vm garrison status | grep -q '^control .*, in session$'; }
 
 tests=(it_is_a_host_of_today it_joins_its_own_control the_examples_run pods_are_limited_as_a_whole_by_slices
   a_container_that_takes_too_much_memory_is_killed_and_said_so a_lossy_line_is_slow_and_a_cut_one_is_caught_up_with
-  a_reboot_without_network_and_control_brings_every_daemon_back)
+  wherever_the_clock_is_set_no_daemon_stops a_reboot_without_network_and_control_brings_every_daemon_back)
 
 ((EUID == 0)) || die "this takes root: it makes a file system of Debian packages"
 mkdir -p "$system"
