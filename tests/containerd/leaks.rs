@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::harness::Node;
 use crate::processes::{Process, control_and_agent, path, sleeper, soak};
 
-/// The DaemonSets whose pods come and go.
-const SETS: [&str; 3] = ["one", "two", "three"];
+/// How many DaemonSets there are, whose pods come and go.
+const SETS: usize = 10;
 
 /// What control's history takes at most: 32 MiB of former values, and what comes with them.
 const HISTORY_KIB_MAX: usize = 48 << 10;
@@ -69,13 +69,13 @@ impl Traces {
 fn pods_that_come_and_go_leave_nothing_behind() {
     let node = Node::up("leaks");
     let (control, agent) = control_and_agent(&node);
-    let manifests: Vec<_> = SETS.iter().map(|name| sleeper(name, "same")).collect();
+    let manifests: Vec<_> = (0..SETS).map(|set| sleeper(&format!("set-{set}"), "same")).collect();
     let settled = |fresh: Option<Traces>| {
         node.eventually("each DaemonSet has one pod and nothing is left of others", |node| {
             let pods = node.kubectl(&["get", "pods", "--no-headers"]);
             let running = pods.lines().filter(|line| line.contains("1/1") && line.contains("Running")).count();
             let traces = Traces::of(node);
-            let is_settled = (running, pods.lines().count(), traces.tasks) == (SETS.len(), SETS.len(), 6);
+            let is_settled = (running, pods.lines().count(), traces.tasks) == (SETS, SETS, 2 * SETS);
             let is_clean = fresh.is_none_or(|fresh| fresh == traces);
             if is_settled && is_clean { Ok(traces) } else { Err(format!("{traces:?}, not {fresh:?}\n{pods}")) }
         })
@@ -89,7 +89,7 @@ fn pods_that_come_and_go_leave_nothing_behind() {
         while Instant::now() < until {
             node.kubectl(&["delete", "pods", "--all"]);
             settled(None);
-            cycles += SETS.len();
+            cycles += SETS;
         }
         settled(Some(fresh));
         let measured = |process: &Process| {
