@@ -123,7 +123,7 @@ pub fn server_config(authority: &Authority, names: &[String]) -> Result<Arc<Serv
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Config(error.into()))?
-        .with_client_cert_verifier(Arc::new(EvenExpired(checks)))
+        .with_client_cert_verifier(Arc::new(AtAnyTime(checks)))
         .with_single_cert(chain, key)
         .map_err(|error| TlsError::Config(error.into()))?;
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
@@ -133,29 +133,23 @@ pub fn server_config(authority: &Authority, names: &[String]) -> Result<Arc<Serv
     Ok(Arc::new(config))
 }
 
-/// Accepts what `WebPkiClientVerifier` accepts, and what it would have accepted before it expired.
+/// Looks at a certificate as `WebPkiClientVerifier` would in its last second. Whether it has expired is asked with each request
+/// ([`Identity::is_expired`]); its beginning is what control's clock showed when it was signed, which may have been set back since.
 #[derive(Debug)]
-struct EvenExpired(Arc<dyn ClientCertVerifier>);
+struct AtAnyTime(Arc<dyn ClientCertVerifier>);
 
-impl ClientCertVerifier for EvenExpired {
+impl ClientCertVerifier for AtAnyTime {
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
+        _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        match self.0.verify_client_cert(end_entity, intermediates, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            )) => {
-                let identity = Identity::of(end_entity)
-                    .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
-                let last_second = identity.not_after.as_second().try_into().unwrap_or_default();
-                let then = UnixTime::since_unix_epoch(Duration::from_secs(last_second));
-                self.0.verify_client_cert(end_entity, intermediates, then)
-            }
-            result => result,
-        }
+        let identity =
+            Identity::of(end_entity).map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let last_second = identity.not_after.as_second().try_into().unwrap_or_default();
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(last_second));
+        self.0.verify_client_cert(end_entity, intermediates, then)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

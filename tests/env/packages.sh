@@ -64,6 +64,7 @@ need_for_system() {
 
 need_for_vm() {
   need qemu-system-x86_64 qemu-system-x86 "emulates the machine"
+  need swtpm swtpm "is its TPM"
   need mmdebstrap mmdebstrap "makes its file system from Debian packages"
   need mke2fs e2fsprogs "puts that on a disk"
   need ssh openssh-client "gives commands to it"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What containers cannot show, in a virtual machine of today's make: cgroup v2 alone, containerd with its systemd cgroup driver, a
 # kernel of its own that is started anew and has netem. Installs the .deb there, joins, runs examples/, makes the line bad, sets
-# the clock and cuts the network. Root only. The machine is emulated, since KVM is not everywhere: it takes ten minutes, more on a
-# busy host.
+# the clock, has a TPM seal the ledger and cuts the network. Root only. The machine is emulated, since KVM is not everywhere: it takes
+# ten minutes, more on a busy host.
 #
 #   vm.sh               everything; DEB may name a package that is built already
 #   KEEP=1 vm.sh        leaves the machine up; `vm.sh down` ends it
@@ -17,7 +17,9 @@ exec 2>&1
 
 system=$target/vm
 mac=52:54:00:12:34:56
-packages=(udev kmod linux-image-cloud-amd64 initramfs-tools openssh-server)
+# The last four are what systemd speaks to a TPM with.
+packages=(udev kmod linux-image-cloud-amd64 initramfs-tools openssh-server libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64
+  libtss2-tcti-device0t64)
 
 show_trouble() {
   in_vm journalctl --no-pager --lines 60 --unit 'garrison-*' --unit containerd || tail -n 40 "$dir/console.log"
@@ -72,6 +74,8 @@ start_machine() {
   free_port 22022 >"$dir/ssh.port"
   free_port 26443 >"$dir/api.port"
   mkfifo "$dir/monitor.in" "$dir/monitor.out"
+  mkdir "$dir/tpm"
+  start_daemon "$dir" swtpm swtpm socket --tpm2 --tpmstate "dir=$dir/tpm" --ctrl "type=unixio,path=$dir/tpm.sock"
   # The machine's clock counts its instructions: on a busy host it is slow as a whole, and nothing in it runs out of time.
   start_daemon "$dir" qemu qemu-system-x86_64 -nodefaults -no-user-config -display none -M q35 -accel tcg,thread=single \
     -icount shift=1,sleep=on -cpu max -m 1024 -kernel "$dir/vmlinuz" -initrd "$dir/initrd" \
@@ -79,7 +83,8 @@ start_machine() {
     -drive "if=none,id=disk,file=$dir/disk.img,format=raw,cache=unsafe" -device virtio-blk-pci,drive=disk \
     -netdev "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:$(<"$dir/ssh.port")-:22,hostfwd=tcp:127.0.0.1:$(<"$dir/api.port")-:6443" \
     -device "virtio-net-pci,netdev=net,mac=$mac" -object rng-random,filename=/dev/urandom,id=random \
-    -device virtio-rng-pci,rng=random -serial "file:$dir/console.log" -chardev "pipe,id=monitor,path=$dir/monitor" \
+    -device virtio-rng-pci,rng=random -chardev "socket,id=tpm,path=$dir/tpm.sock" -tpmdev emulator,id=tpm,chardev=tpm \
+    -device tpm-tis,tpmdev=tpm -serial "file:$dir/console.log" -chardev "pipe,id=monitor,path=$dir/monitor" \
     -mon chardev=monitor,mode=readline
   say "booting (a minute, more on a busy machine)"
   wait_until 1800 "the machine to boot (see $dir/console.log)" in_vm true
@@ -93,6 +98,7 @@ boot_id() { in_vm cat /proc/sys/kernel/random/boot_id; }
 
 stop_machine() {
   stop_daemon "$dir" qemu
+  stop_daemon "$dir" swtpm
   remove_directory "$dir"
 }
 
@@ -205,6 +211,21 @@ tokens_are_good() {
     done'
 }
 
+# The reboot after it needs that key before anything runs.
+the_tpm_keeps_the_key_to_what_the_agent_keeps() {
+  local before
+  before=$(containers)
+  is_in_clear || die "this is not how the node's key is kept"
+  in_vm sh -euc 'mkdir -p -m 0700 /etc/credstore.encrypted
+    head -c 32 /dev/urandom | systemd-creds encrypt --with-key=tpm2 --name=garrison.ledger - /etc/credstore.encrypted/garrison.ledger'
+  in_vm systemctl restart garrison-agent
+  wait_until 600 "the node to be in session" in_session
+  ! is_in_clear || die "the node's key is still in clear"
+  equals "$before" "$(containers)" "containers were restarted"
+}
+
+is_in_clear() { in_vm grep -raq "PRIVATE KEY" /var/lib/garrison; }
+
 a_reboot_without_network_and_control_brings_every_daemon_back() {
   local before pods
   before=$(boot_id) pods=$(running_pods)
@@ -236,7 +257,8 @@ in_session() { in_vm garrison status | grep -q '^control .*, in session$'; }
 
 tests=(it_is_a_host_of_today it_joins_its_own_control the_examples_run pods_are_limited_as_a_whole_by_slices
   a_container_that_takes_too_much_memory_is_killed_and_said_so a_lossy_line_is_slow_and_a_cut_one_is_caught_up_with
-  wherever_the_clock_is_set_no_daemon_stops a_reboot_without_network_and_control_brings_every_daemon_back)
+  wherever_the_clock_is_set_no_daemon_stops the_tpm_keeps_the_key_to_what_the_agent_keeps
+  a_reboot_without_network_and_control_brings_every_daemon_back)
 
 ((EUID == 0)) || die "this takes root: it makes a file system of Debian packages"
 mkdir -p "$system"

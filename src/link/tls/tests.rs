@@ -92,6 +92,22 @@ fn a_users_certificate_names_every_group_in_order() {
 }
 
 #[test]
+fn a_certificate_counts_wherever_controls_clock_was_set_since_and_a_strangers_never() {
+    let (dir, strangers) = (temp_dir(), temp_dir());
+    let [authority, stranger] = [&dir, &strangers].map(|dir| Authority::open(dir.path()).unwrap());
+    let checks = WebPkiClientVerifier::builder_with_provider(roots(authority.all()).unwrap(), provider());
+    let checks = AtAnyTime(checks.build().unwrap());
+    let key = NodeKey::generate().unwrap();
+    let [ours, theirs] =
+        [&authority, &stranger].map(|authority| CertificateDer::from(node_certificate(authority, &key).0.to_vec()));
+    for now in [0, 1_000_000, 10_000_000_000] {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        checks.verify_client_cert(&ours, &[], now).unwrap();
+        checks.verify_client_cert(&theirs, &[], now).unwrap_err();
+    }
+}
+
+#[test]
 fn credentials_are_found_as_they_were_saved() {
     let dir = temp_dir();
     assert!(Credentials::load(dir.path(), None).unwrap().is_none());
