@@ -8,6 +8,7 @@
 //! Nothing here decides or retries: every call is made once, under a deadline, and its error says whether another try
 //! makes sense. Stopping and removing what is already gone succeeds.
 
+pub(crate) mod ends;
 mod error;
 pub(crate) mod events;
 pub(crate) mod from_proto;
@@ -29,6 +30,7 @@ use k8s_cri::v1;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
+use ends::Ends;
 pub use error::CriError;
 pub use events::RuntimeEvent;
 pub use images::{Image, ImageFs};
@@ -59,6 +61,7 @@ const STATUS_CALLS_MAX: usize = 8;
 pub struct Runtime {
     endpoint: Arc<str>,
     channel: Channel,
+    ends: Arc<Ends>,
 }
 
 /// A pod found in the runtime.
@@ -121,7 +124,7 @@ impl Runtime {
 
     /// A handle that speaks over `channel`; `endpoint` only names it in errors.
     pub fn over(endpoint: &str, channel: Channel) -> Self {
-        Self { endpoint: endpoint.into(), channel }
+        Self { endpoint: endpoint.into(), channel, ends: Arc::default() }
     }
 
     /// Makes and starts the pod's sandbox, its network included. Its log directory has to exist. `users` are the host's users
@@ -272,6 +275,12 @@ impl Runtime {
 
     /// `None` if there is no such container.
     async fn container_status(&self, id: String) -> Result<Option<v1::ContainerStatus>, CriError> {
+        let shown = self.shown_container(id.clone()).await?;
+        Ok(self.ends.over(&id, shown))
+    }
+
+    /// The same by CRI alone.
+    async fn shown_container(&self, id: String) -> Result<Option<v1::ContainerStatus>, CriError> {
         let request = v1::ContainerStatusRequest { container_id: id, verbose: false };
         let reply = self.call("ContainerStatus", DEADLINE, self.pods().container_status(request)).await;
         found(reply.map(|reply| reply.status))

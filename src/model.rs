@@ -350,7 +350,7 @@ pub enum ContainerPhase {
         finished_at: Timestamp,
         /// As from `wait(2)`: 128 + signal for a killed process.
         exit_code: i32,
-        /// `Completed`, `Error`, `OOMKilled`, `StartError` …
+        /// `Completed`, `Error`, `OOMKilled`, `StartError` …; empty as long as only the runtime's events tell of the end.
         reason: String,
         /// The runtime's own words and the container's termination message, joined with `: `; often empty.
         message: String,

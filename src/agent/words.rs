@@ -10,7 +10,7 @@ use crate::model::{ContainerId, ContainerPhase, ObservedContainer, ObservedPod};
 use crate::plan::last_words::{LOG_LINES_MAX, join, log_tail, needs_log};
 use crate::podspec::{Container, Pod};
 
-/// What each ended instance had to say, so that its files are read once.
+/// What each ended instance had to say, so that its files are read once the runtime has written all of them.
 pub(super) type Words = HashMap<ContainerId, String>;
 
 /// Adds their words to the messages of all containers that have ended.
@@ -18,12 +18,17 @@ pub(super) async fn add(pod: &Arc<Pod>, observed: &mut ObservedPod, words: &mut 
     words.retain(|id, _| observed.containers.iter().any(|instance| instance.id == *id));
     for instance in &mut observed.containers {
         let Some(index) = pod.containers.iter().position(|container| container.name == instance.name) else { continue };
-        if matches!(instance.phase, ContainerPhase::Exited { .. }) && !words.contains_key(&instance.id) {
-            let said = read(pod, &pod.containers[index], instance).await;
-            words.insert(instance.id.clone(), said);
-        }
+        let ContainerPhase::Exited { reason, .. } = &instance.phase else { continue };
+        let said = match words.get(&instance.id) {
+            Some(said) => said.clone(),
+            None => {
+                let (said, is_all) = (read(pod, &pod.containers[index], instance).await, !reason.is_empty());
+                words.extend(is_all.then(|| (instance.id.clone(), said.clone())));
+                said
+            }
+        };
         if let ContainerPhase::Exited { message, .. } = &mut instance.phase {
-            *message = join(message, &words[&instance.id]);
+            *message = join(message, &said);
         }
     }
 }

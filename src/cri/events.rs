@@ -9,9 +9,11 @@
 //! subscribe ──▶ Missed (compare everything) ──▶ Changed, Gone, … ──▶ stream ends ──▶ Missed ──▶ wait ──▶ subscribe
 //! ```
 //!
-//! Events are hints: they say where to look, never what is there. They may repeat and may concern pods of others. An
-//! event is passed on only when the runtime's own answers show it. containerd tells us of an exit at the same time as it
-//! tells its CRI plugin, so for some milliseconds a status would still say "running", and nobody would look again.
+//! Events are hints: they say where to look, not what is there. They may repeat and may concern pods of others. An
+//! event is passed on when the runtime's own answers show it. containerd tells us of an exit at the same time as it
+//! tells its CRI plugin, so for some milliseconds a status would still say "running", and nobody would look again. That a
+//! container has ended is certain all the same: it is noted among the [ends](super::ends) and passed on at once, and once more
+//! when CRI shows it.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 
+use super::ends::End;
 use super::{CRI_NAMESPACE, CriError, Runtime, RuntimeVersion, labels};
 use crate::error::Chain;
 use crate::model::Uid;
@@ -88,13 +91,15 @@ struct Follower {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     OutOfMemory,
-    Ended,
+    Ended(End),
     Deleted,
 }
 
 /// What CRI says about the same.
 enum Shown {
     Yes(RuntimeEvent),
+    /// It does not yet, but a container's end is noted.
+    Noted(RuntimeEvent),
     NotYet(RuntimeEvent),
 }
 
@@ -194,6 +199,11 @@ impl Follower {
             match self.look(&id, change).await {
                 Ok(Shown::Yes(RuntimeEvent::Gone(_))) => break,
                 Ok(Shown::Yes(event)) => return self.tell(event).await,
+                Ok(Shown::Noted(event)) if last != event => {
+                    self.tell(event.clone()).await;
+                    last = event;
+                }
+                Ok(Shown::Noted(_)) => {}
                 Ok(Shown::NotYet(event)) => last = event,
                 // The stream breaks as well, and then everything is compared.
                 Err(_) => return,
@@ -205,22 +215,32 @@ impl Follower {
 
     /// Containers and sandboxes share containerd's ids: what is not one is the other, or gone.
     async fn look(&self, id: &str, change: Change) -> Result<Shown, CriError> {
-        let (shown, mut labels) = if let Some(container) = self.runtime.container_status(id.to_owned()).await? {
+        let ends = &self.runtime.ends;
+        let (shown, mut labels) = if let Some(container) = self.runtime.shown_container(id.to_owned()).await? {
             let shown = match change {
                 Change::OutOfMemory => container.reason == "OOMKilled",
-                Change::Ended => container.state() == v1::ContainerState::ContainerExited,
+                Change::Ended(_) => container.state() == v1::ContainerState::ContainerExited,
                 Change::Deleted => false,
             };
+            match (change, container.labels.get(labels::POD_UID)) {
+                (Change::Ended(_), _) if shown => ends.forget(id),
+                (Change::Ended(end), Some(pod)) => {
+                    ends.note(id, end);
+                    return Ok(Shown::Noted(RuntimeEvent::Changed(pod.as_str().into())));
+                }
+                _ => {}
+            }
             (shown, container.labels)
         } else if let Some(sandbox) = self.runtime.sandbox_status(id.to_owned()).await? {
             let ready = sandbox.state() == v1::PodSandboxState::SandboxReady;
             let shown = match change {
                 Change::OutOfMemory => true,
-                Change::Ended => !ready,
+                Change::Ended(_) => !ready,
                 Change::Deleted => false,
             };
             (shown, sandbox.labels)
         } else {
+            ends.forget(id);
             return Ok(Shown::Yes(RuntimeEvent::Gone(id.to_owned())));
         };
         let pod = labels.remove(labels::POD_UID);
@@ -259,7 +279,10 @@ pub(crate) fn change(envelope: &Envelope) -> Option<(String, Change)> {
         "/containers/delete" => Some((ContainerDelete::decode(body).ok()?.id, Change::Deleted)),
         "/tasks/exit" => {
             let exit = TaskExit::decode(body).ok()?;
-            (exit.id == exit.container_id).then_some((exit.container_id, Change::Ended))
+            let at = exit.exited_at.unwrap_or_default();
+            let finished_at = at.seconds.saturating_mul(1_000_000_000).saturating_add(at.nanos.into());
+            let end = End { exit_code: exit.exit_status.cast_signed(), finished_at };
+            (exit.id == exit.container_id).then_some((exit.container_id, Change::Ended(end)))
         }
         _ => None,
     }
@@ -281,11 +304,18 @@ mod tests {
 
     #[test]
     fn only_the_end_of_a_containers_first_process_is_a_change() {
-        let exit = |id: &str| TaskExit { container_id: "c".to_owned(), id: id.to_owned(), ..Default::default() };
+        let exit = |id: &str| {
+            let (container_id, id) = ("c".to_owned(), id.to_owned());
+            let mut exit = TaskExit { container_id, id, exit_status: 137, ..Default::default() };
+            let at = exit.exited_at.get_or_insert_default();
+            (at.seconds, at.nanos) = (2, 3);
+            exit
+        };
+        let end = End { exit_code: 137, finished_at: 2_000_000_003 };
         let oom = TaskOom { container_id: "c".to_owned() };
         let deleted = ContainerDelete { id: "c".to_owned() };
         for (envelope, expected) in [
-            (envelope("/tasks/exit", &exit("c")), Some(Change::Ended)),
+            (envelope("/tasks/exit", &exit("c")), Some(Change::Ended(end))),
             (envelope("/tasks/exit", &exit("exec-1")), None),
             (envelope("/tasks/oom", &oom), Some(Change::OutOfMemory)),
             (envelope("/containers/delete", &deleted), Some(Change::Deleted)),

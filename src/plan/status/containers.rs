@@ -206,7 +206,7 @@ impl Look<'_> {
             exit_code: *exit_code,
             finished_at: Some(time(*finished_at)),
             message: (!message.is_empty()).then(|| message[..message.floor_char_boundary(share)].to_owned()),
-            reason: Some(reason.clone()),
+            reason: Some(if reason.is_empty() { usual_reason(*exit_code) } else { reason }.to_owned()),
             signal: None,
             started_at: Some(time(*started_at)),
         };
@@ -234,6 +234,11 @@ impl Look<'_> {
     fn container_id(&self, instance: &ObservedContainer) -> String {
         format!("{}://{}", self.situation.runtime_name, instance.id)
     }
+}
+
+/// What the runtime says of an end that nothing else is known of.
+fn usual_reason(exit_code: i32) -> &'static str {
+    if exit_code == 0 { "Completed" } else { "Error" }
 }
 
 /// What is known of the instance before the one that `state` is about, from the status before: it may have been the newest
