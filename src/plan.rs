@@ -96,7 +96,7 @@ pub struct Plan {
 pub enum Step {
     /// Make the pod's directories, check and make its volumes, and bring their files up to date. Repeatable.
     PrepareVolumes,
-    /// CRI `RunPodSandbox`.
+    /// Make the pod's cgroup and directories, then CRI `RunPodSandbox`.
     CreateSandbox {
         /// 0 for the first sandbox of the pod.
         attempt: u32,

@@ -98,11 +98,20 @@ async fn hook(
 }
 
 async fn prepare_volumes(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
-    shared.slices.make_pod(pod).await;
-    let (cgroups, objects) = (shared.cgroups.clone(), shared.objects.borrow().clone());
+    let objects = shared.objects.borrow().clone();
     on_host(pod, move |pod| {
         dirs::make_pod(pod).map_err(|error| Chain(&error).to_string())?;
-        configure::set_up_volumes(pod, &objects)?;
+        configure::set_up_volumes(pod, &objects)
+    })
+    .await
+}
+
+/// Makes the pod's cgroup, and its directories.
+async fn make_place(shared: &Shared, pod: &Arc<Pod>) -> Outcome {
+    shared.slices.make_pod(pod).await;
+    let cgroups = shared.cgroups.clone();
+    on_host(pod, move |pod| {
+        dirs::make_pod(pod).map_err(|error| Chain(&error).to_string())?;
         cgroups.make_pod(pod).map_err(|error| format!("unable to ensure pod container exists: {}", Chain(&error)))
     })
     .await
@@ -133,9 +142,13 @@ async fn create_sandbox(shared: &Shared, pod: &Arc<Pod>, attempt: u32) -> Outcom
             Ok(_) => {}
         }
     }
-    match users(shared, pod).await {
-        Err(why) => Outcome::Failed(why),
-        Ok(users) => done(shared.runtime.run_sandbox(pod, attempt, users).await.map(drop)),
+    let users = match users(shared, pod).await {
+        Err(why) => return Outcome::Failed(why),
+        Ok(users) => users,
+    };
+    match make_place(shared, pod).await {
+        Outcome::Done => done(shared.runtime.run_sandbox(pod, attempt, users).await.map(drop)),
+        failed => failed,
     }
 }
 

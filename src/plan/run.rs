@@ -45,7 +45,8 @@ pub(super) fn usable_sandbox<'a>(pod: &Pod, observed: &'a ObservedPod) -> Option
     (newest.ready && has_network).then_some(newest)
 }
 
-/// Ends all that lives in the old sandboxes and makes a new one. Also makes the first.
+/// Ends all that lives in the old sandboxes and makes a new one. Also makes the first. It waits for no volume: those are of
+/// containers, and may wait for control or a disk.
 ///
 /// The sandboxes that a new agent finds dead, as all are after a reboot, hold nothing but their networks: those are taken down
 /// once the pod runs again. After the first attempt all go first: the network may have run out of addresses.
@@ -57,7 +58,7 @@ fn replace_sandbox(draft: &mut Draft<'_>) {
     let is_first = !draft.memory.has_tried(&Subject::NewSandbox);
     let in_the_way = draft.observed.sandboxes.iter().filter(|old| old.ready || !is_first);
     let all_stopped = draft.stop_sandboxes(in_the_way.map(|old| &old.id));
-    if all_stopped && draft.memory.prepared {
+    if all_stopped {
         let attempt = draft.observed.sandboxes.first().map_or(0, |newest| newest.attempt + 1);
         draft.offer(Step::CreateSandbox { attempt });
     }

@@ -166,15 +166,17 @@ const FULL_GRACE: u64 = 1030;
 #[test]
 fn a_pod_comes_up_step_by_step() {
     let mut case = fresh(&json!({}), &json!({}));
-    assert_eq!(case.plan().steps, [Step::PrepareVolumes, inspect()]);
-    case.done(&Step::PrepareVolumes, &Outcome::Done);
-    case.done(&inspect(), &Outcome::NoImage);
-    assert_eq!(case.plan().steps, [Step::CreateSandbox { attempt: 0 }, pull()]);
-    case.memory.begin(&pull());
+    assert_eq!(case.plan().steps, [Step::PrepareVolumes, Step::CreateSandbox { attempt: 0 }, inspect()]);
+    case.memory.begin(&Step::PrepareVolumes);
     case.observed.sandboxes.push(sandbox("s0", 0, true));
     case.done(&Step::CreateSandbox { attempt: 0 }, &Outcome::Done);
+    case.done(&inspect(), &Outcome::NoImage);
+    assert_eq!(case.plan().steps, [pull()]);
+    case.memory.begin(&pull());
     assert_eq!(case.plan().steps, [], "what is under way is not begun again");
     case.memory.end(&pull(), &pulled(), case.now);
+    assert_eq!(case.plan().steps, [], "all volumes come before any container");
+    case.memory.end(&Step::PrepareVolumes, &Outcome::Done, case.now);
     assert_eq!(case.plan().steps, [create(0, "s0")]);
     let created = case.container("c0", "s0", 0, ContainerPhase::Created);
     case.observed.containers.push(created);
@@ -191,11 +193,14 @@ fn what_control_has_not_answered_is_waited_for_but_not_for_ever() {
     let mut case = fresh(&json!({}), &json!({}));
     case.memory.hear(false, case.now);
     case.done(&inspect(), &Outcome::NoImage);
+    assert_eq!(case.plan().steps, [Step::CreateSandbox { attempt: 0 }], "which needs nothing of it");
+    case.observed.sandboxes.push(sandbox("s0", 0, true));
     assert_eq!((case.plan().steps, case.plan().wake_at), (vec![], Some(at(1030))));
     case.now = at(1010);
     case.memory.hear(false, case.now);
     assert_eq!(case.plan().wake_at, Some(at(1030)), "the wait does not begin anew");
-    let mut answered = Case { memory: case.memory.clone(), pod: case.pod.clone(), ..fresh(&json!({}), &json!({})) };
+    let mut answered = with_sandbox(&json!({}));
+    answered.memory = case.memory.clone();
     answered.memory.hear(true, answered.now);
     assert_eq!(answered.plan().steps, [Step::PrepareVolumes, pull()]);
     case.now = at(1030);
@@ -303,12 +308,13 @@ fn a_sandbox_that_cannot_be_used_is_replaced_after_all_in_it_has_ended() {
         &[Step::CreateSandbox { attempt: 1 }, inspect()],
     );
     check(
-        "volumes are not in place",
+        "volumes cannot be put in place",
         |case| {
             case.memory = PodMemory::new(&[0]);
+            case.done(&Step::PrepareVolumes, &Outcome::Failed("no".to_owned()));
             case.observed = ObservedPod::default();
         },
-        &[Step::PrepareVolumes, inspect()],
+        &[Step::CreateSandbox { attempt: 0 }, inspect()],
     );
 }
 

@@ -123,7 +123,8 @@ async fn a_pod_waits_for_its_configuration_and_starts_when_it_comes() {
     agent.says(ObjectAnswer::Absent).await;
     agent.is_told("MountVolume.SetUp failed for volume \"config\" : configmap \"app\" not found").await;
     agent.settle().await;
-    assert!(!host.pods().await.contains_key("web"), "nothing is made before the volumes are there");
+    let made = host.cri.take_changes();
+    assert!(!made.contains(&"CreateContainer"), "no container is made before the volumes are there: {made:?}");
 
     let before = tokio::time::Instant::now();
     agent.gives(&app("debug")).await;

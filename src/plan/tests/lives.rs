@@ -237,7 +237,7 @@ fn a_regular_container_waits_for_those_before_it_to_be_started_or_to_rest() {
     case.memory = PodMemory::new(&[0, 0]);
     case.observed.sandboxes.clear();
     let steps = case.steps();
-    assert_eq!(steps, ["volumes", "look for web", "look for aux"], "images are looked for at once");
+    assert_eq!(steps, ["volumes", "sandbox 0", "look for web", "look for aux"], "images are looked for at once");
     let mut case = pod_of(&["first -", "web -"]);
     case.memory = PodMemory::new(&[0, 0]);
     assert_eq!(case.steps(), ["volumes", "look for first"], "but not before all that may bring them is done");

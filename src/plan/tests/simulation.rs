@@ -269,6 +269,7 @@ impl World {
                     "sandbox {attempt} made twice"
                 );
                 self.made += 1;
+                self.on_disk = true;
                 observed.sandboxes.insert(0, sandbox(&format!("s{}", self.made), *attempt, true));
             }
             Step::StopSandbox { id } => {
