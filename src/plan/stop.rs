@@ -74,8 +74,9 @@ pub(super) fn finish(draft: &mut Draft<'_>, deadline: Moment) {
     }
 }
 
-/// A pod of which nothing is to be left: containers, then sandboxes, then what is on disk. Nothing of it begins before the
-/// last container has ended and all other steps are done, so that what a step still under way has made is not overlooked.
+/// A pod of which nothing is to be left: containers and their network, then what the runtime has of them and what is on disk, at
+/// once. Nothing of it begins before the last container has ended and all other steps are done, so that what a step still
+/// under way has made is not overlooked.
 pub(super) fn remove(draft: &mut Draft<'_>, deadline: Moment) {
     let observed = draft.observed;
     if !containers(draft, deadline) || !draft.stop_sandboxes(observed.sandboxes.iter().map(|sandbox| &sandbox.id)) {
@@ -88,11 +89,8 @@ pub(super) fn remove(draft: &mut Draft<'_>, deadline: Moment) {
     for instance in observed.containers.iter().filter(|instance| !has_sandbox(&instance.sandbox)) {
         draft.offer(Step::RemoveContainer { id: instance.id.clone() });
     }
-    if observed.sandboxes.is_empty() && observed.containers.is_empty() {
-        if draft.memory.cleaned {
-            draft.plan.gone = true;
-        } else {
-            draft.offer(Step::CleanUp);
-        }
+    if !draft.memory.cleaned {
+        draft.offer(Step::CleanUp);
     }
+    draft.plan.gone = draft.memory.cleaned && observed.sandboxes.is_empty() && observed.containers.is_empty();
 }

@@ -481,13 +481,14 @@ fn a_pod_that_ends_goes_in_order() {
     assert_eq!(case.plan().steps, [stop_sandbox("s0")]);
     case.observed.sandboxes[0].ready = false;
     case.done(&stop_sandbox("s0"), &Outcome::Done);
-    assert_eq!(case.plan().steps, [remove_sandbox("s0")]);
+    assert_eq!(case.plan().steps, [remove_sandbox("s0"), Step::CleanUp]);
+    case.memory.begin(&Step::CleanUp);
     case.observed.sandboxes.clear();
     case.done(&remove_sandbox("s0"), &Outcome::Done);
+    assert_eq!(case.plan(), Plan { waiting: vec![None], ..Plan::default() }, "what is on disk is still there");
+    case.memory.end(&Step::CleanUp, &Outcome::Done, case.now);
     assert_eq!(case.plan().steps, [remove("c0")], "a container the sandbox did not take with it");
     case.observed.containers.clear();
-    assert_eq!(case.plan().steps, [Step::CleanUp]);
-    case.done(&Step::CleanUp, &Outcome::Done);
     assert_eq!(case.plan(), Plan { gone: true, waiting: vec![None], ..Plan::default() });
 }
 

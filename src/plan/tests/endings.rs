@@ -92,7 +92,7 @@ fn what_a_pod_that_is_over_holds_is_given_back_and_the_rest_stays() {
     let mut case = over();
     case.wanted = Wanted::Stop { deadline: at(0) };
     case.done(&stop_sandbox("s0"), &Outcome::Done);
-    assert_eq!(case.steps(), ["remove s0"]);
+    assert_eq!(case.steps(), ["remove s0", "clean up"]);
 }
 
 #[test]
