@@ -45,6 +45,8 @@ pub struct Cri {
 pub struct Bare {
     sandbox: String,
     container: String,
+    /// What its container was made by.
+    request: CreateContainerRequest,
     pub started: Timestamp,
 }
 
@@ -92,10 +94,10 @@ impl Cri {
             config: Some(config),
             sandbox_config: Some(sandbox),
         };
-        let container_id = runtime.create_container(request).await?.into_inner().container_id;
+        let container_id = runtime.create_container(request.clone()).await?.into_inner().container_id;
         runtime.start_container(StartContainerRequest { container_id: container_id.clone() }).await?;
         let started = self.started_at(container_id.clone()).await?.ok_or("the bare container does not run")?;
-        Ok(Bare { sandbox: sandbox_id, container: container_id, started })
+        Ok(Bare { sandbox: sandbox_id, container: container_id, request, started })
     }
 
     /// Ends a pod as the agent does, then removes it.
@@ -132,8 +134,11 @@ impl Cri {
 
     /// Ends the container of the agent's pod of a DaemonSet by `end`. Milliseconds from its end until the next one is made, by the
     /// runtime's own account.
-    pub async fn again(&self, name: &str, end: impl FnOnce()) -> Result<f64, Error> {
-        end();
+    pub async fn again(&self, name: &str, end: impl FnOnce(&str)) -> Result<f64, Error> {
+        let [container_id] = &self.containers(name).await?[..] else {
+            return Err("there is to be one container".into());
+        };
+        end(container_id);
         let (ended, made) = until("the next container is made", LOOK_INTERVAL, async || {
             let mut instances = Vec::new();
             for container_id in self.containers(name).await? {
@@ -142,10 +147,34 @@ impl Cri {
             }
             instances.sort_by_key(|instance| instance.created_at);
             let [first, next] = &instances[..] else { return Ok(None) };
-            Ok(Some((first.finished_at, next.created_at)))
+            // The end may show later than the next one.
+            Ok((first.finished_at > 0).then_some((first.finished_at, next.created_at)))
         })
         .await?;
         Ok(millis(Timestamp::from_nanosecond(ended.into())?, Timestamp::from_nanosecond(made.into())?))
+    }
+
+    /// Ends the container of a bare pod by `end` and makes the next one as soon as the runtime shows the end. Milliseconds from the end
+    /// until that, and from the call until the next one is made, by the runtime's own account.
+    pub async fn restart(&self, pod: Bare, end: impl FnOnce(&str)) -> Result<(Bare, [f64; 2]), Error> {
+        end(&pod.container);
+        let (ended, shown) = until("the container's end is shown", READY_INTERVAL / 10, async || {
+            let request = ContainerStatusRequest { container_id: pod.container.clone(), verbose: false };
+            let status = self.runtime.clone().container_status(request).await?.into_inner().status.unwrap_or_default();
+            let is_over = status.state() == ContainerState::ContainerExited;
+            Ok(is_over.then(|| (status.finished_at, Timestamp::now())))
+        })
+        .await?;
+        let mut runtime = self.runtime.clone();
+        let mut request = pod.request.clone();
+        request.config.get_or_insert_default().metadata.get_or_insert_default().attempt += 1;
+        let called = Timestamp::now();
+        let container_id = runtime.create_container(request).await?.into_inner().container_id;
+        let request = ContainerStatusRequest { container_id: container_id.clone(), verbose: false };
+        let made = runtime.container_status(request).await?.into_inner().status.unwrap_or_default().created_at;
+        runtime.start_container(StartContainerRequest { container_id: container_id.clone() }).await?;
+        let (ended, made) = (Timestamp::from_nanosecond(ended.into())?, Timestamp::from_nanosecond(made.into())?);
+        Ok((Bare { container: container_id, ..pod }, [millis(ended, shown), millis(called, made)]))
     }
 
     /// Waits until no container of theirs is left.
