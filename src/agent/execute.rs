@@ -142,13 +142,13 @@ async fn create_sandbox(shared: &Shared, pod: &Arc<Pod>, attempt: u32) -> Outcom
             Ok(_) => {}
         }
     }
-    let users = match users(shared, pod).await {
-        Err(why) => return Outcome::Failed(why),
-        Ok(users) => users,
-    };
     match make_place(shared, pod).await {
-        Outcome::Done => done(shared.runtime.run_sandbox(pod, attempt, users).await.map(drop)),
-        failed => failed,
+        Outcome::Done => {}
+        failed => return failed,
+    }
+    match users(shared, pod).await {
+        Err(why) => Outcome::Failed(why),
+        Ok(users) => done(shared.runtime.run_sandbox(pod, attempt, users).await.map(drop)),
     }
 }
 
@@ -158,7 +158,7 @@ fn no_users(handler: &str) -> String {
     format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces")
 }
 
-/// The host's users of a pod that has its own.
+/// The host's users of a pod that has its own. Its directory has to be there.
 async fn users(shared: &Shared, pod: &Arc<Pod>) -> Result<Option<IdRange>, String> {
     if !pod.namespaces.own_users {
         return Ok(None);
