@@ -8,7 +8,6 @@ mod singles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,8 +19,6 @@ use crate::model::{PermitNumber, RevisionHash, Uid};
 use crate::seal::Key;
 use crate::testing::fake_cri::Sandbox;
 
-/// How long after a pod's start its agent may not have seen that.
-const NOTICED: Duration = Duration::from_secs(1);
 /// The label by which DaemonSets select pods.
 pub(super) const LABEL: &str = "app";
 
@@ -65,8 +62,6 @@ pub(super) struct SetSeen {
     zone: Past<Option<String>>,
     pub(super) image: String,
     budget: Past<usize>,
-    /// The longest `minReadySeconds` that it has had.
-    min_ready: Duration,
     surges: bool,
     deleted: Option<Deletion>,
     /// The machines that are on their way to a revision and were taken down for it.
@@ -146,7 +141,6 @@ pub(super) struct SetMade<'a> {
     pub(super) image: &'a str,
     pub(super) zone: Option<String>,
     pub(super) budget: usize,
-    pub(super) min_ready: Duration,
     pub(super) surges: bool,
     /// There is no DaemonSet on its way out that has pods with this label.
     pub(super) is_settled: bool,
@@ -156,14 +150,13 @@ pub(super) struct SetMade<'a> {
 
 impl Witness {
     pub(super) fn set_made(&mut self, uid: &Uid, made: SetMade<'_>) {
-        let SetMade { name, label, image, zone, budget, min_ready, surges, is_settled } = made;
+        let SetMade { name, label, image, zone, budget, surges, is_settled } = made;
         let seen = SetSeen {
             name: name.to_owned(),
             label: label.to_owned(),
             zone: Past::new(zone),
             image: image.to_owned(),
             budget: Past::new(budget),
-            min_ready,
             surges,
             deleted: None,
             moving: BTreeMap::new(),
@@ -172,18 +165,11 @@ impl Witness {
         self.adopts(uid, is_settled);
     }
 
-    pub(super) fn set_changed(
-        &mut self,
-        uid: &Uid,
-        image: &str,
-        zone: Option<String>,
-        (budget, min_ready): (usize, Duration),
-    ) {
+    pub(super) fn set_changed(&mut self, uid: &Uid, image: &str, zone: Option<String>, budget: usize) {
         let set = self.sets.get_mut(uid).expect("it was made");
         image.clone_into(&mut set.image);
         set.zone.becomes(zone);
         set.budget.becomes(budget);
-        set.min_ready = set.min_ready.max(min_ready);
     }
 
     /// `had` are its pods in the API; they stay if it is `orphaning` them.
@@ -486,11 +472,6 @@ impl Witness {
             // It surged: the other one runs already.
             return;
         }
-        let since = pod.since.expect("it ran");
-        if since.elapsed() < set.min_ready + NOTICED {
-            // It was not available, as far as its node knew, and such a pod is replaced whatever the budget says.
-            return;
-        }
         let now = Instant::now();
         set.moving.insert((revision.clone(), machine), now);
         let down = set.moving.range((revision.clone(), 0)..=(revision.clone(), usize::MAX)).map(|(_, since)| *since);
@@ -536,16 +517,7 @@ mod tests {
     /// A DaemonSet that selects pods labelled `web`.
     fn made<'a>(name: &'a str, zone: &str, surges: bool) -> SetMade<'a> {
         let zone = Some(zone.to_owned());
-        SetMade {
-            name,
-            label: "web",
-            image: "web:1",
-            zone,
-            budget: 1,
-            min_ready: Duration::from_secs(10),
-            surges,
-            is_settled: true,
-        }
+        SetMade { name, label: "web", image: "web:1", zone, budget: 1, surges, is_settled: true }
     }
 
     fn pod(uid: &str, revision: &str, runs: bool) -> Sandbox {
@@ -618,10 +590,7 @@ mod tests {
         assert_eq!(stops(|witness| witness.zone_changed(0, None)), [""; 0]);
         assert_eq!(stops(|witness| witness.cleared(0, true)), [""; 0]);
         assert_eq!(stops(|witness| witness.machines[0].is_struck = true), [""; 0]);
-        assert_eq!(
-            stops(|witness| witness.set_changed(&"set".into(), "web:2", Some("b".into()), (1, Duration::ZERO))),
-            [""; 0]
-        );
+        assert_eq!(stops(|witness| witness.set_changed(&"set".into(), "web:2", Some("b".into()), 1)), [""; 0]);
     }
 
     #[test]
@@ -655,25 +624,20 @@ mod tests {
         assert!(replaced(Some(permit(7, "three")), 7)[0].contains("under permit 7, which is for"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn no_more_nodes_are_taken_down_than_the_budget_says() {
-        // Pods that had not been ready for as long as they have to count for nothing.
-        for (ran_secs, wrong) in [(10, false), (12, true)] {
-            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-            let mut witness = witness(dirs[0].path(), false);
-            witness.machine_joined("node-1", dirs[1].path().to_owned(), None, Some("a".into()));
-            for (machine, dir) in dirs.iter().enumerate() {
-                let (uid, number) = (format!("pod-{machine}"), machine as u64);
-                witness.changed(machine, &[pod(&uid, "one", true)]);
-                witness.permit(machine, &permit(number, "two"));
-                take(dir.path(), number);
-                assert_eq!(witness.violations, [""; 0]);
-                tokio::time::advance(Duration::from_secs(ran_secs)).await;
-                witness.changed(machine, &[]);
-            }
-            let is_told = witness.violations.iter().any(|told| told.contains("2 nodes are down for two, 1 may be"));
-            assert_eq!(is_told, wrong, "{:?}", witness.violations);
+    #[test]
+    fn no_more_nodes_are_taken_down_than_the_budget_says() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut witness = witness(dirs[0].path(), false);
+        witness.machine_joined("node-1", dirs[1].path().to_owned(), None, Some("a".into()));
+        for (machine, dir) in dirs.iter().enumerate() {
+            let (uid, number) = (format!("pod-{machine}"), machine as u64);
+            witness.changed(machine, &[pod(&uid, "one", true)]);
+            witness.permit(machine, &permit(number, "two"));
+            take(dir.path(), number);
+            assert_eq!(witness.violations, [""; 0]);
+            witness.changed(machine, &[]);
         }
+        assert!(witness.violations[0].contains("2 nodes are down for two, 1 may be"), "{:?}", witness.violations);
     }
 
     #[test]

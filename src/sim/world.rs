@@ -354,7 +354,6 @@ impl World {
             image: image(&made),
             zone: template.zone.map(str::to_owned),
             budget: self.nodes_of(template.budget),
-            min_ready: Duration::from_secs(template.min_ready.into()),
             surges: matches!(template.budget, Budget::Surge(_)),
             is_settled,
         };
@@ -370,9 +369,8 @@ impl World {
         let object = self.written(&name, &template);
         let before = objects.get(&DAEMON_SET, NAMESPACE, &name).await.unwrap();
         let budget = self.nodes_of(template.budget);
-        let min_ready = Duration::from_secs(template.min_ready.into());
         let zone = template.zone.map(str::to_owned);
-        self.witness().set_changed(&text(&before, "uid").into(), image(&object), zone, (budget, min_ready));
+        self.witness().set_changed(&text(&before, "uid").into(), image(&object), zone, budget);
         let made = trying(async || {
             let change = |current: &Value| {
                 let mut changed = current.clone();
