@@ -284,7 +284,8 @@ fn change_host(facts: &watch::Sender<Arc<HostFacts>>, change: impl FnOnce(&mut H
 /// Runs the agent until `stop` says so. Its pods run on.
 ///
 /// # Errors
-/// [`AgentError`] when it cannot begin, and when a kubelet begins beside it. A runtime that is not there yet is waited for, and so is control.
+/// [`AgentError`] when it cannot begin, and when a kubelet begins beside it. A runtime that is not there yet is waited for, and so
+/// is control.
 pub async fn run(settings: AgentSettings, mut stop: watch::Receiver<bool>) -> Result<(), AgentError> {
     let lock = lock::take(&settings.state_dir).map_err(AgentError::Host)?;
     let _lock = lock.ok_or_else(|| AgentError::Busy(settings.state_dir.clone()))?;

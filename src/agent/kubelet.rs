@@ -20,12 +20,18 @@ use crate::host::watch::FolderWatch;
 /// # Errors
 /// [`AgentError::Kubelet`].
 pub(super) fn refuse(settings: &AgentSettings) -> Result<(), AgentError> {
-    let found = preflight::kubelets().into_iter().next().filter(|_| !settings.is_apart_from_kubelet());
+    if settings.is_apart_from_kubelet() {
+        return Ok(());
+    }
+    let found = preflight::kubelets().into_iter().next();
     found.map_or(Ok(()), |(name, pid)| Err(AgentError::Kubelet { name, pid }))
 }
 
-/// Waits until one comes; [`AgentError::Kubelet`].
+/// Waits until one comes; [`AgentError::Kubelet`]. For ever where it would have other places, which are left alone.
 pub(super) async fn comes(settings: &AgentSettings) -> AgentError {
+    if settings.is_apart_from_kubelet() {
+        return pending().await;
+    }
     match watch(settings).await {
         Ok(refused) => refused,
         Err(error) => {
