@@ -3,6 +3,14 @@
 use std::process::Command;
 use std::time::Duration;
 
+use tokio::time::Instant;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt as output;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry;
+
 use super::chance::Chance;
 use super::seeded;
 use super::world::World;
@@ -11,6 +19,8 @@ use super::world::World;
 const SEED: &str = "GARRISON_SIM_SEED";
 const NODES: &str = "GARRISON_SIM_NODES";
 const HOURS: &str = "GARRISON_SIM_HOURS";
+/// What control and the agents log of it, as in `garrison --log`: nothing if it is not set.
+const LOG: &str = "GARRISON_SIM_LOG";
 /// The test that plays the seed it is given.
 const PLAY: &str = "sim::tests::the_seed_that_is_named";
 
@@ -30,6 +40,9 @@ impl Game {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
             runtime.block_on(async {
+                let targets: Targets = setting(LOG).unwrap_or_default();
+                let log = output::layer().with_ansi(false).with_timer(Age(Instant::now())).with_writer(std::io::stdout);
+                let _logs = tracing::subscriber::set_default(registry().with(targets).with(log));
                 seeded::start_clock();
                 let mut world = World::new(Chance::new(self.seed), self.nodes, aloud).await;
                 self.lead(&mut world).await
@@ -57,6 +70,15 @@ impl Game {
             .unwrap();
         let written = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (written, output.status.success())
+    }
+}
+
+/// The time since a simulation began, as steps are told with it.
+struct Age(Instant);
+
+impl FormatTime for Age {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:>9.3}", self.0.elapsed().as_secs_f64())
     }
 }
 
