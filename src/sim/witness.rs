@@ -91,6 +91,8 @@ pub(super) struct MachineSeen {
     /// It has what was on its disk some time ago.
     pub(super) rolled_back: bool,
     pub(super) pods: BTreeMap<Uid, PodSeen>,
+    /// When each pod that there ever was began to run for the first time.
+    begun: BTreeMap<Uid, Instant>,
     /// What stops just now, stops because of a fault.
     pub(super) is_struck: bool,
     permits: BTreeMap<PermitNumber, PermitSeen>,
@@ -202,6 +204,7 @@ impl Witness {
             removed: false,
             rolled_back: false,
             pods: BTreeMap::new(),
+            begun: BTreeMap::new(),
             is_struck: false,
             permits: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -342,7 +345,11 @@ impl Witness {
             let (set, revision) = (Uid(label(labels::DAEMONSET_UID)), RevisionHash(label(labels::REVISION)));
             after.insert(uid, PodSeen { set, label: label(LABEL), revision, ready: sandbox.ready, image, since });
         }
-        self.machines[machine].pods = after;
+        let seen = &mut self.machines[machine];
+        for (uid, since) in after.iter().filter_map(|(uid, pod)| Some((uid, pod.since?))) {
+            seen.begun.entry(uid.clone()).or_insert(since);
+        }
+        seen.pods = after;
         self.check_number(machine);
         self.check_ended(machine);
         self.note_arrivals(machine, &before);
@@ -402,8 +409,8 @@ impl Witness {
     /// A container that ran does not any more: who said so?
     fn stopped(&mut self, machine: usize, uid: &Uid, pod: &PodSeen) {
         let seen = &self.machines[machine];
-        // What was so when the pod began holds until the node has heard otherwise.
-        let since = pod.since.expect("it ran");
+        // What was so when the pod began holds until the node has heard otherwise; with an older disk it is back from its end.
+        let since = if seen.rolled_back { seen.begun[uid] } else { pod.since.expect("it ran") };
         if seen.is_struck {
             self.struck(machine, uid, pod);
             return;
@@ -503,7 +510,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::host::ledger::{DaemonSetRecord, Opened, PodRecord, RevisionRecord, blob_hash};
+    use crate::host::ledger::{DaemonSetRecord, Ending, Opened, PodRecord, RevisionRecord, blob_hash};
     use crate::model::{ObjectKey, PodKey, Source};
 
     /// A machine of zone `a` and a DaemonSet for it.
@@ -561,7 +568,7 @@ mod tests {
     }
 
     /// Writes to disk that no DaemonSet has pod `a`.
-    fn stand_alone(dir: &std::path::Path) {
+    fn stand_alone(dir: &std::path::Path, ending: Option<Ending>) {
         let bundle = Bytes::from_static(b"one");
         let Opened { mut ledger, mut contents, .. } = Ledger::open(dir, None).unwrap();
         let record = PodRecord {
@@ -569,7 +576,7 @@ mod tests {
             daemonset: None,
             revision: RevisionRecord { hash: "one".into(), bundle: blob_hash(&bundle) },
             created_at: Timestamp::UNIX_EPOCH,
-            ending: None,
+            ending,
             finished: None,
             amended: None,
             ephemeral_containers: Vec::new(),
@@ -609,6 +616,21 @@ mod tests {
         witness.changed(0, &[]);
         witness.look_at_ended();
         assert!(comes(&mut witness)[0].contains("is there again"));
+    }
+
+    #[test]
+    fn a_pod_that_is_back_with_an_older_disk_may_end_as_it_did_before() {
+        for (rolled_back, wrong) in [(true, 0), (false, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            witness.cleared(0, true);
+            witness.changed(0, &[]);
+            witness.cleared(0, false);
+            witness.machines[0].rolled_back = rolled_back;
+            [true, false].into_iter().for_each(|runs| witness.changed(0, &[pod("a", "one", runs)]));
+            assert_eq!(witness.violations.len(), wrong, "{:?}", witness.violations);
+        }
     }
 
     #[test]
@@ -667,7 +689,7 @@ mod tests {
 
         let released = |witness: &mut Witness| {
             witness.labelled(&"a".into(), 0, &"set".into(), "other");
-            stand_alone(&witness.machines[0].dir);
+            stand_alone(&witness.machines[0].dir, None);
             witness.look_at_singles();
         };
         let deleted_after = |witness: &mut Witness| {
@@ -690,7 +712,7 @@ mod tests {
             let mut witness = witness(dir.path(), false);
             witness.changed(0, &[pod("a", "one", true)]);
             witness.set_deleted(&"set".into(), &had, true);
-            stand_alone(dir.path());
+            stand_alone(dir.path(), None);
             witness.set_made(&"next".into(), made("next", "a", false));
             witness.set_deleted(&"next".into(), &adopted, false);
             witness.look_at_singles();
@@ -702,14 +724,21 @@ mod tests {
 
     #[test]
     fn an_adopted_pod_is_the_only_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut witness = witness(dir.path(), false);
-        witness.changed(0, &[pod("a", "one", true)]);
-        witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
-        witness.set_made(&"next".into(), made("next", "a", false));
-        let mut second = pod("b", "two", false);
-        second.labels.insert(labels::DAEMONSET_UID.to_owned(), "next".to_owned());
-        witness.changed(0, &[pod("a", "one", true), second]);
-        assert!(witness.violations[0].contains("2 pods of next"), "{:?}", witness.violations);
+        let ending = Ending { since: Timestamp::UNIX_EPOCH, grace_period_secs: 5 };
+        for (ending, rolled_back, wrong) in [(None, false, 1), (None, true, 0), (Some(ending), false, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            stand_alone(dir.path(), ending);
+            witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
+            witness.set_made(&"next".into(), made("next", "a", false));
+            // With an older disk the node takes it for the pod that it was before.
+            witness.machines[0].rolled_back = rolled_back;
+            let mut second = pod("b", "two", false);
+            second.labels.insert(labels::DAEMONSET_UID.to_owned(), "next".to_owned());
+            witness.changed(0, &[pod("a", "one", true), second]);
+            let found: Vec<_> = witness.violations.iter().filter(|what| what.contains("2 pods of next")).collect();
+            assert_eq!((found.len(), witness.violations.len()), (wrong, wrong), "{:?}", witness.violations);
+        }
     }
 }

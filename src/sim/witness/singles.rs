@@ -109,7 +109,9 @@ impl Witness {
             let seen = &self.machines[single.machine];
             let since = seen.pods.get(pod).and_then(|found| found.since);
             // One that is on its way out is not adopted.
+            let is_ending = on_disk(seen).pods.get(pod).is_some_and(|record| record.ending.is_some());
             let stays = !self.deleted_pods.contains(pod)
+                && !is_ending
                 && since.is_some_and(|since| !seen.cleared.since(since).any(|cleared| *cleared));
             // Of two that were left while one surged only one stays.
             let is_first = is_settled && stays && !seen.rolled_back && here[&single.machine] == 1;
@@ -177,7 +179,8 @@ impl Witness {
         let Some(single) = self.singles.get(pod) else {
             return self.sets.get_key_value(&found.set).map(|(uid, _)| uid);
         };
-        let last = single.tenures.last().filter(|tenure| tenure.is_first && !single.going)?;
+        let is_back = self.machines[single.machine].rolled_back;
+        let last = single.tenures.last().filter(|tenure| tenure.is_first && !single.going && !is_back)?;
         self.owner(pod, found).filter(|owner| **owner == last.set)
     }
 
