@@ -51,7 +51,8 @@ pub(super) struct Session {
     verdicts: HashMap<Uid, Verdict>,
     /// The objects that control was asked for.
     needed: BTreeSet<ObjectRef>,
-    asked: HashMap<Uid, RevisionHash>,
+    /// For which revision, and whether it would replace a pod.
+    asked: HashMap<Uid, (RevisionHash, bool)>,
     granted: HashMap<Uid, (RevisionHash, PermitNumber)>,
     /// The last events, oldest first.
     events: VecDeque<EventReport>,
@@ -207,14 +208,14 @@ impl Session {
             if !self.takes_permits() {
                 return;
             }
-            self.asked.insert(ask.daemonset.clone(), ask.revision.clone());
+            self.asked.insert(ask.daemonset.clone(), (ask.revision.clone(), ask.replaces));
         }
         self.say(Up::Ask(ask));
     }
 
-    /// Whether control was asked for this revision.
-    pub(super) fn asked(&self, daemonset: &Uid, revision: &RevisionHash) -> bool {
-        self.asked.get(daemonset) == Some(revision)
+    /// Whether control was asked for this revision, in the place of a pod or for the first.
+    pub(super) fn asked(&self, daemonset: &Uid, revision: &RevisionHash, replaces: bool) -> bool {
+        self.asked.get(daemonset).is_some_and(|asked| (&asked.0, asked.1) == (revision, replaces))
     }
 
     /// Takes a permit, or the end of one.
@@ -320,7 +321,7 @@ mod tests {
     }
 
     fn ask(revision: &str) -> Ask {
-        Ask { daemonset: "web".into(), revision: revision.into(), prepared: Ok(()) }
+        Ask { daemonset: "web".into(), revision: revision.into(), prepared: Ok(()), replaces: true }
     }
 
     fn permit(number: u64, void: bool) -> Permit {
@@ -381,7 +382,7 @@ mod tests {
             session.ask(ask("two"));
             session.permit(permit(7, false));
             assert_eq!(
-                (session.asked(&uid, &two), session.queue.len()),
+                (session.asked(&uid, &two, true), session.queue.len()),
                 (may, usize::from(may)),
                 "{:?}",
                 session.stage

@@ -80,6 +80,8 @@ pub enum FromNode {
         daemonset: Uid,
         /// What it prepared.
         revision: RevisionHash,
+        /// A pod is there that would make way.
+        replaces: bool,
     },
     /// A permit is in the ledger of its node.
     Took {
@@ -339,9 +341,9 @@ impl<'a> Updates<'a> {
                 self.told.opened(node, session, &taken);
             }
             FromNode::Closed { node, session } => self.concerned.extend(self.told.closed(&node, session)),
-            FromNode::Asked { node, daemonset, revision } => {
+            FromNode::Asked { node, daemonset, revision, replaces } => {
                 self.take_back(&node, &daemonset, &revision).await?;
-                self.said(&node, daemonset, |said| said.asks(revision));
+                self.said(&node, daemonset, |said| said.asks(revision, replaces));
             }
             FromNode::Doubt(doubt) => {
                 self.told.doubt = doubt;

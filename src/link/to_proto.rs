@@ -25,6 +25,7 @@ pub(crate) fn up(up: Up) -> pb::SessionUp {
             daemonset_uid: ask.daemonset.0,
             revision: ask.revision.0,
             unable: ask.prepared.err().map(reason),
+            replaces: ask.replaces,
         }),
         Up::TokenRequest(request) => Body::TokenRequest(token_request(request)),
         Up::Holdings(message) => Body::Holdings(holdings(*message)),

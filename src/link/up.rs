@@ -261,6 +261,8 @@ pub struct Ask {
     pub revision: RevisionHash,
     /// `Ok` asks for a permit; otherwise why the revision would not work here.
     pub prepared: Result<(), Reason>,
+    /// A pod of the DaemonSet is here and would make way. Otherwise this is for the first.
+    pub replaces: bool,
 }
 
 /// Asks for a token of a pod's ServiceAccount: authentication.k8s.io/v1 `TokenRequest`.

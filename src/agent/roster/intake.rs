@@ -450,7 +450,7 @@ impl Roster {
         preparation.outcome = Some(outcome.clone());
         if let Err(reason) = outcome {
             tracing::warn!(%daemonset, %revision, reason = reason.message, "the newer revision would not work here");
-            self.session.ask(Ask { daemonset, revision, prepared: Err(reason) });
+            self.session.ask(Ask { daemonset, revision, prepared: Err(reason), replaces: true });
         }
     }
 }

@@ -237,7 +237,7 @@ impl Roster {
                 rejected: &set.rejected,
                 cut_off: self.goes_back_at(set).is_some_and(|due| due <= now),
                 strategy: self.strategy(set),
-                prepared: self.how_far(uid, set),
+                prepared: self.how_far(uid, set, !pods.is_empty()),
                 granted: self.session.granted(uid, newest),
                 gradual: self.session.takes_permits() && self.desired.is_gradual(uid),
             },
@@ -257,15 +257,15 @@ impl Roster {
         newest.map_or(UpdateStrategy::RollingUpdate, |bundle| bundle.update_strategy)
     }
 
-    fn how_far(&self, uid: &Uid, set: &DaemonSetRecord) -> Prepared {
+    /// How far this node has come with the newest revision, which replaces a pod or is for the first.
+    fn how_far(&self, uid: &Uid, set: &DaemonSetRecord, replaces: bool) -> Prepared {
         let now = self.shared.clock.now();
+        let asked = self.session.asked(uid, &set.newest.hash, replaces);
         match self.preparations.get(uid) {
             // A first pod is asked for without preparing it.
-            None if self.session.asked(uid, &set.newest.hash) => Prepared::Asked,
+            None if asked => Prepared::Asked,
             None => Prepared::No,
-            Some(Preparation { outcome: Some(Ok(())), .. }) if self.session.asked(uid, &set.newest.hash) => {
-                Prepared::Asked
-            }
+            Some(Preparation { outcome: Some(Ok(())), .. }) if asked => Prepared::Asked,
             Some(Preparation { outcome: Some(Ok(())), .. }) => Prepared::Yes,
             Some(Preparation { retry_at: Some(due), .. }) if *due <= now => Prepared::No,
             Some(_) => Prepared::NotYet,
@@ -318,8 +318,9 @@ impl Roster {
             }
             Move::Prepare => self.begin_to_prepare(uid),
             Move::Ask => {
-                let ask = Ask { daemonset: uid.clone(), revision: set.newest.hash.clone(), prepared: Ok(()) };
-                self.session.ask(ask);
+                let replaces = self.contents.pods.values().any(|pod| pod.daemonset.as_ref() == Some(uid));
+                let (daemonset, revision) = (uid.clone(), set.newest.hash.clone());
+                self.session.ask(Ask { daemonset, revision, prepared: Ok(()), replaces });
             }
             Move::Take(number) => {
                 // A revision that never worked here is nothing to go back to.

@@ -163,8 +163,9 @@ impl Session {
         match ask.prepared {
             Err(reason) => self.unable(&ask.daemonset, &ask.revision, &reason).await,
             Ok(()) if footing(&self.reception) == Footing::InStep => {
-                let Ask { daemonset, revision, .. } = ask;
-                self.shared.tell_updates(FromNode::Asked { node: self.node.clone(), daemonset, revision }).await;
+                let Ask { daemonset, revision, replaces, .. } = ask;
+                let told = FromNode::Asked { node: self.node.clone(), daemonset, revision, replaces };
+                self.shared.tell_updates(told).await;
                 Ok(())
             }
             Ok(()) => Ok(()),

@@ -552,7 +552,7 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     let FromNode::Opened { node: opened, session, .. } = harness.told().await else { panic!("it is in step") };
     assert_eq!(opened, host.uid);
     let daemonset = Uid::from("22222222-0000-4000-8000-000000000000");
-    let ask = Ask { daemonset: daemonset.clone(), revision: "abc".into(), prepared: Ok(()) };
+    let ask = Ask { daemonset: daemonset.clone(), revision: "abc".into(), prepared: Ok(()), replaces: true };
     node.say(Up::Ask(ask)).await;
     assert!(matches!(harness.told().await, FromNode::Asked { revision, .. } if revision == "abc".into()));
     let permit =
@@ -572,7 +572,7 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     // What is against a revision is told, too.
     let daemonset = || permit.daemonset.clone();
     let reason = Reason { reason: "ErrImagePull".into(), message: "no such image".into(), field: String::new() };
-    let ask = Ask { daemonset: daemonset(), revision: "def".into(), prepared: Err(reason.clone()) };
+    let ask = Ask { daemonset: daemonset(), revision: "def".into(), prepared: Err(reason.clone()), replaces: true };
     node.say(Up::Ask(ask)).await;
     let told = harness.told().await;
     assert!(matches!(&told, FromNode::Unable { reason: why, .. } if *why == reason), "{told:?}");

@@ -118,7 +118,7 @@ pub(super) fn survey<'a>(
                 connected: told.is_connected(&node.uid),
                 desired: verdict.as_ref().is_ok_and(|verdict| verdict.runs),
                 permitted: permit.is_some(),
-                asks: said.is_some_and(|said| said.asks.as_ref() == Some(&set.revision)),
+                asks: said.is_some_and(|said| said.is_asking(&set.revision, pod.is_none())),
                 vacant: pod.is_none(),
                 stuck: trouble.is_some() || granted_at.is_none_or(|at| now.duration_since(at) >= PATIENCE),
                 newest,

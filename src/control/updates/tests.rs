@@ -85,9 +85,19 @@ impl Harness {
         self.told_tx.send(FromNode::Closed { node, session: 1 }).await.unwrap();
     }
 
+    /// A node asks for a revision in the place of its pod.
     async fn asks(&self, node: &str, revision: &RevisionHash) {
+        self.says_it_asks(node, revision, true).await;
+    }
+
+    async fn asks_for_its_first(&self, node: &str, revision: &RevisionHash) {
+        self.says_it_asks(node, revision, false).await;
+    }
+
+    async fn says_it_asks(&self, node: &str, revision: &RevisionHash, replaces: bool) {
         let (node, daemonset) = (self.node(node).await, self.set.clone());
-        self.told_tx.send(FromNode::Asked { node, daemonset, revision: revision.clone() }).await.unwrap();
+        let asks = FromNode::Asked { node, daemonset, revision: revision.clone(), replaces };
+        self.told_tx.send(asks).await.unwrap();
     }
 
     /// The user changes the image; gives the new revision.
@@ -247,6 +257,31 @@ async fn a_node_that_went_back_keeps_its_slot_until_a_user_writes_the_revision_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_pod_is_let_go_is_granted_nothing_before_it_has_heard_of_that() {
+    let mut harness = Harness::new(&["a", "b", "c"]).await;
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    assert_eq!(harness.granted().await.node, harness.node("a").await);
+    harness.pod("a", &two, true).await;
+    // Somebody else uses the budget, and the revision works.
+    harness.asks("b", &two).await;
+    assert_eq!(harness.granted().await.node, harness.node("b").await);
+    harness.pod("b", &two, false).await;
+    harness.asks("c", &two).await;
+    harness.cause("c", "Asked").await;
+    let let_go = |pod: Option<&Value>| {
+        let mut pod = pod?.clone();
+        meta::disown(&mut pod, std::slice::from_ref(&harness.set));
+        Some(pod)
+    };
+    harness.objects.report(&POD, "n", "web-c", let_go).await.unwrap();
+    let rollout = harness.until(|rollout| rollout.nodes.iter().all(|row| row.cause != "Asked")).await;
+    assert!(harness.grants_rx.try_recv().is_err(), "{rollout:?}");
+    harness.asks_for_its_first("c", &two).await;
+    assert_eq!(harness.granted().await.node, harness.node("c").await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_granted_while_control_may_be_the_one_that_is_cut_off() {
     let mut harness = Harness::new(&["a"]).await;
     harness.told_tx.send(FromNode::Doubt(true)).await.unwrap();
@@ -280,7 +315,7 @@ async fn first_pods_begin_on_one_node_and_then_on_two() {
         let object = json!({"metadata": {"name": node}});
         harness.objects.create(&NODE, "", object, WriteOptions::default()).await.unwrap();
         harness.opens(node, &[]).await;
-        harness.asks(node, &first).await;
+        harness.asks_for_its_first(node, &first).await;
     }
     let mut begun = vec![harness.granted().await.node];
     let asked = |rollout: &Rollout| rollout.causes.get("Asked") == Some(&2);
@@ -299,7 +334,7 @@ async fn a_first_pod_that_fails_keeps_nobody_from_beginning() {
         let object = json!({"metadata": {"name": node}});
         harness.objects.create(&NODE, "", object, WriteOptions::default()).await.unwrap();
         harness.opens(node, &[]).await;
-        harness.asks(node, &first).await;
+        harness.asks_for_its_first(node, &first).await;
     }
     harness.granted().await;
     harness.cause("b", "Asked").await;

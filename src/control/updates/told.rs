@@ -30,8 +30,8 @@ struct Connected {
 /// What one node said of one DaemonSet in this session.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// The revision it prepared, and asks for.
-    pub(super) asks: Option<RevisionHash>,
+    /// The revision it asks for, and whether a pod would make way for it.
+    asks: Option<(RevisionHash, bool)>,
     /// The revision that would not work here, and why.
     pub(super) unable: Option<(RevisionHash, String)>,
     /// Revisions it went back from.
@@ -100,10 +100,16 @@ impl Told {
 }
 
 impl Said {
-    /// It prepared a revision and asks for it.
-    pub(super) fn asks(&mut self, revision: RevisionHash) {
+    /// It asks for a revision, in the place of a pod or for the first.
+    pub(super) fn asks(&mut self, revision: RevisionHash, replaces: bool) {
         self.unable = None;
-        self.asks = Some(revision);
+        self.asks = Some((revision, replaces));
+    }
+
+    /// Whether it asks for a revision. One that has a pod which would make way asks for nothing where it is `vacant` to control: it
+    /// has yet to hear that its pod was let go, and would end that.
+    pub(super) fn is_asking(&self, revision: &RevisionHash, vacant: bool) -> bool {
+        self.asks.as_ref().is_some_and(|(asked, replaces)| asked == revision && !(vacant && *replaces))
     }
 
     /// A revision would not work there.

@@ -21,6 +21,7 @@ pub(crate) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
             daemonset: uid(ask.daemonset_uid, "ask.daemonset_uid")?,
             revision: revision(ask.revision, "ask.revision")?,
             prepared: ask.unable.map_or(Ok(Ok(())), |unable| reason(unable).map(Err))?,
+            replaces: ask.replaces,
         }),
         Body::TokenRequest(request) => Up::TokenRequest(token_request(request)?),
         Body::Holdings(message) => Up::Holdings(Box::new(holdings(message)?)),

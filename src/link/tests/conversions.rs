@@ -250,10 +250,12 @@ fn usage() -> impl Strategy<Value = Usage> {
 
 pub(super) fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
-    let ask = (uid(), revision(), option::of(reason())).prop_map(|(daemonset, revision, unable)| Ask {
+    let ask = (uid(), revision(), option::of(reason()), any::<bool>());
+    let ask = ask.prop_map(|(daemonset, revision, unable, replaces)| Ask {
         daemonset,
         revision,
         prepared: unable.map_or(Ok(()), Err),
+        replaces,
     });
     prop_oneof![
         hello(),
