@@ -291,7 +291,7 @@ impl Witness {
 
     /// A permit has reached a machine.
     pub(super) fn permit(&mut self, machine: usize, permit: &Permit) {
-        let Permit { number, daemonset, revision, void } = permit.clone();
+        let Permit { number, daemonset, revision, void, .. } = permit.clone();
         let permits = &mut self.machines[machine].permits;
         if void {
             // It may have been taken already.
@@ -586,7 +586,8 @@ mod tests {
     }
 
     fn permit(number: u64, revision: &str) -> Permit {
-        Permit { number: PermitNumber(number), daemonset: "set".into(), revision: revision.into(), void: false }
+        let (number, daemonset, revision) = (PermitNumber(number), "set".into(), revision.into());
+        Permit { number, daemonset, revision, void: false, if_unavailable: false }
     }
 
     #[test]
@@ -724,21 +725,71 @@ mod tests {
 
     #[test]
     fn an_adopted_pod_is_the_only_one() {
-        let ending = Ending { since: Timestamp::UNIX_EPOCH, grace_period_secs: 5 };
-        for (ending, rolled_back, wrong) in [(None, false, 1), (None, true, 0), (Some(ending), false, 0)] {
+        let on_its_way = |witness: &mut Witness| {
+            let ending = Ending { since: Timestamp::UNIX_EPOCH, grace_period_secs: 5 };
+            stand_alone(&witness.machines[0].dir, Some(ending));
+        };
+        let rolled_back = |witness: &mut Witness| witness.machines[0].rolled_back = true;
+        let deleted = |witness: &mut Witness| witness.pod_deleted("a".into());
+        let nothing = |_: &mut Witness| {};
+        type Change = fn(&mut Witness);
+        let rows: [(&str, Change, Change, usize); 4] = [
+            ("it is adopted", nothing, nothing, 1),
+            ("it was ending before", on_its_way, nothing, 0),
+            ("with an older disk it is to its node what it was before", nothing, rolled_back, 0),
+            ("its node does not know whose it is by now", nothing, deleted, 0),
+        ];
+        for (row, before, after, wrong) in rows {
             let dir = tempfile::tempdir().unwrap();
             let mut witness = witness(dir.path(), false);
             witness.changed(0, &[pod("a", "one", true)]);
-            stand_alone(dir.path(), ending);
+            before(&mut witness);
             witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
             witness.set_made(&"next".into(), made("next", "a", false));
-            // With an older disk the node takes it for the pod that it was before.
-            witness.machines[0].rolled_back = rolled_back;
+            after(&mut witness);
             let mut second = pod("b", "two", false);
             second.labels.insert(labels::DAEMONSET_UID.to_owned(), "next".to_owned());
             witness.changed(0, &[pod("a", "one", true), second]);
             let found: Vec<_> = witness.violations.iter().filter(|what| what.contains("2 pods of next")).collect();
-            assert_eq!((found.len(), witness.violations.len()), (wrong, wrong), "{:?}", witness.violations);
+            assert_eq!((found.len(), witness.violations.len()), (wrong, wrong), "{row}: {:?}", witness.violations);
+        }
+    }
+
+    #[test]
+    fn an_adopted_pod_makes_way_for_one_that_is_labelled_to_be_its_daemonsets_again() {
+        for (labelled, wrong) in [(true, 0), (false, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            witness.labelled(&"a".into(), 0, &"set".into(), "other");
+            stand_alone(dir.path(), None);
+            witness.look_at_singles();
+            witness.changed(0, &[pod("a", "one", true), pod("b", "one", true)]);
+            witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("b"), 0)]), true);
+            witness.set_made(&"next".into(), made("next", "a", false));
+            if labelled {
+                witness.labelled(&"a".into(), 0, &"next".into(), "web");
+            }
+            witness.changed(0, &[pod("a", "one", true), pod("b", "one", false)]);
+            assert_eq!(witness.violations.len(), wrong, "{:?}", witness.violations);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_was_ending_when_a_fault_ended_it_is_not_missed() {
+        for (ending, missed) in
+            [(None, true), (Some(Ending { since: Timestamp::UNIX_EPOCH, grace_period_secs: 5 }), false)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
+            stand_alone(dir.path(), None);
+            witness.look_at_singles();
+            stand_alone(dir.path(), ending);
+            witness.machines[0].is_struck = true;
+            witness.changed(0, &[]);
+            assert_eq!(witness.missing(0).is_some(), missed);
         }
     }
 }

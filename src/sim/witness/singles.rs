@@ -163,8 +163,9 @@ impl Witness {
     /// A fault has ended a pod.
     pub(super) fn struck(&mut self, machine: usize, pod: &Uid, found: &PodSeen) {
         let is_nobodys = self.owner(pod, found).is_none() && !self.is_cleared(machine);
+        let stays = on_disk(&self.machines[machine]).pods.get(pod).is_none_or(|record| record.ending.is_none());
         if let Some(single) = self.singles.get_mut(pod) {
-            single.due |= is_nobodys && single.tenures.iter().all(|tenure| tenure.until.is_some());
+            single.due |= is_nobodys && stays && single.tenures.iter().all(|tenure| tenure.until.is_some());
         }
     }
 
@@ -179,8 +180,13 @@ impl Witness {
         let Some(single) = self.singles.get(pod) else {
             return self.sets.get_key_value(&found.set).map(|(uid, _)| uid);
         };
-        let is_back = self.machines[single.machine].rolled_back;
-        let last = single.tenures.last().filter(|tenure| tenure.is_first && !single.going && !is_back)?;
+        let seen = &self.machines[single.machine];
+        let last = single.tenures.last().filter(|tenure| tenure.is_first && !single.going && !seen.rolled_back)?;
+        // One that was adopted and deleted while its node was away goes as what it was to its node.
+        let knows = || on_disk(seen).pods.get(pod).is_some_and(|record| record.daemonset.as_ref() == Some(&last.set));
+        if self.deleted_pods.contains(pod) && !knows() {
+            return None;
+        }
         self.owner(pod, found).filter(|owner| **owner == last.set)
     }
 
@@ -205,8 +211,8 @@ impl Witness {
     /// Whether a pod runs beside another of its DaemonSet, because one of the two was labelled to be its again.
     pub(super) fn is_surplus(&self, machine: usize, pod: &Uid, found: &PodSeen) -> bool {
         let is_one_of_two = |other: &Uid, beside: &PodSeen, set: &Uid| {
-            let second = self.singles.get(pod).or_else(|| self.singles.get(other));
-            second.is_some_and(|single| single.is_second_of(set))
+            let mut singles = [pod, other].into_iter().filter_map(|uid| self.singles.get(uid));
+            singles.any(|single| single.is_second_of(set))
                 && self.tenures(other, beside).iter().any(|tenure| tenure.set == *set)
         };
         let mut others =
