@@ -80,6 +80,17 @@ string_id! {
 #[serde(transparent)]
 pub struct PermitNumber(pub u64);
 
+/// A DaemonSet's pod that would make way for another revision's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Incumbent {
+    /// There is none.
+    None,
+    /// It is not available.
+    Unavailable,
+    /// It is available.
+    Available,
+}
+
 /// Namespace and name of an API object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {

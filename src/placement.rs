@@ -21,7 +21,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::bundle::UpdateStrategy;
-use crate::model::{PermitNumber, RevisionHash, Source, Uid};
+use crate::model::{Incumbent, PermitNumber, RevisionHash, Source, Uid};
 
 mod failures;
 
@@ -61,7 +61,7 @@ pub struct Set<'a> {
     pub strategy: UpdateStrategy,
     /// How far this node has prepared `newest`.
     pub prepared: Prepared,
-    /// The grant for `newest` of the session that is open now.
+    /// The grant for `newest` of the session that is open now, if it holds with the pods that are here.
     pub granted: Option<PermitNumber>,
     /// Control is there to be asked and lets the DaemonSet begin on one node after the other: the first pod needs a permit.
     pub gradual: bool,
@@ -152,6 +152,17 @@ pub fn place(set: &Set<'_>, pods: &[Pod<'_>]) -> Vec<Move> {
             let replaced = live.filter(|pod| pod.finished == Some(Finish::Replaced));
             replaced.map(|pod| end(pod, Why::Finished)).chain(keep(set, pods)).collect()
         }
+    }
+}
+
+/// What would make way for the newest revision.
+pub fn incumbent(pods: &[Pod<'_>]) -> Incumbent {
+    if pods.is_empty() {
+        Incumbent::None
+    } else if pods.iter().any(|pod| pod.available && !pod.ending) {
+        Incumbent::Available
+    } else {
+        Incumbent::Unavailable
     }
 }
 
@@ -370,6 +381,16 @@ mod tests {
         assert_eq!(step(Prepared::Asked, None), []);
         assert_eq!(step(Prepared::Asked, Some(permit)), [Move::Take(Some(permit))]);
         assert_eq!(moves(&[OLD], |set| set.permitted = Some(set.newest)), [end("a", Why::Replaced)]);
+    }
+
+    #[test]
+    fn what_would_make_way_is_available_or_not_or_there_is_none() {
+        let (uid, revision) = (Uid::from("a"), RevisionHash::from("old"));
+        let pod = |available, ending| Pod { uid: &uid, revision: &revision, available, ending, finished: None };
+        assert_eq!(incumbent(&[]), Incumbent::None);
+        assert_eq!(incumbent(&[pod(false, false)]), Incumbent::Unavailable);
+        assert_eq!(incumbent(&[pod(true, true)]), Incumbent::Unavailable);
+        assert_eq!(incumbent(&[pod(false, false), pod(true, false)]), Incumbent::Available);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 
 pub mod causes;
 
+use crate::model::Incumbent;
+
 /// `updateStrategy.rollingUpdate` of one DaemonSet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {
@@ -47,9 +49,9 @@ pub struct Node {
     pub desired: bool,
     /// It holds a permit for the newest revision, taken or not.
     pub permitted: bool,
-    /// It prepared the newest revision and asks for a permit, in the session that is open.
-    pub asks: bool,
-    /// It has no pod, of whatever revision; if it asks, it is for its first.
+    /// It asks for a permit for the newest revision, in the session that is open, and says what would make way.
+    pub asks: Option<Incumbent>,
+    /// It has no pod, of whatever revision.
     pub vacant: bool,
     /// It had its time: long after its permit the pod is not available, or it is in trouble. First pods elsewhere do not
     /// wait for it.
@@ -58,6 +60,19 @@ pub struct Node {
     pub newest: bool,
     /// Its pod, of whatever revision, is available.
     pub available: bool,
+}
+
+impl Node {
+    /// A pod is available there, by what it reported or by what it said as it asked: either may be what is so by now.
+    pub fn is_up(&self) -> bool {
+        self.available || self.asks == Some(Incumbent::Available)
+    }
+
+    /// It is without an available pod, and no permit explains that. A surge takes no available pod away.
+    fn is_down(&self, budget: Budget) -> bool {
+        let is_surge = matches!(budget, Budget::Surge(_));
+        !is_surge && self.desired && self.connected && !self.permitted && !self.available
+    }
 }
 
 /// How much of a budget is used, in nodes.
@@ -78,12 +93,12 @@ impl Usage {
     pub fn of(budget: Budget, nodes: &[Node]) -> Self {
         let count = |is: &dyn Fn(&Node) -> bool| nodes.iter().filter(|node| is(node)).count();
         let (Budget::Unavailable(share) | Budget::Surge(share)) = budget;
-        let is_surge = matches!(budget, Budget::Surge(_));
+        let down = count(&|node| node.is_down(budget));
         let budget = share.of(count(&|node| node.desired));
         Self {
             budget,
             slots: count(&|node| node.permitted && !(node.newest && node.available)),
-            down: count(&|node| !is_surge && node.desired && node.connected && !node.permitted && !node.available),
+            down,
             proven: count(&|node| node.newest && node.available) >= budget,
         }
     }
@@ -102,37 +117,36 @@ impl Usage {
 /// makes all at once. While some node runs an older revision, a node without a pod is like one whose pod is not available.
 pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
     let mut usage = Usage::of(budget, nodes);
-    let asking = |vacant, available| {
-        let is_such = move |node: &Node| node.vacant == vacant && node.available == available;
-        let asks = move |node: &Node| node.connected && node.desired && node.asks && !node.permitted && is_such(node);
-        nodes.iter().enumerate().filter(move |(_, node)| asks(node)).map(|(index, _)| index)
+    let asking = |is_such: fn(&Node) -> bool| {
+        let asks = |node: &Node| node.connected && node.desired && node.asks.is_some() && !node.permitted;
+        nodes.iter().enumerate().filter(move |(_, node)| asks(node) && is_such(node))
     };
     let is_done = |node: &Node| node.newest && node.available;
     let at_once = nodes.iter().filter(|node| is_done(node)).count() + 1;
     let mut begun = nodes.iter().filter(|node| node.permitted && !node.stuck && !is_done(node)).count();
     let is_first = nodes.iter().all(|node| node.vacant || node.newest);
     let mut granted = Vec::new();
-    for index in asking(true, false) {
+    let mut give = |index: usize, usage: &mut Usage| {
+        // It has a slot now, whatever it counted as before.
+        usage.slots += 1;
+        usage.down -= usize::from(nodes[index].is_down(budget));
+        granted.push(index);
+    };
+    for (index, _) in asking(|node| node.vacant && !node.is_up()) {
         let has_room = if is_first { begun < at_once } else { usage.proven || usage.slots < usage.budget };
         if has_room {
             begun += 1;
-            usage.slots += 1;
-            usage.down = usage.down.saturating_sub(1);
-            granted.push(index);
+            give(index, &mut usage);
         }
     }
-    for index in asking(false, false) {
+    for (index, _) in asking(|node| !node.vacant && !node.is_up()) {
         if usage.proven || usage.slots < usage.budget {
-            usage.slots += 1;
-            // It is down already, and counted as such unless this is a surge.
-            usage.down = usage.down.saturating_sub(1);
-            granted.push(index);
+            give(index, &mut usage);
         }
     }
-    for index in asking(false, true) {
-        if usage.used() < usage.budget {
-            usage.slots += 1;
-            granted.push(index);
+    for (index, node) in asking(Node::is_up) {
+        if usage.used() - usize::from(node.is_down(budget)) < usage.budget {
+            give(index, &mut usage);
         }
     }
     granted
@@ -149,18 +163,20 @@ mod tests {
         connected: true,
         desired: true,
         permitted: false,
-        asks: true,
+        asks: Some(Incumbent::Available),
         vacant: false,
         stuck: false,
         newest: false,
         available: true,
     };
-    const DOWN: Node = Node { available: false, ..ASKS };
-    const LOST_BEFORE: Node = Node { connected: false, asks: false, ..ASKS };
-    const LOST_AFTER: Node = Node { connected: false, permitted: true, asks: false, ..ASKS };
+    const DOWN: Node = Node { asks: Some(Incumbent::Unavailable), available: false, ..ASKS };
+    const LOST_BEFORE: Node = Node { connected: false, asks: None, ..ASKS };
+    const LOST_AFTER: Node = Node { connected: false, permitted: true, asks: None, ..ASKS };
+    /// It says that its pod is available, which has not been reported yet.
+    const JUST_UP: Node = Node { available: false, ..ASKS };
     const UNREACHABLE: Node = Node { desired: false, available: false, ..LOST_AFTER };
-    const MOVING: Node = Node { permitted: true, asks: false, available: false, ..ASKS };
-    const DONE: Node = Node { permitted: true, newest: true, asks: false, ..ASKS };
+    const MOVING: Node = Node { permitted: true, asks: None, available: false, ..ASKS };
+    const DONE: Node = Node { permitted: true, newest: true, asks: None, ..ASKS };
 
     #[test]
     fn the_budget_is_rounded_up_and_never_nothing() {
@@ -178,7 +194,7 @@ mod tests {
 
     #[test]
     fn each_rule_of_the_grant() {
-        let cases: [(&str, u32, &[Node], &[usize]); 12] = [
+        let cases: [(&str, u32, &[Node], &[usize]); 15] = [
             ("one at a time", 1, &[ASKS, ASKS], &[0]),
             ("two at a time", 2, &[ASKS, ASKS, ASKS], &[0, 1]),
             ("a moving node holds its slot", 1, &[ASKS, MOVING], &[]),
@@ -190,7 +206,10 @@ mod tests {
             ("pods that are not available go first", 1, &[ASKS, DOWN], &[1]),
             ("an unproven revision replaces them within the budget", 1, &[DOWN, DOWN, DOWN], &[0]),
             ("a proven one replaces them all", 1, &[DOWN, DOWN, DONE], &[0, 1]),
-            ("an old pod that is down spends budget", 1, &[ASKS, Node { asks: false, ..DOWN }], &[]),
+            ("a pod that has come up is replaced within the budget", 1, &[JUST_UP], &[0]),
+            ("and not beside another", 1, &[JUST_UP, MOVING], &[]),
+            ("also by a proven one", 1, &[JUST_UP, MOVING, DONE], &[]),
+            ("an old pod that is down spends budget", 1, &[ASKS, Node { asks: None, ..DOWN }], &[]),
         ];
         for (rule, budget, nodes, granted) in cases {
             assert_eq!(grant(Budget::Unavailable(Share::Nodes(budget)), nodes), granted, "{rule}");
@@ -200,7 +219,7 @@ mod tests {
     #[test]
     fn a_surge_counts_the_nodes_with_two_pods_and_no_others() {
         let surge = |nodes: &[Node]| grant(Budget::Surge(Share::Nodes(1)), nodes);
-        let idle_down = Node { asks: false, ..DOWN };
+        let idle_down = Node { asks: None, ..DOWN };
         assert_eq!(surge(&[ASKS, idle_down]), [0], "an old pod that is down spends nothing");
         assert_eq!(
             surge(&[ASKS, Node { available: true, ..MOVING }]),
@@ -213,7 +232,7 @@ mod tests {
 
     #[test]
     fn first_pods_begin_on_ever_more_nodes_while_all_goes_well() {
-        const FIRST: Node = Node { vacant: true, available: false, ..ASKS };
+        const FIRST: Node = Node { asks: Some(Incumbent::None), vacant: true, available: false, ..ASKS };
         const BEGINS: Node = Node { newest: true, ..MOVING };
         let first = |nodes: &[Node]| grant(Budget::Unavailable(Share::Nodes(1)), nodes).len();
         // So many nodes are available, so many begin; so many more may.
@@ -231,7 +250,9 @@ mod tests {
     }
 
     fn any_node() -> impl Strategy<Value = Node> {
-        any::<[bool; 7]>().prop_map(|[connected, desired, permitted, asks, newest, available, vacant]| Node {
+        let incumbents = [Incumbent::None, Incumbent::Unavailable, Incumbent::Available].map(Some);
+        let asks = proptest::sample::select([&[None], &incumbents[..]].concat());
+        (any::<[bool; 6]>(), asks).prop_map(|([connected, desired, permitted, newest, available, vacant], asks)| Node {
             connected,
             desired,
             permitted,
@@ -252,9 +273,9 @@ mod tests {
             let granted = grant(Budget::Unavailable(Share::Nodes(budget)), &nodes);
             for &index in &granted {
                 let node = nodes[index];
-                prop_assert!(node.connected && node.desired && node.asks && !node.permitted);
+                prop_assert!(node.connected && node.desired && node.asks.is_some() && !node.permitted);
             }
-            if granted.iter().any(|&index| nodes[index].available) {
+            if granted.iter().any(|&index| nodes[index].is_up()) {
                 let moving = |index: usize| {
                     let node = nodes[index];
                     granted.contains(&index) || node.permitted && !(node.newest && node.available)

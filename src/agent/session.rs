@@ -15,8 +15,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::sync::mpsc;
 
-use crate::link::{Ask, EventReport, Needs, ObjectRef, Permit, Reception, Up, Verdict};
-use crate::model::{PermitNumber, RevisionHash, Uid};
+use crate::link::{Ack, Ask, EventReport, Needs, ObjectRef, Permit, Reception, Up, Verdict};
+use crate::model::{Incumbent, RevisionHash, Uid};
 
 /// How many messages may wait; beyond that, events are dropped.
 const QUEUE_MAX: usize = 256;
@@ -51,9 +51,9 @@ pub(super) struct Session {
     verdicts: HashMap<Uid, Verdict>,
     /// The objects that control was asked for.
     needed: BTreeSet<ObjectRef>,
-    /// For which revision, and whether it would replace a pod.
-    asked: HashMap<Uid, (RevisionHash, bool)>,
-    granted: HashMap<Uid, (RevisionHash, PermitNumber)>,
+    /// For which revision, and what would make way for it.
+    asked: HashMap<Uid, (RevisionHash, Incumbent)>,
+    granted: HashMap<Uid, Permit>,
     /// The last events, oldest first.
     events: VecDeque<EventReport>,
 }
@@ -208,28 +208,36 @@ impl Session {
             if !self.takes_permits() {
                 return;
             }
-            self.asked.insert(ask.daemonset.clone(), (ask.revision.clone(), ask.replaces));
+            self.asked.insert(ask.daemonset.clone(), (ask.revision.clone(), ask.incumbent));
         }
         self.say(Up::Ask(ask));
     }
 
-    /// Whether control was asked for this revision, in the place of a pod or for the first.
-    pub(super) fn asked(&self, daemonset: &Uid, revision: &RevisionHash, replaces: bool) -> bool {
-        self.asked.get(daemonset).is_some_and(|asked| (&asked.0, asked.1) == (revision, replaces))
+    /// Whether control was asked for this revision, and told that this would make way for it.
+    pub(super) fn asked(&self, daemonset: &Uid, revision: &RevisionHash, incumbent: Incumbent) -> bool {
+        self.asked.get(daemonset).is_some_and(|asked| (&asked.0, asked.1) == (revision, incumbent))
     }
 
     /// Takes a permit, or the end of one.
     pub(super) fn permit(&mut self, permit: Permit) {
         if permit.void {
-            self.granted.retain(|_, (_, number)| *number != permit.number);
+            self.granted.retain(|_, granted| granted.number != permit.number);
         } else if self.takes_permits() {
-            self.granted.insert(permit.daemonset, (permit.revision, permit.number));
+            self.granted.insert(permit.daemonset.clone(), permit);
+        }
+    }
+
+    /// Declines a permit that does not hold, as the pod that would make way is available by now. Control has to be asked again.
+    pub(super) fn decline(&mut self, daemonset: &Uid) {
+        if let Some(permit) = self.granted.remove(daemonset) {
+            self.asked.remove(daemonset);
+            self.say(Up::Ack(Ack::Declined(permit.number)));
         }
     }
 
     /// The permit for this revision.
-    pub(super) fn granted(&self, daemonset: &Uid, revision: &RevisionHash) -> Option<PermitNumber> {
-        self.granted.get(daemonset).filter(|(granted, _)| granted == revision).map(|(_, number)| *number)
+    pub(super) fn granted(&self, daemonset: &Uid, revision: &RevisionHash) -> Option<&Permit> {
+        self.granted.get(daemonset).filter(|granted| granted.revision == *revision)
     }
 
     /// Tells an event; one that says the same as an earlier one counts that one up.
@@ -277,8 +285,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::link::{Ack, HoldReason, Standing};
-    use crate::model::Position;
+    use crate::link::{HoldReason, Standing};
+    use crate::model::{PermitNumber, Position};
 
     /// A session over a link that takes `room` messages, in this stage.
     fn session(room: usize, stage: Stage) -> (Session, mpsc::Receiver<Up>) {
@@ -321,11 +329,12 @@ mod tests {
     }
 
     fn ask(revision: &str) -> Ask {
-        Ask { daemonset: "web".into(), revision: revision.into(), prepared: Ok(()), replaces: true }
+        Ask { daemonset: "web".into(), revision: revision.into(), prepared: Ok(()), incumbent: Incumbent::Available }
     }
 
     fn permit(number: u64, void: bool) -> Permit {
-        Permit { number: PermitNumber(number), daemonset: "web".into(), revision: "two".into(), void }
+        let (number, daemonset, revision) = (PermitNumber(number), "web".into(), "two".into());
+        Permit { number, daemonset, revision, void, if_unavailable: true }
     }
 
     /// Everything the link has got.
@@ -382,7 +391,7 @@ mod tests {
             session.ask(ask("two"));
             session.permit(permit(7, false));
             assert_eq!(
-                (session.asked(&uid, &two, true), session.queue.len()),
+                (session.asked(&uid, &two, Incumbent::Available), session.queue.len()),
                 (may, usize::from(may)),
                 "{:?}",
                 session.stage
@@ -393,9 +402,23 @@ mod tests {
         session.permit(permit(7, false));
         assert_eq!(session.granted(&uid, &"three".into()), None);
         session.permit(permit(8, true));
-        assert_eq!(session.granted(&uid, &two), Some(PermitNumber(7)));
+        assert_eq!(session.granted(&uid, &two), Some(&permit(7, false)));
         session.permit(permit(7, true));
         assert_eq!(session.granted(&uid, &two), None);
+    }
+
+    #[test]
+    fn a_permit_that_is_declined_is_void_and_control_is_asked_again() {
+        let (uid, two) = (Uid::from("web"), RevisionHash::from("two"));
+        let (mut session, mut up_rx) = open(8);
+        session.decline(&uid);
+        session.ask(ask("two"));
+        session.permit(permit(7, false));
+        session.decline(&uid);
+        assert_eq!(session.granted(&uid, &two), None);
+        assert!(!session.asked(&uid, &two, Incumbent::Available));
+        session.flush();
+        assert_eq!(got(&mut up_rx), [Up::Ask(ask("two")), Up::Ack(Ack::Declined(PermitNumber(7)))]);
     }
 
     #[test]

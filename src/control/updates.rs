@@ -30,7 +30,7 @@ pub use self::progress::{Rollout, Row};
 pub use self::text::render;
 
 use self::clock::{Clock, Now};
-use self::progress::Progress;
+use self::progress::{Granted, Progress};
 use self::told::{Said, Told};
 use self::view::View;
 use super::events;
@@ -40,7 +40,7 @@ use super::objects::{Event, Expired, ListOptions, ObjectError, Objects, PermitRe
 use crate::api::revision;
 use crate::error::Chain;
 use crate::link::{Permit, Reason};
-use crate::model::{ObjectKey, PermitNumber, RevisionHash, Uid};
+use crate::model::{Incumbent, ObjectKey, PermitNumber, RevisionHash, Uid};
 use crate::rollout::causes::Phase;
 use crate::store::Revision;
 
@@ -80,11 +80,18 @@ pub enum FromNode {
         daemonset: Uid,
         /// What it prepared.
         revision: RevisionHash,
-        /// A pod is there that would make way.
-        replaces: bool,
+        /// What would make way for it.
+        incumbent: Incumbent,
     },
     /// A permit is in the ledger of its node.
     Took {
+        /// Which one.
+        permit: PermitNumber,
+    },
+    /// The node does not take a permit, as what would make way for it is available by now. It asks again.
+    Declined {
+        /// `metadata.uid` of the Node.
+        node: Uid,
         /// Which one.
         permit: PermitNumber,
     },
@@ -241,6 +248,9 @@ impl<'a> Updates<'a> {
     ) -> Result<(), UpdateError> {
         loop {
             self.drop_permits_of_removed().await?;
+            // What is void stays so until there is no record of it any more, also if the store fails.
+            self.drop_permits(self.told.void.clone()).await?;
+            self.told.void.clear();
             for uid in std::mem::take(&mut self.concerned) {
                 self.work_out(&uid).await?;
             }
@@ -333,17 +343,14 @@ impl<'a> Updates<'a> {
     async fn told(&mut self, told: FromNode) -> Result<(), UpdateError> {
         match told {
             FromNode::Opened { node, session, taken } => {
-                // By place, not by looking at those of all nodes: after an outage all of them open.
-                let places = self.view.sets().map(|set| (set.clone(), node.clone()));
-                let of_node = places.filter_map(|place| self.permits.get(&place));
-                let void = of_node.filter(|permit| !taken.contains(&permit.number)).cloned().collect();
-                self.drop_permits(void).await?;
+                let void: Vec<_> = self.permits_of(&node).filter(|permit| !taken.contains(&permit.number)).collect();
+                self.told.void.extend(void);
                 self.told.opened(node, session, &taken);
             }
             FromNode::Closed { node, session } => self.concerned.extend(self.told.closed(&node, session)),
-            FromNode::Asked { node, daemonset, revision, replaces } => {
-                self.take_back(&node, &daemonset, &revision).await?;
-                self.said(&node, daemonset, |said| said.asks(revision, replaces));
+            FromNode::Asked { node, daemonset, revision, incumbent } => {
+                self.take_back(&node, &daemonset, &revision);
+                self.said(&node, daemonset, |said| said.asks(revision, incumbent));
             }
             FromNode::Doubt(doubt) => {
                 self.told.doubt = doubt;
@@ -351,6 +358,13 @@ impl<'a> Updates<'a> {
             }
             FromNode::Recovered => self.permits = permits(self.objects).await?,
             FromNode::Took { permit } => self.told.took(permit),
+            FromNode::Declined { node, permit } => {
+                let declined = self.permits_of(&node).find(|record| record.number == permit);
+                if let Some(declined) = declined {
+                    self.said(&node, declined.daemonset.clone(), Said::declines);
+                    self.told.void.push(declined);
+                }
+            }
             FromNode::Unable { node, daemonset, revision, reason } => {
                 self.said(&node, daemonset, |said| said.unable(revision, &reason));
             }
@@ -362,11 +376,16 @@ impl<'a> Updates<'a> {
     }
 
     /// A node that asks for what it took already went back from it, and a user has written it anew: it needs another permit.
-    async fn take_back(&mut self, node: &Uid, daemonset: &Uid, revision: &RevisionHash) -> Result<(), UpdateError> {
+    fn take_back(&mut self, node: &Uid, daemonset: &Uid, revision: &RevisionHash) {
         let place = (daemonset.clone(), node.clone());
         let is_over = |permit: &&PermitRecord| permit.revision == *revision && self.told.has_taken(permit.number);
         let over = self.permits.get(&place).filter(is_over).cloned();
-        self.drop_permits(over.into_iter().collect()).await
+        self.told.void.extend(over);
+    }
+
+    /// The permits of a node; by place, not by looking at those of all nodes: after an outage all of them open.
+    fn permits_of(&self, node: &Uid) -> impl Iterator<Item = PermitRecord> {
+        self.view.sets().filter_map(|set| self.permits.get(&(set.clone(), node.clone())).cloned())
     }
 
     /// The permits of a node go with its Node.
@@ -385,7 +404,10 @@ impl<'a> Updates<'a> {
         for permit in void {
             self.told.forget(permit.number);
             self.concerned.insert(permit.daemonset.clone());
-            self.permits.remove(&(permit.daemonset, permit.node));
+            let place = (permit.daemonset, permit.node);
+            if self.permits.get(&place).is_some_and(|record| record.number == permit.number) {
+                self.permits.remove(&place);
+            }
         }
         Ok(())
     }
@@ -506,7 +528,7 @@ impl<'a> Updates<'a> {
     }
 
     /// Works out how the rollout is, and whom the budget allows to go on.
-    fn look(&mut self, uid: &Uid, set: &view::Set, now: Timestamp) -> (Progress, Vec<Uid>) {
+    fn look(&mut self, uid: &Uid, set: &view::Set, now: Timestamp) -> (Progress, Vec<Granted>) {
         let mut seats = progress::survey(&self.view, uid, set, &self.told, &self.permits, now);
         let budget = progress::budget(&set.object);
         // First, or those who only wait to be looked at would seem to be stopped.
@@ -539,15 +561,24 @@ impl<'a> Updates<'a> {
     }
 
     /// Writes permits down, and passes them on.
-    async fn grant(&mut self, uid: &Uid, set: &view::Set, nodes: &[Uid], now: Timestamp) -> Result<(), UpdateError> {
-        for nodes in nodes.chunks(GRANTED_AT_ONCE) {
-            for permit in self.objects.grant(uid, nodes, &set.revision).await? {
+    async fn grant(
+        &mut self,
+        uid: &Uid,
+        set: &view::Set,
+        granted: &[Granted],
+        now: Timestamp,
+    ) -> Result<(), UpdateError> {
+        for granted in granted.chunks(GRANTED_AT_ONCE) {
+            let nodes: Vec<_> = granted.iter().map(|granted| granted.node.clone()).collect();
+            let records = self.objects.grant(uid, &nodes, &set.revision).await?;
+            for (permit, Granted { if_unavailable, .. }) in records.into_iter().zip(granted) {
                 let (number, node, revision) = (permit.number, permit.node.clone(), permit.revision.clone());
                 if let Some(before) = self.permits.insert((uid.clone(), node.clone()), permit) {
                     self.told.forget(before.number);
                 }
                 self.told.granted(number, now);
-                let permit = Permit { number, daemonset: uid.clone(), revision, void: false };
+                let (daemonset, if_unavailable) = (uid.clone(), *if_unavailable);
+                let permit = Permit { number, daemonset, revision, void: false, if_unavailable };
                 // The next session voids the permit of one that is gone by now.
                 if let Some(session) = self.told.session(&node) {
                     drop(self.grants_tx.send(Grant { node, session, permit }).await);

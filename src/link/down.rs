@@ -237,6 +237,8 @@ pub struct Permit {
     pub revision: RevisionHash,
     /// It does not hold any more, unless it was taken.
     pub void: bool,
+    /// It holds only where no pod that is available would make way.
+    pub if_unavailable: bool,
 }
 
 /// Something to do with one pod.

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::model::{
-    BlobHash, ContainerLoad, Load, Loads, Measure, ObjectKey, Position, Stdio, Taint, TaintEffect, TerminalSize, Usage,
+    BlobHash, ContainerLoad, Incumbent, Load, Loads, Measure, ObjectKey, Position, Stdio, Taint, TaintEffect,
+    TerminalSize, Usage,
 };
 
 /// An agent's message.
@@ -25,7 +26,7 @@ pub(crate) fn up(up: Up) -> pb::SessionUp {
             daemonset_uid: ask.daemonset.0,
             revision: ask.revision.0,
             unable: ask.prepared.err().map(reason),
-            replaces: ask.replaces,
+            incumbent: incumbent(ask.incumbent).into(),
         }),
         Up::TokenRequest(request) => Body::TokenRequest(token_request(request)),
         Up::Holdings(message) => Body::Holdings(holdings(*message)),
@@ -275,6 +276,7 @@ fn ack(ack: Ack) -> pb::Ack {
         Ack::Command { id, outcome } => (What::Command(id.0), outcome),
         Ack::Position(at) => (What::Position(position(at)), Outcome::Done),
         Ack::Taken(number) => (What::Permit(number.0), Outcome::Done),
+        Ack::Declined(number) => (What::Declined(number.0), Outcome::Done),
     };
     let (result, message) = match outcome {
         Outcome::Done => (pb::Result::Done, String::new()),
@@ -413,12 +415,21 @@ fn answers(answers: Answers) -> pb::Answers {
     pb::Answers { position: Some(position(answers.position)), answers: each.collect() }
 }
 
+fn incumbent(incumbent: Incumbent) -> pb::Incumbent {
+    match incumbent {
+        Incumbent::None => pb::Incumbent::None,
+        Incumbent::Unavailable => pb::Incumbent::Unavailable,
+        Incumbent::Available => pb::Incumbent::Available,
+    }
+}
+
 fn permit(permit: Permit) -> pb::Permit {
     pb::Permit {
         number: permit.number.0,
         daemonset_uid: permit.daemonset.0,
         revision: permit.revision.0,
         void: permit.void,
+        if_unavailable: permit.if_unavailable,
     }
 }
 

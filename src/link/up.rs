@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{BlobChunk, CommandId, ObjectRef, Reason, to_proto};
-use crate::model::{BlobHash, FleetId, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Taint, Uid, Usage};
+use crate::model::{
+    BlobHash, FleetId, Incumbent, ObjectKey, PermitNumber, PodKey, Position, RevisionHash, Taint, Uid, Usage,
+};
 
 /// What an agent says in its session.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,6 +214,8 @@ pub enum Ack {
     Position(Position),
     /// The permit is taken: on disk, about to be acted upon.
     Taken(PermitNumber),
+    /// The permit is not taken, and void: the pod that it would have replaced is available.
+    Declined(PermitNumber),
 }
 
 /// How a command ended.
@@ -261,8 +265,8 @@ pub struct Ask {
     pub revision: RevisionHash,
     /// `Ok` asks for a permit; otherwise why the revision would not work here.
     pub prepared: Result<(), Reason>,
-    /// A pod of the DaemonSet is here and would make way. Otherwise this is for the first.
-    pub replaces: bool,
+    /// What would make way for it.
+    pub incumbent: Incumbent,
 }
 
 /// Asks for a token of a pod's ServiceAccount: authentication.k8s.io/v1 `TokenRequest`.

@@ -81,7 +81,7 @@ impl Cause {
             _ if node.permitted => Self::Granted,
             _ if !node.desired => Self::NotEligible,
             _ if known.unable.is_some() => Self::Unable,
-            _ if node.asks => Self::Asked,
+            _ if node.asks.is_some() => Self::Asked,
             _ => Self::Pending,
         }
     }
@@ -201,13 +201,14 @@ pub fn summary(
 mod tests {
     use super::super::{Budget, Share};
     use super::*;
+    use crate::model::Incumbent;
 
     /// A connected node whose pod of an older revision is available.
     const OLD: Node = Node {
         connected: true,
         desired: true,
         permitted: false,
-        asks: false,
+        asks: None,
         vacant: false,
         stuck: false,
         newest: false,
@@ -241,7 +242,7 @@ mod tests {
         let trouble = Some("container web: CrashLoopBackOff");
         let rows: [(&str, Known<'_>, Cause); 20] = [
             ("nothing was said yet", BASE, Cause::Pending),
-            ("it asks", Known { node: Node { asks: true, ..OLD }, ..BASE }, Cause::Asked),
+            ("it asks", Known { node: Node { asks: Some(Incumbent::Available), ..OLD }, ..BASE }, Cause::Asked),
             ("it cannot", Known { unable: Some(prepared), ..BASE }, Cause::Unable),
             ("a permit is out", Known { node: PERMITTED, ..BASE }, Cause::Granted),
             ("it was taken", Known { node: PERMITTED, taken: true, ..BASE }, Cause::Taken),
@@ -345,7 +346,7 @@ mod tests {
                 connected: bools(bits, 0),
                 desired: bools(bits, 1),
                 permitted: true,
-                asks: bools(bits, 2),
+                asks: bools(bits, 2).then_some(Incumbent::Available),
                 vacant: false,
                 stuck: false,
                 newest: bools(bits, 3),

@@ -77,7 +77,7 @@ impl Fuse {
     }
 
     /// Lets the next commits fail, as on a full disk.
-    pub(super) fn fail_next(&self, commits: usize) {
+    pub(crate) fn fail_next(&self, commits: usize) {
         self.failing.store(commits, Ordering::Relaxed);
     }
 

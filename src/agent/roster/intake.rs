@@ -21,7 +21,7 @@ use crate::link::{
     Ack, Amendment, Ask, CommandId, Down, Entry, Needs, OpenTunnel, Outcome, PodAction, PodCommand, PodReport, Reason,
     Reception, Up, Welcome,
 };
-use crate::model::{Finished, Measure, ObjectKey, RevisionHash, SandboxId, Source, Uid, Usage};
+use crate::model::{Finished, Incumbent, Measure, ObjectKey, RevisionHash, SandboxId, Source, Uid, Usage};
 use crate::plan::events::{self, PodEvent};
 use crate::plan::finish;
 use crate::podspec::Pod;
@@ -450,7 +450,7 @@ impl Roster {
         preparation.outcome = Some(outcome.clone());
         if let Err(reason) = outcome {
             tracing::warn!(%daemonset, %revision, reason = reason.message, "the newer revision would not work here");
-            self.session.ask(Ask { daemonset, revision, prepared: Err(reason), replaces: true });
+            self.session.ask(Ask { daemonset, revision, prepared: Err(reason), incumbent: Incumbent::None });
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::api::bundle::{Bundle, UpdateStrategy};
 use crate::eligibility::{self, NodeFacts, daemon_tolerations, stays_for};
 use crate::fit::{self, Room};
 use crate::host::ledger::{DaemonSetRecord, PodRecord};
-use crate::link::{self, Ack, Ask, Reason, Up, Verdict};
-use crate::model::{Moment, ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
+use crate::link::{self, Ack, Ask, Permit, Reason, Up, Verdict};
+use crate::model::{Incumbent, Moment, ObjectKey, PodKey, Source, Taint, TaintEffect, Uid};
 use crate::placement::{self, Failures, Finish, Move, Prepared, Set, Standing, Why, place};
 use crate::plan::events;
 
@@ -227,6 +227,11 @@ impl Roster {
             .collect();
         let newest = &set.newest.hash;
         let now = self.shared.clock.now();
+        let incumbent = placement::incumbent(&pods);
+        let holds = |permit: &Permit| !permit.if_unavailable || incumbent != Incumbent::Available;
+        if self.session.granted(uid, newest).is_some_and(|permit| !holds(permit)) {
+            self.session.decline(uid);
+        }
         let moves = place(
             &Set {
                 source: set.source,
@@ -237,8 +242,8 @@ impl Roster {
                 rejected: &set.rejected,
                 cut_off: self.goes_back_at(set).is_some_and(|due| due <= now),
                 strategy: self.strategy(set),
-                prepared: self.how_far(uid, set, !pods.is_empty()),
-                granted: self.session.granted(uid, newest),
+                prepared: self.how_far(uid, set, incumbent),
+                granted: self.session.granted(uid, newest).map(|permit| permit.number),
                 gradual: self.session.takes_permits() && self.desired.is_gradual(uid),
             },
             &pods,
@@ -246,7 +251,7 @@ impl Roster {
         let mut again = false;
         for one in moves {
             again |= matches!(one, Move::Take(_) | Move::GoBack);
-            self.make(uid, one);
+            self.make(uid, one, incumbent);
         }
         again
     }
@@ -257,10 +262,9 @@ impl Roster {
         newest.map_or(UpdateStrategy::RollingUpdate, |bundle| bundle.update_strategy)
     }
 
-    /// How far this node has come with the newest revision, which replaces a pod or is for the first.
-    fn how_far(&self, uid: &Uid, set: &DaemonSetRecord, replaces: bool) -> Prepared {
+    fn how_far(&self, uid: &Uid, set: &DaemonSetRecord, incumbent: Incumbent) -> Prepared {
         let now = self.shared.clock.now();
-        let asked = self.session.asked(uid, &set.newest.hash, replaces);
+        let asked = self.session.asked(uid, &set.newest.hash, incumbent);
         match self.preparations.get(uid) {
             // A first pod is asked for without preparing it.
             None if asked => Prepared::Asked,
@@ -272,7 +276,7 @@ impl Roster {
         }
     }
 
-    fn make(&mut self, uid: &Uid, one: Move) {
+    fn make(&mut self, uid: &Uid, one: Move, incumbent: Incumbent) {
         let Some(set) = self.contents.daemonsets.get_mut(uid) else { return };
         match one {
             Move::Create(revision) => {
@@ -318,9 +322,8 @@ impl Roster {
             }
             Move::Prepare => self.begin_to_prepare(uid),
             Move::Ask => {
-                let replaces = self.contents.pods.values().any(|pod| pod.daemonset.as_ref() == Some(uid));
                 let (daemonset, revision) = (uid.clone(), set.newest.hash.clone());
-                self.session.ask(Ask { daemonset, revision, prepared: Ok(()), replaces });
+                self.session.ask(Ask { daemonset, revision, prepared: Ok(()), incumbent });
             }
             Move::Take(number) => {
                 // A revision that never worked here is nothing to go back to.

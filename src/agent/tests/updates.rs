@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::bundle::UpdateStrategy;
 use crate::link::{Ask, Permit, Reason};
-use crate::model::{PermitNumber, RevisionHash};
+use crate::model::{Incumbent, PermitNumber, RevisionHash};
 
 impl Agent {
     /// What came of preparing a revision of `web`.
@@ -17,8 +17,12 @@ impl Agent {
     }
 
     pub(super) async fn permit(&self, number: u64, revision: &str, void: bool) {
-        let (number, daemonset) = (PermitNumber(number), uid("web"));
-        self.down(Down::Permit(Permit { number, daemonset, revision: revision.into(), void })).await;
+        self.permitted(number, revision, void, false).await;
+    }
+
+    async fn permitted(&self, number: u64, revision: &str, void: bool, if_unavailable: bool) {
+        let (number, daemonset, revision) = (PermitNumber(number), uid("web"), revision.into());
+        self.down(Down::Permit(Permit { number, daemonset, revision, void, if_unavailable })).await;
     }
 }
 
@@ -81,6 +85,22 @@ async fn a_permit_is_void_with_the_end_of_its_session() {
     taken.retain(|up| **up != Up::Ack(Ack::Taken(PermitNumber(9))));
     assert_eq!(taken, Vec::<&Up>::new());
     agent.permit(10, "two", false).await;
+    host.runs("web", "two").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_for_a_pod_that_is_not_available_ends_none_that_is() {
+    let (host, mut agent, old) = running().await;
+    agent.apply(2, &[set("web", "two")]).await;
+    assert_eq!(agent.asks("two").await, Ok(()));
+    agent.permitted(7, "two", false, true).await;
+    let declines = |up: &Up| (*up == Up::Ack(Ack::Declined(PermitNumber(7)))).then_some(());
+    agent.hears("the permit to be declined", declines).await;
+    let asks = |up: &Up| if let Up::Ask(ask) = up { Some(ask.incumbent) } else { None };
+    assert_eq!(agent.hears("it to ask again", asks).await, Incumbent::Available);
+    agent.settle().await;
+    assert_eq!(host.runs("web", "one").await, old);
+    agent.permit(8, "two", false).await;
     host.runs("web", "two").await;
 }
 

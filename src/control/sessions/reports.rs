@@ -163,8 +163,8 @@ impl Session {
         match ask.prepared {
             Err(reason) => self.unable(&ask.daemonset, &ask.revision, &reason).await,
             Ok(()) if footing(&self.reception) == Footing::InStep => {
-                let Ask { daemonset, revision, replaces, .. } = ask;
-                let told = FromNode::Asked { node: self.node.clone(), daemonset, revision, replaces };
+                let Ask { daemonset, revision, incumbent, .. } = ask;
+                let told = FromNode::Asked { node: self.node.clone(), daemonset, revision, incumbent };
                 self.shared.tell_updates(told).await;
                 Ok(())
             }
@@ -193,6 +193,10 @@ impl Session {
             Ack::Taken(permit) => {
                 tracing::debug!(node = %self.name, permit = permit.0, "a permit was taken");
                 self.shared.tell_updates(FromNode::Took { permit }).await;
+            }
+            Ack::Declined(permit) => {
+                tracing::debug!(node = %self.name, permit = permit.0, "a permit was declined");
+                self.shared.tell_updates(FromNode::Declined { node: self.node.clone(), permit }).await;
             }
             Ack::Command { id, outcome: Outcome::Done } => {
                 if self.shared.desired().removal(&self.node).is_some_and(|removal| CommandId(removal.seq) == id) {

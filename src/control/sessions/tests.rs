@@ -26,7 +26,7 @@ use crate::link::{
     Ack, Answer, Ask, Down, HeldDaemonSet, HeldPod, HoldReason, Manifest, NeededBlob, Needs, NodeReport, OpenTunnel,
     Outcome, PodAction, PodReport, Reason, SILENCE, Standing, TunnelUp, Up, Verdict, listen, server,
 };
-use crate::model::{FleetId, Load, Loads, Measure, NodeName, PodKey, Position, Uid, Usage};
+use crate::model::{FleetId, Incumbent, Load, Loads, Measure, NodeName, PodKey, Position, Uid, Usage};
 use crate::store::{Memory, Store};
 
 mod admission;
@@ -552,11 +552,12 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     let FromNode::Opened { node: opened, session, .. } = harness.told().await else { panic!("it is in step") };
     assert_eq!(opened, host.uid);
     let daemonset = Uid::from("22222222-0000-4000-8000-000000000000");
-    let ask = Ask { daemonset: daemonset.clone(), revision: "abc".into(), prepared: Ok(()), replaces: true };
+    let ask =
+        Ask { daemonset: daemonset.clone(), revision: "abc".into(), prepared: Ok(()), incumbent: Incumbent::Available };
     node.say(Up::Ask(ask)).await;
     assert!(matches!(harness.told().await, FromNode::Asked { revision, .. } if revision == "abc".into()));
-    let permit =
-        crate::link::Permit { number: crate::model::PermitNumber(7), daemonset, revision: "abc".into(), void: false };
+    let (number, revision) = (crate::model::PermitNumber(7), "abc".into());
+    let permit = crate::link::Permit { number, daemonset, revision, void: false, if_unavailable: false };
     let grant = |session, number| Grant {
         node: host.uid.clone(),
         session,
@@ -572,7 +573,12 @@ async fn asks_and_permits_pass_between_a_node_in_step_and_updates() {
     // What is against a revision is told, too.
     let daemonset = || permit.daemonset.clone();
     let reason = Reason { reason: "ErrImagePull".into(), message: "no such image".into(), field: String::new() };
-    let ask = Ask { daemonset: daemonset(), revision: "def".into(), prepared: Err(reason.clone()), replaces: true };
+    let ask = Ask {
+        daemonset: daemonset(),
+        revision: "def".into(),
+        prepared: Err(reason.clone()),
+        incumbent: Incumbent::None,
+    };
     node.say(Up::Ask(ask)).await;
     let told = harness.told().await;
     assert!(matches!(&told, FromNode::Unable { reason: why, .. } if *why == reason), "{told:?}");

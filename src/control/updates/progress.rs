@@ -16,7 +16,7 @@ use super::view::{Node, Set, View};
 use super::{Permits, status};
 use crate::api::daemonset::leading_number;
 use crate::eligibility::{BadSelector, Reason, Verdict};
-use crate::model::{NodeName, RevisionHash, Uid};
+use crate::model::{Incumbent, NodeName, RevisionHash, Uid};
 use crate::rollout::causes::{self, Cause, Known, Phase};
 use crate::rollout::{self, Budget, Share, Usage};
 
@@ -104,6 +104,9 @@ pub(super) fn survey<'a>(
         let pod = pods().next();
         let verdict = set.judge(node);
         let newest = pod.is_some_and(|pod| pod.revision == set.revision);
+        let asks = said.and_then(|said| said.asks_for(&set.revision));
+        // A pod may be there that control has not heard of, or takes for nobody's by now.
+        let has_one = pod.is_some() || asks.is_some_and(|incumbent| incumbent != Incumbent::None);
         let new_pods = || pods().filter(|pod| pod.revision == set.revision);
         let granted_at = permit.and_then(|permit| told.granted_at(permit.number));
         let taken = permit.is_some_and(|permit| told.has_taken(permit.number));
@@ -118,8 +121,8 @@ pub(super) fn survey<'a>(
                 connected: told.is_connected(&node.uid),
                 desired: verdict.as_ref().is_ok_and(|verdict| verdict.runs),
                 permitted: permit.is_some(),
-                asks: said.is_some_and(|said| said.is_asking(&set.revision, pod.is_none())),
-                vacant: pod.is_none(),
+                asks,
+                vacant: !has_one,
                 stuck: trouble.is_some() || granted_at.is_none_or(|at| now.duration_since(at) >= PATIENCE),
                 newest,
                 available: pod.and_then(|pod| status::available_at(pod, min_ready)).is_some_and(|at| at <= now),
@@ -151,7 +154,7 @@ impl Seat<'_> {
 
     /// Whether it asks for its first pod.
     pub(super) fn waits_to_begin(&self) -> bool {
-        self.counts.vacant && self.counts.asks && !self.counts.permitted
+        self.counts.vacant && self.counts.asks.is_some() && !self.counts.permitted
     }
 
     fn known<'a>(&'a self, against: &'a str) -> Known<'a> {
@@ -182,13 +185,22 @@ impl Seat<'_> {
     }
 }
 
-/// The uids of the nodes that are granted a permit now. From here on they count as permitted.
-pub(super) fn granted(seats: &mut [Seat<'_>], budget: Budget) -> Vec<Uid> {
+/// A permit that is to be written down.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// `metadata.uid` of the Node.
+    pub(super) node: Uid,
+    /// It holds only where no pod that is available would make way.
+    pub(super) if_unavailable: bool,
+}
+
+/// The permits that are granted now. From here on their nodes count as permitted.
+pub(super) fn granted(seats: &mut [Seat<'_>], budget: Budget) -> Vec<Granted> {
     let mut wanted: Vec<_> = seats.iter_mut().filter(|seat| seat.belongs()).collect();
     let counts: Vec<_> = wanted.iter().map(|seat| seat.counts).collect();
     let grant = |index: usize| {
         wanted[index].counts.permitted = true;
-        wanted[index].node.uid.clone()
+        Granted { node: wanted[index].node.uid.clone(), if_unavailable: !counts[index].is_up() }
     };
     rollout::grant(budget, &counts).into_iter().map(grant).collect()
 }

@@ -1,5 +1,7 @@
 //! Rollouts over a store in memory: nodes, pods and sessions played by the test.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -8,10 +10,12 @@ use crate::control::kinds::{EVENT, NAMESPACE};
 use crate::control::objects::WriteOptions;
 use crate::control::registry::Part;
 use crate::control::removal::{DeleteOptions, Propagation};
+use crate::sim::fuse::Fuse;
 use crate::store::Memory;
 use crate::testing::wait::{LIMIT, eventually};
 
 struct Harness {
+    store: Arc<Fuse>,
     objects: Objects,
     set: Uid,
     told_tx: mpsc::Sender<FromNode>,
@@ -22,7 +26,8 @@ struct Harness {
 impl Harness {
     /// Nodes by name, each with an available pod of the DaemonSet's first revision, and in step.
     async fn new(nodes: &[&str]) -> Self {
-        let objects = Objects::open(Memory::new()).await.unwrap();
+        let store = Fuse::new(Memory::new());
+        let objects = Objects::open(store.clone()).await.unwrap();
         let create = async |kind, object| objects.create(kind, "n", object, WriteOptions::default()).await.unwrap();
         create(&NAMESPACE, json!({"metadata": {"name": "n"}})).await;
         for node in nodes {
@@ -37,7 +42,7 @@ impl Harness {
         let (questions_tx, questions_rx) = mpsc::channel(1);
         let (grants_tx, grants_rx) = mpsc::channel(16);
         tokio::spawn(run(objects.clone(), told_rx, questions_rx, grants_tx));
-        let harness = Self { objects, set, told_tx, questions_tx, grants_rx };
+        let harness = Self { store, objects, set, told_tx, questions_tx, grants_rx };
         let first = harness.rollout().await.revision;
         for node in nodes {
             harness.pod(node, &first, true).await;
@@ -85,18 +90,18 @@ impl Harness {
         self.told_tx.send(FromNode::Closed { node, session: 1 }).await.unwrap();
     }
 
-    /// A node asks for a revision in the place of its pod.
+    /// A node asks for a revision in the place of its pod, which is available.
     async fn asks(&self, node: &str, revision: &RevisionHash) {
-        self.says_it_asks(node, revision, true).await;
+        self.says_it_asks(node, revision, Incumbent::Available).await;
     }
 
     async fn asks_for_its_first(&self, node: &str, revision: &RevisionHash) {
-        self.says_it_asks(node, revision, false).await;
+        self.says_it_asks(node, revision, Incumbent::None).await;
     }
 
-    async fn says_it_asks(&self, node: &str, revision: &RevisionHash, replaces: bool) {
+    async fn says_it_asks(&self, node: &str, revision: &RevisionHash, incumbent: Incumbent) {
         let (node, daemonset) = (self.node(node).await, self.set.clone());
-        let asks = FromNode::Asked { node, daemonset, revision: revision.clone(), replaces };
+        let asks = FromNode::Asked { node, daemonset, revision: revision.clone(), incumbent };
         self.told_tx.send(asks).await.unwrap();
     }
 
@@ -257,28 +262,65 @@ async fn a_node_that_went_back_keeps_its_slot_until_a_user_writes_the_revision_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_whose_pod_is_let_go_is_granted_nothing_before_it_has_heard_of_that() {
+async fn a_node_that_has_a_pod_is_granted_within_the_budget_whatever_control_knows_of_that() {
     let mut harness = Harness::new(&["a", "b", "c"]).await;
     let two = harness.changes("i:2").await;
     harness.asks("a", &two).await;
     assert_eq!(harness.granted().await.node, harness.node("a").await);
     harness.pod("a", &two, true).await;
-    // Somebody else uses the budget, and the revision works.
+    // The revision works, and somebody else uses the budget.
     harness.asks("b", &two).await;
     assert_eq!(harness.granted().await.node, harness.node("b").await);
     harness.pod("b", &two, false).await;
     harness.asks("c", &two).await;
-    harness.cause("c", "Asked").await;
+    // Its pod is let go, of which it has yet to hear.
     let let_go = |pod: Option<&Value>| {
         let mut pod = pod?.clone();
         meta::disown(&mut pod, std::slice::from_ref(&harness.set));
         Some(pod)
     };
     harness.objects.report(&POD, "n", "web-c", let_go).await.unwrap();
-    let rollout = harness.until(|rollout| rollout.nodes.iter().all(|row| row.cause != "Asked")).await;
+    let rollout = harness.until(|rollout| rollout.used == 2).await;
     assert!(harness.grants_rx.try_recv().is_err(), "{rollout:?}");
     harness.asks_for_its_first("c", &two).await;
     assert_eq!(harness.granted().await.node, harness.node("c").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_for_a_pod_that_is_not_available_is_free_again_if_it_is_declined() {
+    let mut harness = Harness::new(&["a", "b"]).await;
+    let one = harness.rollout().await.revision;
+    let two = harness.changes("i:2").await;
+    harness.pod("a", &one, false).await;
+    harness.until(|rollout| rollout.used == 1).await;
+    harness.says_it_asks("a", &two, Incumbent::Unavailable).await;
+    let Grant { node, permit, .. } = harness.granted().await;
+    assert!(permit.if_unavailable);
+    harness.told_tx.send(FromNode::Declined { node: node.clone(), permit: permit.number }).await.unwrap();
+    harness.cause("a", "Pending").await;
+    assert_eq!(harness.objects.permits().await.unwrap(), []);
+    // As it has it the pod is available, though control has yet to see that.
+    harness.asks("a", &two).await;
+    let again = harness.granted().await;
+    assert_eq!((again.node, again.permit.if_unavailable), (node, false));
+    assert_ne!(again.permit.number, permit.number);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nodes_say_while_the_store_fails_is_not_lost() {
+    let mut harness = Harness::new(&["a"]).await;
+    let two = harness.changes("i:2").await;
+    harness.asks("a", &two).await;
+    let void = harness.granted().await.permit;
+    harness.closes("a").await;
+    harness.cause("a", "LostAfter").await;
+    harness.store.fail_next(1);
+    harness.opens("a", &[]).await;
+    harness.asks("a", &two).await;
+    let permit = harness.granted().await.permit;
+    assert_ne!(permit.number, void.number);
+    let records: Vec<_> = harness.objects.permits().await.unwrap().iter().map(|record| record.number).collect();
+    assert_eq!(records, [permit.number]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use crate::control::objects::PermitRecord;
 use crate::link::Reason;
-use crate::model::{PermitNumber, RevisionHash, Uid};
+use crate::model::{Incumbent, PermitNumber, RevisionHash, Uid};
 
 /// Told by all sessions.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(super) struct Told {
     connected: HashMap<Uid, Connected>,
     /// So many nodes vanished together that nothing is granted.
     pub(super) doubt: bool,
+    /// Permits that do not hold any more, and of which there may be records.
+    pub(super) void: Vec<PermitRecord>,
     /// Permits that are in the ledgers of their nodes.
     taken: HashSet<PermitNumber>,
     /// When permits were granted, in the term of this process.
@@ -30,8 +33,8 @@ struct Connected {
 /// What one node said of one DaemonSet in this session.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// The revision it asks for, and whether a pod would make way for it.
-    asks: Option<(RevisionHash, bool)>,
+    /// The revision it asks for, and what would make way for it.
+    asks: Option<(RevisionHash, Incumbent)>,
     /// The revision that would not work here, and why.
     pub(super) unable: Option<(RevisionHash, String)>,
     /// Revisions it went back from.
@@ -100,16 +103,20 @@ impl Told {
 }
 
 impl Said {
-    /// It asks for a revision, in the place of a pod or for the first.
-    pub(super) fn asks(&mut self, revision: RevisionHash, replaces: bool) {
+    /// It asks for a revision.
+    pub(super) fn asks(&mut self, revision: RevisionHash, incumbent: Incumbent) {
         self.unable = None;
-        self.asks = Some((revision, replaces));
+        self.asks = Some((revision, incumbent));
     }
 
-    /// Whether it asks for a revision. One that has a pod which would make way asks for nothing where it is `vacant` to control: it
-    /// has yet to hear that its pod was let go, and would end that.
-    pub(super) fn is_asking(&self, revision: &RevisionHash, vacant: bool) -> bool {
-        self.asks.as_ref().is_some_and(|(asked, replaces)| asked == revision && !(vacant && *replaces))
+    /// It declined what it was granted, and is about to ask anew.
+    pub(super) fn declines(&mut self) {
+        self.asks = None;
+    }
+
+    /// What would make way for a revision, if it asks for that.
+    pub(super) fn asks_for(&self, revision: &RevisionHash) -> Option<Incumbent> {
+        self.asks.as_ref().filter(|(asked, _)| asked == revision).map(|(_, incumbent)| *incumbent)
     }
 
     /// A revision would not work there.

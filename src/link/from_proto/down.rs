@@ -158,6 +158,7 @@ fn permit(permit: pb::Permit) -> Checked<Permit> {
         daemonset: uid(permit.daemonset_uid, "permit.daemonset_uid")?,
         revision: revision(permit.revision, "permit.revision")?,
         void: permit.void,
+        if_unavailable: permit.if_unavailable,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::{ContainerLoad, FleetId, Load, Loads, PermitNumber, PodKey, Usage};
+use crate::model::{ContainerLoad, FleetId, Incumbent, Load, Loads, PermitNumber, PodKey, Usage};
 
 /// An agent's message; none for a body that only newer agents know.
 pub(crate) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
@@ -21,7 +21,7 @@ pub(crate) fn up(message: pb::SessionUp) -> Checked<Option<Up>> {
             daemonset: uid(ask.daemonset_uid, "ask.daemonset_uid")?,
             revision: revision(ask.revision, "ask.revision")?,
             prepared: ask.unable.map_or(Ok(Ok(())), |unable| reason(unable).map(Err))?,
-            replaces: ask.replaces,
+            incumbent: incumbent(ask.incumbent),
         }),
         Body::TokenRequest(request) => Up::TokenRequest(token_request(request)?),
         Body::Holdings(message) => Up::Holdings(Box::new(holdings(message)?)),
@@ -153,6 +153,15 @@ fn needs(needs: pb::Needs) -> Checked<Needs> {
     })
 }
 
+/// What only newer agents know is nothing that may be ended without need.
+fn incumbent(incumbent: i32) -> Incumbent {
+    match pb::Incumbent::try_from(incumbent) {
+        Ok(pb::Incumbent::None) => Incumbent::None,
+        Ok(pb::Incumbent::Unavailable) => Incumbent::Unavailable,
+        Ok(pb::Incumbent::Available) | Err(_) => Incumbent::Available,
+    }
+}
+
 fn ack(ack: pb::Ack) -> Checked<Ack> {
     use pb::ack::What;
     let message = sentence(ack.message, "ack.message")?;
@@ -166,6 +175,7 @@ fn ack(ack: pb::Ack) -> Checked<Ack> {
         Some(What::Command(id)) => Ok(Ack::Command { id: CommandId(id), outcome }),
         Some(What::Position(at)) => Ok(Ack::Position(position(Some(at), "ack.position")?)),
         Some(What::Permit(number)) => Ok(Ack::Taken(PermitNumber(number))),
+        Some(What::Declined(number)) => Ok(Ack::Declined(PermitNumber(number))),
         None => Err(malformed("ack.what", "is missing")),
     }
 }

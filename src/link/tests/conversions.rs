@@ -10,8 +10,8 @@ use prost::Message;
 use crate::link::pb::session_down::Body;
 use crate::link::*;
 use crate::model::{
-    BlobHash, ContainerLoad, FleetId, Load, Loads, Measure, NodeName, ObjectKey, PermitNumber, PodKey, Position,
-    RevisionHash, Stdio, Taint, TaintEffect, TerminalSize, Uid, Usage,
+    BlobHash, ContainerLoad, FleetId, Incumbent, Load, Loads, Measure, NodeName, ObjectKey, PermitNumber, PodKey,
+    Position, RevisionHash, Stdio, Taint, TaintEffect, TerminalSize, Uid, Usage,
 };
 
 const UID: &str = "0b6f1a3c-8e1d-4f4e-9d5a-2f6f1f0f7a11";
@@ -94,12 +94,15 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn permit() -> impl Strategy<Value = Permit> {
-    (any::<u64>(), uid(), revision(), any::<bool>()).prop_map(|(number, daemonset, revision, void)| Permit {
-        number: PermitNumber(number),
-        daemonset,
-        revision,
-        void,
-    })
+    (any::<u64>(), uid(), revision(), any::<[bool; 2]>()).prop_map(
+        |(number, daemonset, revision, [void, if_unavailable])| Permit {
+            number: PermitNumber(number),
+            daemonset,
+            revision,
+            void,
+            if_unavailable,
+        },
+    )
 }
 
 fn hello() -> impl Strategy<Value = Up> {
@@ -175,6 +178,7 @@ fn ack() -> impl Strategy<Value = Ack> {
         (any::<u64>(), outcome).prop_map(|(id, outcome)| Ack::Command { id: CommandId(id), outcome }),
         position().prop_map(Ack::Position),
         any::<u64>().prop_map(|number| Ack::Taken(PermitNumber(number))),
+        any::<u64>().prop_map(|number| Ack::Declined(PermitNumber(number))),
     ]
 }
 
@@ -250,12 +254,13 @@ fn usage() -> impl Strategy<Value = Usage> {
 
 pub(super) fn any_up() -> impl Strategy<Value = Up> {
     let needed = (hash(), any::<u64>()).prop_map(|(hash, offset)| NeededBlob { hash, offset });
-    let ask = (uid(), revision(), option::of(reason()), any::<bool>());
-    let ask = ask.prop_map(|(daemonset, revision, unable, replaces)| Ask {
+    let incumbent = prop::sample::select(vec![Incumbent::None, Incumbent::Unavailable, Incumbent::Available]);
+    let ask = (uid(), revision(), option::of(reason()), incumbent);
+    let ask = ask.prop_map(|(daemonset, revision, unable, incumbent)| Ask {
         daemonset,
         revision,
         prepared: unable.map_or(Ok(()), Err),
-        replaces,
+        incumbent,
     });
     prop_oneof![
         hello(),
