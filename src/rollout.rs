@@ -71,7 +71,7 @@ impl Node {
     /// It is without an available pod, and no permit explains that. A surge takes no available pod away.
     fn is_down(&self, budget: Budget) -> bool {
         let is_surge = matches!(budget, Budget::Surge(_));
-        !is_surge && self.desired && self.connected && !self.permitted && !self.available
+        !is_surge && self.desired && self.connected && !self.permitted && !self.is_up()
     }
 }
 
@@ -144,8 +144,8 @@ pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
             give(index, &mut usage);
         }
     }
-    for (index, node) in asking(Node::is_up) {
-        if usage.used() - usize::from(node.is_down(budget)) < usage.budget {
+    for (index, _) in asking(Node::is_up) {
+        if usage.used() < usage.budget {
             give(index, &mut usage);
         }
     }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn each_rule_of_the_grant() {
-        let cases: [(&str, u32, &[Node], &[usize]); 15] = [
+        let cases: [(&str, u32, &[Node], &[usize]); 16] = [
             ("one at a time", 1, &[ASKS, ASKS], &[0]),
             ("two at a time", 2, &[ASKS, ASKS, ASKS], &[0, 1]),
             ("a moving node holds its slot", 1, &[ASKS, MOVING], &[]),
@@ -207,6 +207,7 @@ mod tests {
             ("an unproven revision replaces them within the budget", 1, &[DOWN, DOWN, DOWN], &[0]),
             ("a proven one replaces them all", 1, &[DOWN, DOWN, DONE], &[0, 1]),
             ("a pod that has come up is replaced within the budget", 1, &[JUST_UP], &[0]),
+            ("it is not down any more", 1, &[JUST_UP, JUST_UP], &[0]),
             ("and not beside another", 1, &[JUST_UP, MOVING], &[]),
             ("also by a proven one", 1, &[JUST_UP, MOVING, DONE], &[]),
             ("an old pod that is down spends budget", 1, &[ASKS, Node { asks: None, ..DOWN }], &[]),
@@ -280,7 +281,7 @@ mod tests {
                     let node = nodes[index];
                     granted.contains(&index) || node.permitted && !(node.newest && node.available)
                 };
-                let is_down = |node: Node| node.desired && node.connected && !node.available && !node.permitted;
+                let is_down = |node: Node| node.desired && node.connected && !node.is_up() && !node.permitted;
                 let down = (0..nodes.len()).filter(|&index| moving(index) || is_down(nodes[index])).count();
                 prop_assert!(down <= budget as usize, "{down} nodes down");
             }

@@ -9,6 +9,7 @@ mod singles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::singles::{Single, Tenure};
@@ -84,6 +85,8 @@ pub(super) struct MachineSeen {
     pub(super) name: String,
     dir: PathBuf,
     key: Option<Key>,
+    /// Its clock.
+    wall: fn() -> Timestamp,
     zone: Past<Option<String>>,
     /// The user's taint keeps everything off.
     cleared: Past<bool>,
@@ -93,6 +96,8 @@ pub(super) struct MachineSeen {
     pub(super) pods: BTreeMap<Uid, PodSeen>,
     /// When each pod that there ever was began to run for the first time.
     begun: BTreeMap<Uid, Instant>,
+    /// Pods that were stopped once, not by a fault. An older disk brings them back.
+    ended: BTreeSet<Uid>,
     /// What stops just now, stops because of a fault.
     pub(super) is_struck: bool,
     permits: BTreeMap<PermitNumber, PermitSeen>,
@@ -194,17 +199,25 @@ impl Witness {
         }
     }
 
-    pub(super) fn machine_joined(&mut self, name: &str, dir: PathBuf, key: Option<Key>, zone: Option<String>) {
+    pub(super) fn machine_joined(
+        &mut self,
+        name: &str,
+        (dir, key): (PathBuf, Option<Key>),
+        zone: Option<String>,
+        wall: fn() -> Timestamp,
+    ) {
         self.machines.push(MachineSeen {
             name: name.to_owned(),
             dir,
             key,
+            wall,
             zone: Past::new(zone),
             cleared: Past::new(false),
             removed: false,
             rolled_back: false,
             pods: BTreeMap::new(),
             begun: BTreeMap::new(),
+            ended: BTreeSet::new(),
             is_struck: false,
             permits: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -408,13 +421,18 @@ impl Witness {
 
     /// A container that ran does not any more: who said so?
     fn stopped(&mut self, machine: usize, uid: &Uid, pod: &PodSeen) {
-        let seen = &self.machines[machine];
-        // What was so when the pod began holds until the node has heard otherwise; with an older disk it is back from its end.
-        let since = if seen.rolled_back { seen.begun[uid] } else { pod.since.expect("it ran") };
-        if seen.is_struck {
+        if self.machines[machine].is_struck {
             self.struck(machine, uid, pod);
             return;
         }
+        let is_first_end = self.machines[machine].ended.insert(uid.clone());
+        let seen = &self.machines[machine];
+        // With an older disk it is back from its end.
+        if seen.rolled_back && !is_first_end {
+            return;
+        }
+        // What was so when the pod began holds until the node has heard otherwise.
+        let since = if seen.rolled_back { seen.begun[uid] } else { pod.since.expect("it ran") };
         let is_left =
             seen.removed || self.deleted_pods.contains(uid) || seen.cleared.since(since).any(|cleared| *cleared);
         let unfit = |set: &SetSeen, tenure: &Tenure| {
@@ -507,7 +525,6 @@ mod tests {
     use std::collections::HashMap;
 
     use bytes::Bytes;
-    use jiff::Timestamp;
 
     use super::*;
     use crate::host::ledger::{DaemonSetRecord, Ending, Opened, PodRecord, RevisionRecord, blob_hash};
@@ -516,9 +533,13 @@ mod tests {
     /// A machine of zone `a` and a DaemonSet for it.
     fn witness(dir: &std::path::Path, surges: bool) -> Witness {
         let mut witness = Witness::default();
-        witness.machine_joined("node-0", dir.to_owned(), None, Some("a".into()));
+        witness.machine_joined("node-0", (dir.to_owned(), None), Some("a".into()), wall);
         witness.set_made(&"set".into(), made("web", "a", surges));
         witness
+    }
+
+    fn wall() -> Timestamp {
+        Timestamp::from_second(1_000).unwrap()
     }
 
     /// A DaemonSet that selects pods labelled `web`.
@@ -621,12 +642,15 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_back_with_an_older_disk_may_end_as_it_did_before() {
-        for (rolled_back, wrong) in [(true, 0), (false, 1)] {
+        // In the second row it lost its power before it heard that it was to end.
+        for (is_struck, rolled_back, wrong) in [(false, true, 0), (true, true, 0), (false, false, 1)] {
             let dir = tempfile::tempdir().unwrap();
             let mut witness = witness(dir.path(), false);
             witness.changed(0, &[pod("a", "one", true)]);
             witness.cleared(0, true);
+            witness.machines[0].is_struck = is_struck;
             witness.changed(0, &[]);
+            witness.machines[0].is_struck = false;
             witness.cleared(0, false);
             witness.machines[0].rolled_back = rolled_back;
             [true, false].into_iter().for_each(|runs| witness.changed(0, &[pod("a", "one", runs)]));
@@ -651,7 +675,7 @@ mod tests {
     fn no_more_nodes_are_taken_down_than_the_budget_says() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut witness = witness(dirs[0].path(), false);
-        witness.machine_joined("node-1", dirs[1].path().to_owned(), None, Some("a".into()));
+        witness.machine_joined("node-1", (dirs[1].path().to_owned(), None), Some("a".into()), wall);
         for (machine, dir) in dirs.iter().enumerate() {
             let (uid, number) = (format!("pod-{machine}"), machine as u64);
             witness.changed(machine, &[pod(&uid, "one", true)]);
@@ -771,6 +795,21 @@ mod tests {
                 witness.labelled(&"a".into(), 0, &"next".into(), "web");
             }
             witness.changed(0, &[pod("a", "one", true), pod("b", "one", false)]);
+            assert_eq!(witness.violations.len(), wrong, "{:?}", witness.violations);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_was_to_end_before_it_was_adopted_may_end_once_that_is_on_disk() {
+        for (since, wrong) in [(999, 0), (1_001, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut witness = witness(dir.path(), false);
+            witness.changed(0, &[pod("a", "one", true)]);
+            witness.set_deleted(&"set".into(), &BTreeMap::from([(Uid::from("a"), 0)]), true);
+            witness.set_made(&"next".into(), made("next", "a", false));
+            let since = Timestamp::from_second(since).unwrap();
+            stand_alone(dir.path(), Some(Ending { since, grace_period_secs: 5 }));
+            witness.changed(0, &[pod("a", "one", false)]);
             assert_eq!(witness.violations.len(), wrong, "{:?}", witness.violations);
         }
     }

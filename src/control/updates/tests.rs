@@ -280,8 +280,12 @@ async fn a_node_that_has_a_pod_is_granted_within_the_budget_whatever_control_kno
         Some(pod)
     };
     harness.objects.report(&POD, "n", "web-c", let_go).await.unwrap();
-    let rollout = harness.until(|rollout| rollout.used == 2).await;
-    assert!(harness.grants_rx.try_recv().is_err(), "{rollout:?}");
+    eventually("the pod to be let go", async || {
+        let set = harness.objects.get(&DAEMON_SET, "n", "web").await.unwrap();
+        (set["status"]["currentNumberScheduled"] == 2).then_some(())
+    })
+    .await;
+    assert!(harness.grants_rx.try_recv().is_err());
     harness.asks_for_its_first("c", &two).await;
     assert_eq!(harness.granted().await.node, harness.node("c").await);
 }

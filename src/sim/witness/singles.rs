@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{PodSeen, SetSeen, Witness, on_disk};
@@ -24,6 +25,8 @@ pub(super) struct Single {
     tenures: Vec<Tenure>,
     /// Its node was ending it already when it heard that it was let go.
     going: bool,
+    /// When a DaemonSet adopted it last, by its node's clock.
+    adopted_at: Option<Timestamp>,
     /// A fault ended it while it was nobody's: it has to run again.
     due: bool,
 }
@@ -46,7 +49,14 @@ impl Tenure {
 
 impl Single {
     fn new(machine: usize, label: &str, set: &Uid) -> Self {
-        Self { machine, label: label.to_owned(), tenures: vec![Tenure::of(set)], going: false, due: false }
+        Self {
+            machine,
+            label: label.to_owned(),
+            tenures: vec![Tenure::of(set)],
+            going: false,
+            adopted_at: None,
+            due: false,
+        }
     }
 
     /// The tenure in which the pod is not the first of its DaemonSet on its node.
@@ -109,11 +119,12 @@ impl Witness {
             let seen = &self.machines[single.machine];
             let since = seen.pods.get(pod).and_then(|found| found.since);
             // One that is on its way out is not adopted.
-            let is_ending = on_disk(seen).pods.get(pod).is_some_and(|record| record.ending.is_some());
+            single.going |= on_disk(seen).pods.get(pod).is_some_and(|record| record.ending.is_some());
             let stays = !self.deleted_pods.contains(pod)
-                && !is_ending
+                && !single.going
                 && since.is_some_and(|since| !seen.cleared.since(since).any(|cleared| *cleared));
             // Of two that were left while one surged only one stays.
+            single.adopted_at = Some((seen.wall)());
             let is_first = is_settled && stays && !seen.rolled_back && here[&single.machine] == 1;
             single.tenures.push(Tenure { is_first, ..Tenure::of(set) });
         }
@@ -203,9 +214,11 @@ impl Witness {
         }
     }
 
-    /// Whether a pod was on its way out when it was let go.
+    /// Whether a pod was on its way out when it was let go. That may have come to its node's disk only later.
     pub(super) fn was_going(&self, pod: &Uid) -> bool {
-        self.singles.get(pod).is_some_and(|single| single.going)
+        let Some(single) = self.singles.get(pod) else { return false };
+        let ending = on_disk(&self.machines[single.machine]).pods.remove(pod).and_then(|record| record.ending);
+        single.going || ending.zip(single.adopted_at).is_some_and(|(ending, adopted_at)| ending.since < adopted_at)
     }
 
     /// Whether a pod runs beside another of its DaemonSet, because one of the two was labelled to be its again.
