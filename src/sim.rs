@@ -14,8 +14,9 @@
 //!   have been. It asks neither agent nor control but for what is on a node's disk.
 //!
 //! It lives in the crate because it is made of its private parts, and only in tests: nothing here reaches the program. `make
-//! sim SEED=…` replays one seed, `make soak-sim` looks for one that fails. Each seed has a process of its own: tokio draws the
-//! order in which it looks at the arms of a `select!` from a count of all runtimes before, too.
+//! sim SEED=…` replays one seed, with all that control and the agents log if `GARRISON_SIM_LOG=garrison=debug` is set, and `make
+//! soak-sim` looks for one that fails. Each seed has a process of its own: tokio draws the order in which it looks at the arms
+//! of a `select!` from a count of all runtimes before, too.
 
 mod chance;
 pub(crate) mod fuse;

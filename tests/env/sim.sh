@@ -4,6 +4,8 @@
 #
 #   tests/env/sim.sh one SEED NODES HOURS     one seed: each step, then what should not have been
 #   tests/env/sim.sh soak SEED NODES HOURS    this seed, or a new one if it is empty, and the next, until one fails
+#
+# GARRISON_SIM_LOG=garrison=debug also shows what control and the agents log.
 source "$(dirname "$0")/lib.sh"
 cd "$top"
 mode=$1 seed=$2 GARRISON_SIM_NODES=$3 GARRISON_SIM_HOURS=$4
