@@ -49,6 +49,11 @@ impl PostedPods {
         !self.awaited.is_empty()
     }
 
+    /// Whether what control says of this pod is still on its way. It may not be its DaemonSet's any more.
+    pub(super) fn is_awaited(&self, uid: &Uid) -> bool {
+        self.awaited.contains_key(uid)
+    }
+
     /// Forgets a pod that is to end, or has gone: what arrives of it must not bring it back.
     pub(super) fn forget(&mut self, uid: &Uid) {
         self.awaited.remove(uid);

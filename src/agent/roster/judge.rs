@@ -63,7 +63,7 @@ impl Roster {
             if matches!(standing, Standing::Runs | Standing::Stays) {
                 self.staying.insert(uid.clone());
             }
-            if self.is_held(&uid, standing) {
+            if self.is_held(&uid, standing) || self.is_unsettled(&uid) {
                 continue;
             }
             // Taking a permit, or leaving a revision, makes a pod's end the next move, so it is asked twice.
@@ -204,6 +204,13 @@ impl Roster {
                 Standing::Runs => has_pod(),
                 Standing::Stays | Standing::Leaves => true,
             }
+    }
+
+    /// Whether nothing is decided about a DaemonSet before this node has what control says of a pod that it had last: it may have
+    /// let that one go, and ends none that is not its.
+    fn is_unsettled(&self, uid: &Uid) -> bool {
+        let is_its = |pod: &PodRecord| pod.daemonset.as_ref() == Some(uid) && self.posted.is_awaited(&pod.key.uid);
+        self.posted.is_waiting() && self.contents.pods.values().any(is_its)
     }
 
     /// Makes the moves of one DaemonSet; true if there are more to ask for.

@@ -23,6 +23,12 @@ fn single(host: &Host, pod: &Seen, daemonset: Option<&str>) -> Bundle {
     Bundle { uid: pod.uid.clone(), name: record.key.name, revision, posted: Some(posted), ..set("log", "one") }
 }
 
+/// The same for nodes that there are none of.
+fn nowhere(mut set: Bundle) -> Bundle {
+    set.template.spec.as_mut().unwrap().node_selector = Some([("zone".to_owned(), "none".to_owned())].into());
+    set
+}
+
 /// Whose a pod is, by the ledger.
 fn owner(host: &Host, pod: &Seen) -> Option<Uid> {
     host.ledger().pods[&pod.uid].daemonset.clone()
@@ -139,6 +145,24 @@ async fn a_pod_that_is_let_go_runs_beside_the_one_in_its_place() {
     agent.assign(&[single(&host, &pod, Some("log"))]).await;
     assert_eq!(host.runs("log", "one").await, pod);
     assert_eq!(owner(&host, &pod), Some(uid("log")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_let_go_is_neither_replaced_nor_driven_out_before_its_node_has_heard_of_that() {
+    let (host, mut agent, pod) = running().await;
+    let own = single(&host, &pod, None);
+    agent.speaks_of(std::slice::from_ref(&own)).await;
+    for (seq, log) in [(3, set("log", "two")), (4, nowhere(set("log", "two")))] {
+        agent.down(manifest(seq, std::slice::from_ref(&log))).await;
+        agent.down(chunk(&content(&log), 0..)).await;
+        agent.permit(7, "two", false).await;
+        agent.settle().await;
+        assert_eq!(host.runs("log", "one").await, pod);
+    }
+    agent.down(chunk(&content(&own), 0..)).await;
+    agent.settle().await;
+    assert_eq!(host.runs("log", "one").await, pod);
+    assert_eq!(owner(&host, &pod), None);
 }
 
 /// Control lets a pod go that its node is ending: it takes the pod out of the API when it hears that it is gone.
