@@ -119,7 +119,8 @@ pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
     let mut usage = Usage::of(budget, nodes);
     let asking = |is_such: fn(&Node) -> bool| {
         let asks = |node: &Node| node.connected && node.desired && node.asks.is_some() && !node.permitted;
-        nodes.iter().enumerate().filter(move |(_, node)| asks(node) && is_such(node))
+        let is_one = move |(_, node): &(usize, &Node)| asks(node) && is_such(node);
+        nodes.iter().enumerate().filter(is_one).map(|(index, _)| index)
     };
     let is_done = |node: &Node| node.newest && node.available;
     let at_once = nodes.iter().filter(|node| is_done(node)).count() + 1;
@@ -132,19 +133,19 @@ pub fn grant(budget: Budget, nodes: &[Node]) -> Vec<usize> {
         usage.down -= usize::from(nodes[index].is_down(budget));
         granted.push(index);
     };
-    for (index, _) in asking(|node| node.vacant && !node.is_up()) {
+    for index in asking(|node| node.vacant && !node.is_up()) {
         let has_room = if is_first { begun < at_once } else { usage.proven || usage.slots < usage.budget };
         if has_room {
             begun += 1;
             give(index, &mut usage);
         }
     }
-    for (index, _) in asking(|node| !node.vacant && !node.is_up()) {
+    for index in asking(|node| !node.vacant && !node.is_up()) {
         if usage.proven || usage.slots < usage.budget {
             give(index, &mut usage);
         }
     }
-    for (index, _) in asking(Node::is_up) {
+    for index in asking(Node::is_up) {
         if usage.used() < usage.budget {
             give(index, &mut usage);
         }

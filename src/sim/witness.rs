@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use self::singles::{Single, Tenure};
 use crate::cri::labels;
-use crate::host::ledger::{Contents, Ledger};
+use crate::host::ledger::{Contents, Ending, Ledger};
 use crate::link::{Hello, Permit, SILENCE};
 use crate::model::{PermitNumber, RevisionHash, Uid};
 use crate::seal::Key;
@@ -202,7 +202,8 @@ impl Witness {
     pub(super) fn machine_joined(
         &mut self,
         name: &str,
-        (dir, key): (PathBuf, Option<Key>),
+        dir: PathBuf,
+        key: Option<Key>,
         zone: Option<String>,
         wall: fn() -> Timestamp,
     ) {
@@ -516,6 +517,11 @@ fn fits(wanted: &Option<String>, zone: &Option<String>) -> bool {
     wanted.is_none() || wanted == zone
 }
 
+/// When a pod was told to end, by what is on its machine's disk.
+fn ending(machine: &MachineSeen, pod: &Uid) -> Option<Ending> {
+    on_disk(machine).pods.remove(pod).and_then(|record| record.ending)
+}
+
 fn on_disk(machine: &MachineSeen) -> Contents {
     Ledger::open(&machine.dir, machine.key.clone()).unwrap().contents
 }
@@ -527,13 +533,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::host::ledger::{DaemonSetRecord, Ending, Opened, PodRecord, RevisionRecord, blob_hash};
+    use crate::host::ledger::{DaemonSetRecord, Opened, PodRecord, RevisionRecord, blob_hash};
     use crate::model::{ObjectKey, PodKey, Source};
 
     /// A machine of zone `a` and a DaemonSet for it.
     fn witness(dir: &std::path::Path, surges: bool) -> Witness {
         let mut witness = Witness::default();
-        witness.machine_joined("node-0", (dir.to_owned(), None), Some("a".into()), wall);
+        witness.machine_joined("node-0", dir.to_owned(), None, Some("a".into()), wall);
         witness.set_made(&"set".into(), made("web", "a", surges));
         witness
     }
@@ -675,7 +681,7 @@ mod tests {
     fn no_more_nodes_are_taken_down_than_the_budget_says() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut witness = witness(dirs[0].path(), false);
-        witness.machine_joined("node-1", (dirs[1].path().to_owned(), None), Some("a".into()), wall);
+        witness.machine_joined("node-1", dirs[1].path().to_owned(), None, Some("a".into()), wall);
         for (machine, dir) in dirs.iter().enumerate() {
             let (uid, number) = (format!("pod-{machine}"), machine as u64);
             witness.changed(machine, &[pod(&uid, "one", true)]);

@@ -593,7 +593,7 @@ impl World {
         // Some have a key, others do not.
         host.key = (number % 2 == 1).then(|| Key::new(&[1; KEY_BYTES]));
         let (dir, key) = (host.dir.path().to_owned(), host.key.clone());
-        self.witness().machine_joined(&name, (dir, key), Some(zone.to_owned()), host.wall);
+        self.witness().machine_joined(&name, dir, key, Some(zone.to_owned()), host.wall);
         let witness = self.witness.clone();
         host.cri.watch(move |sandboxes| witness.lock().unwrap().changed(number, &sandboxes));
         let line = Line { open: true, breaks: 0, delay_max: 10 };

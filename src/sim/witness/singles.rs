@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{PodSeen, SetSeen, Witness, on_disk};
+use super::{PodSeen, SetSeen, Witness, ending, on_disk};
 use crate::link::{Answer, Answers};
 use crate::model::Uid;
 
@@ -119,7 +119,7 @@ impl Witness {
             let seen = &self.machines[single.machine];
             let since = seen.pods.get(pod).and_then(|found| found.since);
             // One that is on its way out is not adopted.
-            single.going |= on_disk(seen).pods.get(pod).is_some_and(|record| record.ending.is_some());
+            single.going |= ending(seen, pod).is_some();
             let stays = !self.deleted_pods.contains(pod)
                 && !single.going
                 && since.is_some_and(|since| !seen.cleared.since(since).any(|cleared| *cleared));
@@ -147,8 +147,7 @@ impl Witness {
         });
         for pod in kept.flatten() {
             if let Some(single) = self.singles.get_mut(pod) {
-                let record = on_disk(&self.machines[machine]).pods.remove(pod);
-                single.going |= record.is_some_and(|record| record.ending.is_some());
+                single.going |= ending(&self.machines[machine], pod).is_some();
             }
         }
     }
@@ -174,7 +173,7 @@ impl Witness {
     /// A fault has ended a pod.
     pub(super) fn struck(&mut self, machine: usize, pod: &Uid, found: &PodSeen) {
         let is_nobodys = self.owner(pod, found).is_none() && !self.is_cleared(machine);
-        let stays = on_disk(&self.machines[machine]).pods.get(pod).is_none_or(|record| record.ending.is_none());
+        let stays = ending(&self.machines[machine], pod).is_none();
         if let Some(single) = self.singles.get_mut(pod) {
             single.due |= is_nobodys && stays && single.tenures.iter().all(|tenure| tenure.until.is_some());
         }
@@ -217,8 +216,9 @@ impl Witness {
     /// Whether a pod was on its way out when it was let go. That may have come to its node's disk only later.
     pub(super) fn was_going(&self, pod: &Uid) -> bool {
         let Some(single) = self.singles.get(pod) else { return false };
-        let ending = on_disk(&self.machines[single.machine]).pods.remove(pod).and_then(|record| record.ending);
-        single.going || ending.zip(single.adopted_at).is_some_and(|(ending, adopted_at)| ending.since < adopted_at)
+        let was_decided =
+            |adopted_at| ending(&self.machines[single.machine], pod).is_some_and(|ending| ending.since < adopted_at);
+        single.going || single.adopted_at.is_some_and(was_decided)
     }
 
     /// Whether a pod runs beside another of its DaemonSet, because one of the two was labelled to be its again.
